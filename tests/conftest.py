@@ -1,0 +1,12 @@
+"""Eight simulated CPU devices for every test, set before JAX starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from absl import flags
+
+flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags.
