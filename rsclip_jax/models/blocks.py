@@ -1,0 +1,141 @@
+"""The pre-LN transformer both towers are made of, its layers stacked along a leading axis."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's weights
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # laion's weights
+}
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """Size and execution of one transformer.
+
+    `scan` compiles one layer and loops over it; without it the loop is unrolled (faster steps,
+    slower compilation). The parameters are the same arrays of shape [depth, ...] either way.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    activation: str = "quick_gelu"
+    dtype: str = "float32"
+    attention: str = "auto"
+    remat: str = "none"
+    scan: bool = True
+
+
+def attention_implementation(choice: str, dtype: str, head_dim: int) -> str:
+    """Return "cudnn" where its fused kernel applies (GPU, 16-bit, head size <= 128), else "xla"."""
+    if choice not in ("auto", "xla", "cudnn"):
+        raise ValueError(f"config.model.attention={choice!r}: expected 'auto', 'xla' or 'cudnn'")
+    if choice != "auto":
+        return choice
+    fits = dtype in ("bfloat16", "float16") and head_dim <= 128 and head_dim % 8 == 0
+    return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """Make CLIP's LayerNorm: epsilon 1e-5, statistics in float32 by the exact two-pass formula."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; `causal` masks what follows each position."""
+
+    tower: Tower
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        cfg = self.tower
+        width, heads = cfg.width, cfg.heads
+
+        def dense(name, std):
+            return nn.Dense(
+                width, dtype=cfg.dtype, kernel_init=nn.initializers.normal(std), name=name
+            )
+
+        q, k, v = (
+            dense(name, width**-0.5)(x_BxLxD).reshape(*x_BxLxD.shape[:2], heads, width // heads)
+            for name in ("query", "key", "value")
+        )
+        y = jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=self.causal,
+            implementation=attention_implementation(cfg.attention, cfg.dtype, width // heads),
+        )
+        out_std = width**-0.5 * (2 * cfg.depth) ** -0.5
+        return dense("out", out_std)(y.reshape(x_BxLxD.shape))
+
+
+class Mlp(nn.Module):
+    """Two dense layers, four times as wide inside."""
+
+    tower: Tower
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        cfg = self.tower
+        width = cfg.width
+        fc1_init = nn.initializers.normal((2 * width) ** -0.5)
+        fc2_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
+        h = nn.Dense(4 * width, dtype=cfg.dtype, kernel_init=fc1_init, name="fc1")(x_BxLxD)
+        h = ACTIVATIONS[cfg.activation](h)
+        return nn.Dense(width, dtype=cfg.dtype, kernel_init=fc2_init, name="fc2")(h)
+
+
+class Block(nn.Module):
+    """One residual layer: x + attn(ln_1(x)), then x + mlp(ln_2(x))."""
+
+    tower: Tower
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array, _) -> tuple[jax.Array, None]:
+        x, dtype = x_BxLxD, self.tower.dtype
+        x = x + Attention(self.tower, self.causal, name="attn")(layer_norm("ln_1")(x).astype(dtype))
+        x = x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype))
+        return x, None
+
+
+class Transformer(nn.Module):
+    """`depth` blocks. Parameters lie under `blocks`, every leaf with a leading layer axis."""
+
+    tower: Tower
+    causal: bool = False
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        cfg = self.tower
+        if cfg.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"config.model.activation={cfg.activation!r}: one of {sorted(ACTIVATIONS)}"
+            )
+        if cfg.remat not in REMAT_POLICIES:
+            raise ValueError(f"config.model.remat={cfg.remat!r}: one of {sorted(REMAT_POLICIES)}")
+        block = Block
+        if cfg.remat != "none":
+            block = nn.remat(Block, policy=REMAT_POLICIES[cfg.remat], prevent_cse=not cfg.scan)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=cfg.depth,
+            unroll=1 if cfg.scan else cfg.depth,
+        )
+        x, _ = layers(cfg, self.causal, name="blocks")(x_BxLxD, None)
+        return x

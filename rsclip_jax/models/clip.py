@@ -1,0 +1,143 @@
+"""CLIP for RGB images, infrared images and text of any length."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsclip_jax.models.blocks import Tower
+from rsclip_jax.models.text import TextTower
+from rsclip_jax.models.vit import VisionTower
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# (patch, image width, depth, heads, text width, depth, heads, embedding size, image size)
+VARIANTS = {
+    "tiny": (8, 128, 4, 2, 128, 4, 2, 128, 64),
+    "small": (16, 256, 6, 4, 256, 4, 4, 256, 96),
+    "B/32": (32, 768, 12, 12, 512, 12, 8, 512, 224),
+    "B/16": (16, 768, 12, 12, 512, 12, 8, 512, 224),
+    "L/14": (14, 1024, 24, 16, 768, 12, 12, 768, 224),
+    "L/14-336": (14, 1024, 24, 16, 768, 12, 12, 768, 336),
+    "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024, 224),
+}
+
+
+class CLIP(nn.Module):
+    """Two towers and a temperature.
+
+    Parameters are a plain nested dict with the roots `img`, `txt`, `t` (logarithm of the logit
+    scale) and, with `logit_bias`, `b` (SigLIP's bias).
+    """
+
+    image: Tower
+    text: Tower
+    patch_size: int
+    image_size: int
+    context_length: int
+    vocab_size: int
+    eot_id: int
+    embed_dim: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    init_scale: float = 1 / 0.07
+    logit_bias: bool = False
+
+    def setup(self):
+        self.img = VisionTower(self.image, self.patch_size, self.image_size, self.embed_dim)
+        self.txt = TextTower(
+            self.text, self.context_length, self.vocab_size, self.eot_id, self.embed_dim
+        )
+        self.t = self.param("t", nn.initializers.constant(np.log(self.init_scale)), ())
+        if self.logit_bias:
+            self.b = self.param("b", nn.initializers.constant(-10.0), ())
+
+    def __call__(
+        self,
+        image: jax.Array | None = None,
+        ir: jax.Array | None = None,
+        text: jax.Array | None = None,
+        text_long: jax.Array | None = None,
+        text_ir: jax.Array | None = None,
+        normalize: bool = True,
+    ) -> dict[str, jax.Array]:
+        """Embed whatever is given.
+
+        Args:
+          image, ir: [B, S, S, 3]; uint8 is normalised here with `mean` and `std`, float is taken
+            as normalised. Both go through the one image tower in one forward pass.
+          text, text_long, text_ir: [B, L] int32 ids, each with its own L <= context_length.
+          normalize: scale embeddings to unit length.
+
+        Returns:
+          `zimg`, `zir`, `ztxt`, `ztxt_long`, `ztxt_ir` for those given, float32 [B, embed_dim];
+          `t` = exp(log scale), and `b` where the model has a bias.
+        """
+        out = {}
+        images = {k: v for k, v in (("zimg", image), ("zir", ir)) if v is not None}
+        if images:
+            x = jnp.concatenate([self._standardise(v) for v in images.values()])
+            out.update(zip(images, jnp.split(self.img(x), len(images)), strict=True))
+        for name, ids in (("ztxt", text), ("ztxt_long", text_long), ("ztxt_ir", text_ir)):
+            if ids is not None:
+                out[name] = self.txt(ids)
+        if normalize:
+            out = {k: _unit(v) for k, v in out.items()}
+        out["t"] = jnp.exp(self.t)
+        if self.logit_bias:
+            out["b"] = self.b
+        return out
+
+    def _standardise(self, image: jax.Array) -> jax.Array:
+        if image.dtype != jnp.uint8:
+            return image
+        mean, std = jnp.array(self.mean), jnp.array(self.std)
+        return (image.astype(jnp.float32) / 255 - mean) / std
+
+
+def _unit(z_BxD: jax.Array) -> jax.Array:
+    # The floor keeps the gradient of an all-zero embedding finite.
+    square = jnp.sum(z_BxD * z_BxD, axis=-1, keepdims=True)
+    return z_BxD * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def build(config: Mapping[str, Any]) -> CLIP:
+    """Make the model that `config.model` describes (fields: configs/defaults.py).
+
+    Raises:
+      ValueError: unknown variant, or an image size that the patch size does not divide.
+    """
+    if config["variant"] not in VARIANTS:
+        raise ValueError(f"config.model.variant={config['variant']!r}: one of {list(VARIANTS)}")
+    patch, iw, idepth, iheads, tw, tdepth, theads, embed, size = VARIANTS[config["variant"]]
+    size = config["image_size"] or size
+    if size % patch:
+        raise ValueError(
+            f"config.model.image_size={size}: expected a multiple of the patch size {patch}"
+        )
+    shared = {k: config[k] for k in ("activation", "dtype", "attention", "remat", "scan")}
+    return CLIP(
+        image=Tower(iw, idepth, iheads, **shared),
+        text=Tower(tw, tdepth, theads, **shared),
+        patch_size=patch,
+        image_size=size,
+        context_length=config["context_length"],
+        vocab_size=config["vocab_size"],
+        eot_id=config["eot_id"],
+        embed_dim=embed,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        init_scale=config["init_scale"],
+        logit_bias=config["logit_bias"],
+    )
+
+
+def init_params(model: CLIP, rng: jax.Array) -> dict:
+    """Initialise parameters (float32, random), the scheme of OpenAI's CLIP."""
+    image = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.float32)
+    text = jnp.zeros((1, 2), jnp.int32)
+    return model.init(rng, image=image, text=text)["params"]
