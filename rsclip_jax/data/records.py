@@ -1,0 +1,440 @@
+"""The record: one schema for every data set, written and read as TFDS ArrayRecord shards.
+
+A data set lives in DATA_DIR/NAME/1.0.0/. `tfds.builder_from_directory` opens it; nothing here
+needs TensorFlow. A record has eight fields:
+
+    id             str            unique within the data set
+    image          bytes          encoded RGB image (JPEG, PNG, WebP, ...), as the user gave it
+    ir             bytes          encoded infrared image, b"" if there is none
+    captions       list of str    short captions
+    long_captions  list of str
+    ir_captions    list of str
+    label          str            class name, "" if there is none
+    source         str            where the record comes from
+"""
+
+import difflib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source, array_record_module
+from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+VERSION = "1.0.0"
+SHARD_BYTES = 256 * 2**20
+TEXT_FIELDS = ("id", "label", "source")
+BYTES_FIELDS = ("image", "ir")
+LIST_FIELDS = ("captions", "long_captions", "ir_captions")
+FIELDS = TEXT_FIELDS + BYTES_FIELDS + LIST_FIELDS
+NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def features() -> tfds.features.FeaturesDict:
+    """Return the TFDS description of a record."""
+    text = tfds.features.Text
+    return tfds.features.FeaturesDict(
+        {field: text() for field in TEXT_FIELDS}
+        # TFDS has no optional image, hence a Text for `ir`.
+        | {"image": tfds.features.Image(), "ir": text()}
+        | {field: tfds.features.Sequence(text()) for field in LIST_FIELDS}
+    )
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError unless `name` can name a data set or a split (`kind` says which)."""
+    if not NAME_PATTERN.fullmatch(name) or (kind == "split" and name == "all"):
+        raise ValueError(
+            f"{kind} name {name!r} is not possible: it must start with a letter, hold only ASCII "
+            'letters, digits and underscores, and a split cannot be called "all"'
+        )
+
+
+def serialize(example: Mapping[str, Any]) -> bytes:
+    """Encode one record as a tf.Example that TFDS can read.
+
+    Args:
+      example: the fields of a record; `id` and `image` are required, the others default to empty.
+
+    Raises:
+      ValueError: unknown field, empty `id` or `image`, text that is not valid Unicode.
+      TypeError: a field of the wrong type, such as one string where a list of strings belongs.
+    """
+    if unknown := sorted(set(example) - set(FIELDS)):
+        raise ValueError(f"unknown record fields {unknown}; a record has {', '.join(FIELDS)}")
+    values: dict[str, list[bytes]] = {}
+    for field in TEXT_FIELDS:
+        values[field] = [_utf8(field, example.get(field, ""))]
+    for field in BYTES_FIELDS:
+        data = example.get(field, b"")
+        if not isinstance(data, bytes):
+            raise TypeError(f"record field {field!r} wants encoded bytes, got {type(data)}")
+        values[field] = [data]
+    for field in LIST_FIELDS:
+        texts = example.get(field, ())
+        if not isinstance(texts, list | tuple):
+            raise TypeError(f"record field {field!r} wants a list of strings, got {type(texts)}")
+        values[field] = [_utf8(field, text) for text in texts]
+    for field in ("id", "image"):
+        if not values[field][0]:
+            raise ValueError(f"record field {field!r} is empty (id {example.get('id', '')!r})")
+    feature = {
+        # An empty list must still be set as a bytes list, or TFDS cannot tell its type.
+        field: tf_feature_pb2.Feature(bytes_list=tf_feature_pb2.BytesList(value=value))
+        for field, value in values.items()
+    }
+    proto = tf_example_pb2.Example(features=tf_feature_pb2.Features(feature=feature))
+    # Protobuf maps have no order of their own: without this, equal records get unequal bytes.
+    return proto.SerializeToString(deterministic=True)
+
+
+def parse(serialized: bytes) -> dict[str, Any]:
+    """Decode what `serialize` wrote; images stay encoded."""
+    feature = tf_example_pb2.Example.FromString(serialized).features.feature
+    record: dict[str, Any] = {}
+    for field in TEXT_FIELDS:
+        record[field] = feature[field].bytes_list.value[0].decode()
+    for field in BYTES_FIELDS:
+        record[field] = feature[field].bytes_list.value[0]
+    for field in LIST_FIELDS:
+        record[field] = [value.decode() for value in feature[field].bytes_list.value]
+    return record
+
+
+def _utf8(field: str, text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"record field {field!r} wants a string, got {type(text)}: {text!r}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"record field {field!r} is not valid Unicode: {text!r}") from error
+
+
+class _SplitWriter:
+    """Writes the shards of one split; no shard grows much beyond `shard_bytes`."""
+
+    def __init__(self, template: tfds.core.ShardedFileTemplate, shard_bytes: int):
+        self._template = template
+        self._shard_bytes = shard_bytes
+        self._writer: array_record_module.ArrayRecordWriter | None = None
+        self._open_bytes = 0
+        self._lengths: list[int] = []
+        self._bytes = 0
+
+    def _unfinished_path(self, index: int) -> Path:
+        # The name proper tells how many shards there are, which is known at the end only.
+        return Path(self._template.data_dir) / f"{self._template.split}-{index:05d}.unfinished"
+
+    def write(self, serialized: bytes) -> None:
+        if self._writer is None:
+            path = self._unfinished_path(len(self._lengths))
+            # Random access costs one read per record only with one record per group.
+            self._writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+            self._lengths.append(0)
+            self._open_bytes = 0
+        self._writer.write(serialized)
+        self._lengths[-1] += 1
+        self._open_bytes += len(serialized)
+        self._bytes += len(serialized)
+        if self._open_bytes >= self._shard_bytes:
+            self._writer.close()
+            self._writer = None
+
+    def close(self) -> tfds.core.SplitInfo:
+        self.abandon()
+        count = len(self._lengths)
+        for index in range(count):
+            path = self._template.sharded_filepath(shard_index=index, num_shards=count)
+            self._unfinished_path(index).rename(path)
+        return tfds.core.SplitInfo(
+            name=self._template.split,
+            shard_lengths=self._lengths,
+            num_bytes=self._bytes,
+            filename_template=self._template,
+        )
+
+    def abandon(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class DatasetWriter:
+    """Write a data set atomically: OUTPUT/NAME appears, complete, when the `with` block ends.
+
+    Until then everything lies in the hidden sibling OUTPUT/.NAME.incomplete. An exception removes
+    it; what a killed process left is removed by the next writer.
+
+    Args:
+      output: directory of the data sets; made if absent.
+      name: letters, digits, underscores.
+      description: one line kept in the data set's dataset_info.json.
+      overwrite: replace an existing OUTPUT/NAME (only when the new one is complete).
+      shard_bytes: a shard is closed once it holds as many bytes.
+
+    Raises:
+      ValueError: impossible name. FileExistsError: OUTPUT/NAME exists and `overwrite` is False.
+      RuntimeError: another process is writing the same data set at this moment.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike,
+        name: str,
+        *,
+        description: str = "",
+        overwrite: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        check_name("data set", name)
+        self._name = name
+        self._description = description
+        self._overwrite = overwrite
+        self._shard_bytes = shard_bytes
+        self._output = Path(output)
+        self._final = self._output / name
+        self._temporary = self._output / f".{name}.incomplete"
+        self._replaced = self._output / f".{name}.replaced"
+        self._splits: dict[str, _SplitWriter] = {}
+        self._lock: int | None = None
+        check_absent(output, name, overwrite)
+
+    @property
+    def directory(self) -> Path:
+        """Where the files of the data set lie until it is complete; more may be put beside them."""
+        return self._temporary / VERSION
+
+    def __enter__(self) -> "DatasetWriter":
+        self._output.mkdir(parents=True, exist_ok=True)
+        self._temporary.mkdir(exist_ok=True)
+        self._lock = os.open(self._temporary, os.O_RDONLY)
+        try:
+            # The lock dies with the process, so a leftover is told from a data set in the making.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise RuntimeError(f"another process is writing {self._final} at this moment") from None
+        self._recover()
+        for leftover in self._temporary.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self.directory.mkdir()
+        return self
+
+    def _recover(self) -> None:
+        """Undo or finish a replacement that was cut off between its two renames."""
+        if self._replaced.exists():
+            if self._final.exists():
+                shutil.rmtree(self._replaced)
+            else:
+                self._replaced.rename(self._final)
+
+    def write(self, split: str, serialized: bytes) -> None:
+        """Append one record, encoded by `serialize`, to a split."""
+        if split not in self._splits:
+            check_name("split", split)
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=self.directory,
+                dataset_name=self._name,
+                split=split,
+                filetype_suffix="array_record",
+            )
+            self._splits[split] = _SplitWriter(template, self._shard_bytes)
+        self._splits[split].write(serialized)
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            for split in self._splits.values():
+                split.abandon()
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            os.close(self._lock)
+
+    def _commit(self) -> None:
+        if not self._splits:
+            raise ValueError(f"no record was written to {self._final}: there is nothing to keep")
+        infos = [self._splits[split].close() for split in sorted(self._splits)]
+        identity = tfds.core.dataset_info.DatasetIdentity(
+            name=self._name,
+            version=tfds.core.Version(VERSION),
+            data_dir=str(self.directory),
+            module_name="rsclip_jax.data.records",
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity, description=self._description, features=features()
+        )
+        info.set_file_format("array_record")
+        info.set_splits(tfds.core.splits.SplitDict(infos))
+        info.write_to_directory(self.directory)
+        for path in [*self.directory.iterdir(), self.directory]:
+            _sync(path)
+        check_absent(self._output, self._name, self._overwrite)
+        if self._final.exists():
+            self._final.rename(self._replaced)
+        self._temporary.rename(self._final)
+        _sync(self._output)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or directory to disk, so that the rename cannot outrun its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_absent(output: str | os.PathLike, name: str, overwrite: bool) -> None:
+    """Raise FileExistsError if data set OUTPUT/NAME exists and may not be replaced."""
+    if (Path(output) / name).exists() and not overwrite:
+        raise FileExistsError(
+            f"{Path(output) / name} exists already; choose another name or output directory, or "
+            "replace it with --overwrite (overwrite=True from Python)"
+        )
+
+
+def write_dataset(
+    output: str | os.PathLike,
+    name: str,
+    examples_by_split: Mapping[str, Iterable[Mapping[str, Any]]],
+    *,
+    description: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Write a data set from records in memory or drawn from iterators, and return its directory.
+
+    Args:
+      examples_by_split: split name -> records (see `serialize`), consumed one at a time.
+      output, name, description, overwrite: see `DatasetWriter`.
+
+    Raises:
+      ValueError: no record at all, an empty split, or an id that appears twice.
+    """
+    seen: set[str] = set()
+    with DatasetWriter(output, name, description=description, overwrite=overwrite) as writer:
+        for split, examples in examples_by_split.items():
+            count = len(seen)
+            for example in examples:
+                if example.get("id") in seen:
+                    raise ValueError(f"record id {example['id']!r} appears twice in {name!r}")
+                writer.write(split, serialize(example))
+                seen.add(example["id"])
+            if len(seen) == count:
+                raise ValueError(f"split {split!r} of {name!r} has no record")
+    return Path(output) / name / VERSION
+
+
+class RecordSource:
+    """Random access to the records of one split: `len(source)`, `source[i]` -> dict (see above).
+
+    Picklable (Grain sends it to worker processes) and safe to read from several threads.
+    """
+
+    def __init__(self, data_source: array_record_data_source.ArrayRecordDataSource, title: str):
+        self._data_source = data_source
+        self._title = title
+
+    def __len__(self) -> int:
+        return len(self._data_source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self._title}, which has {len(self)}")
+        return parse(self._data_source[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self._title}, {len(self)} records)"
+
+
+def open_source(data_dir: str | os.PathLike, name: str, split: str) -> RecordSource:
+    """Open one split of a prepared data set.
+
+    Args:
+      data_dir: directory that holds the data sets.
+      name: name of the data set.
+      split: a split such as "train", or part of one in TFDS's notation: "train[:10%]".
+
+    Raises:
+      FileNotFoundError: no such data set, or a shard of it is missing.
+      ValueError: no such split, a damaged shard, or a TFDS data set with another schema.
+    """
+    directory = _dataset_directory(data_dir, name)
+    info = tfds.builder_from_directory(directory).info
+    if missing := sorted(set(FIELDS) - set(info.features)):
+        raise ValueError(
+            f"{directory} is a TFDS data set, but its records lack {missing}; "
+            f"prepare it with {_prepare_command(data_dir, name)}"
+        )
+    try:
+        instructions = info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"data set {name!r} in {data_dir} has no split {split!r}; it has "
+            f"{', '.join(sorted(info.splits))}"
+        ) from error
+    for instruction in instructions:
+        _check_shard(Path(instruction.filename), instruction.examples_in_shard)
+    data_source = array_record_data_source.ArrayRecordDataSource(instructions)
+    return RecordSource(data_source, f"{name}/{split}")
+
+
+def _check_shard(path: Path, length: int) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"shard {path} is missing: copy it again or prepare the data anew")
+    found = 0
+    if path.stat().st_size:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        found = reader.num_records()
+        reader.close()
+    if found != length:
+        raise ValueError(
+            f"shard {path} is damaged: it holds {found} records instead of {length} (a copy that "
+            "was cut off?); copy it again or prepare the data anew"
+        )
+
+
+def dataset_fingerprint(data_dir: str | os.PathLike, name: str) -> str:
+    """Return 16 hexadecimal digits that change when the data set does.
+
+    Hashes dataset_info.json and the names and sizes of the shards, not their content: it takes
+    milliseconds for any size.
+    """
+    directory = _dataset_directory(data_dir, name)
+    digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
+    for path in sorted(directory.glob("*.array_record-*")):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _dataset_directory(data_dir: str | os.PathLike, name: str) -> Path:
+    directory = Path(data_dir) / name / VERSION
+    if (directory / "dataset_info.json").exists():
+        return directory
+    present = sorted(
+        path.parents[1].name for path in Path(data_dir).glob(f"*/{VERSION}/dataset_info.json")
+    )
+    near = difflib.get_close_matches(name, present, n=1)
+    raise FileNotFoundError(
+        f"no data set {name!r} in {os.fspath(data_dir)!r}; there "
+        + (f"are: {', '.join(present)}" if present else "is none")
+        + (f" (did you mean {near[0]!r}?)" if near else "")
+        + f". Make it with: {_prepare_command(data_dir, name)}"
+    )
+
+
+def _prepare_command(data_dir: str | os.PathLike, name: str) -> str:
+    return (
+        "python -m rsclip_jax.prepare --format=jsonl --input=CAPTIONS.jsonl --images=FOLDER "
+        f"--output={os.fspath(data_dir)} --name={name}"
+    )
