@@ -17,9 +17,9 @@ import instant_clip_tokenizer
 import numpy as np
 import sentencepiece
 
-# A longer text is cleaned and tokenised in pieces, cut at white space where there is some: to repair
-# nested entities, or to merge the bytes of one endless word, takes time that grows with the square of
-# the length. Ordinary text fills any context with its first piece (no token is longer than 25
+# A longer text is cleaned and tokenised in pieces, cut at white space where there is some: to
+# repair nested entities, or to merge the bytes of one endless word, takes time that grows with the
+# square of the length. The first piece of ordinary text fills any context (no token is longer than 25
 # characters), so its ids stay open_clip's.
 _PIECE_CHARS = 16_384
 _PIECE = re.compile(rf".{{1,{_PIECE_CHARS - 1}}}(?:\s|\Z)|.{{1,{_PIECE_CHARS}}}", re.DOTALL)
@@ -171,7 +171,9 @@ def make_tokenizer(spec: str, context_length: int) -> Tokenizer:
 def clean(text: str) -> str:
     """Clean a text as open_clip does: repair, unescape HTML twice, collapse white space.
 
-    Lower-casing is left to the byte-pair encoder.
+    Lower-casing is left to the byte-pair encoder. The ids differ from open_clip's only for "'ſ",
+    U+0345, and characters that the Unicode tables of the two word splitters class differently
+    (unassigned or recent ones).
     """
     if len(text) > _PIECE_CHARS:
         return " ".join(clean(piece) for piece in _PIECE.findall(text))
@@ -193,9 +195,9 @@ def without_surrogates(text: str) -> str:
 def _is_plain(text: str) -> bool:
     """Tell whether `clean` is sure to change nothing that the byte-pair encoder sees.
 
-    Every repair of ftfy starts at a character outside of ASCII (mojibake, quotes, widths, ligatures),
-    at a control character (terminal escapes too) or at "&" (entities). What is left of `clean` is to
-    collapse white space, which the encoder skips. Cleaning is ten times slower than encoding.
+    Every repair of ftfy starts outside of ASCII (mojibake, quotes, widths, ligatures), at a control
+    character (terminal escapes too) or at "&" (entities). What is left of `clean` is to collapse
+    white space, which the encoder skips. Cleaning is ten times slower than encoding.
     """
     return len(text) <= _PIECE_CHARS and _PLAIN.fullmatch(text) is not None
 
