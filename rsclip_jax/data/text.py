@@ -19,8 +19,8 @@ import sentencepiece
 
 # A longer text is cleaned and tokenised in pieces, cut at white space where there is some: to
 # repair nested entities, or to merge the bytes of one endless word, takes time that grows with the
-# square of the length. The first piece of ordinary text fills any context (no token is longer than 25
-# characters), so its ids stay open_clip's.
+# square of the length. The first piece of ordinary text fills any context (no token is longer than
+# 25 characters), so its ids stay open_clip's.
 _PIECE_CHARS = 16_384
 _PIECE = re.compile(rf".{{1,{_PIECE_CHARS - 1}}}(?:\s|\Z)|.{{1,{_PIECE_CHARS}}}", re.DOTALL)
 
@@ -102,7 +102,7 @@ class SentencePieceTokenizer:
         self._proto = path.read_bytes()
         try:
             processor = self._load()
-        except Exception as error:  # The library raises RuntimeError, TypeError, ... by version.
+        except RuntimeError as error:
             raise ValueError(
                 f"{path} ({len(self._proto)} bytes) is not a SentencePiece model: {error}"
             ) from error
@@ -142,7 +142,9 @@ class SentencePieceTokenizer:
         self._load()
 
     def _load(self) -> sentencepiece.SentencePieceProcessor:
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._proto)
+        # Not the constructor's `model_proto=`, which takes empty bytes for "no model".
+        self._processor = sentencepiece.SentencePieceProcessor()
+        self._processor.LoadFromSerializedProto(self._proto)
         return self._processor
 
     def _encode(self, texts: Iterable[str]) -> list[list[int]]:
