@@ -23,6 +23,7 @@ def stretch_positions(table: jax.Array, keep: int = 20, ratio: float = 4) -> jax
     Raises:
       ValueError: keep or ratio out of range.
     """
+    table = jnp.asarray(table)
     length = table.shape[0]
     if not 0 <= keep <= length - 2:
         raise ValueError(f"keep={keep}: expected 0 to {length - 2} for a table of {length} rows")
@@ -41,6 +42,7 @@ def interpolate_positions(table: jax.Array, length: int) -> jax.Array:
 
     The plain alternative that KPS is compared with in the Long-CLIP paper.
     """
+    table = jnp.asarray(table)
     source = np.linspace(0, table.shape[0] - 1, length)
     below = np.minimum(source.astype(int), table.shape[0] - 2)
     fraction = jnp.asarray(source - below, table.dtype)[:, None]

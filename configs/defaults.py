@@ -1,0 +1,96 @@
+"""Every field of a configuration, with its default and meaning. The papers' files start here.
+
+Override any of them on the command line: `--config.lr=1e-4`, `--config.input.batch_size=64`.
+Tuples are given as `--config.input.crop="(0.8, 1.0)"`.
+"""
+
+from ml_collections import ConfigDict
+
+from rsclip_jax.models.clip import CLIP_MEAN, CLIP_STD
+
+
+def get_config():
+    """Return the defaults: CLIP B/32 on captions of up to 77 tokens."""
+    c = ConfigDict()
+    c.seed = 0
+    c.total_steps = 0  # give this one or the next
+    c.total_epochs = 0.0  # passes over the training data (weighted mixtures: over their sum)
+    c.init_from = ""  # WORKDIR of an earlier run whose parameters to start from
+    c.tokenizer = "clip"  # or "sentencepiece:PATH.model"
+
+    c.model = ConfigDict()
+    c.model.variant = "B/32"  # tiny, small, B/32, B/16, L/14, L/14-336, H/14
+    c.model.image_size = 0  # pixels; 0: the variant's own
+    c.model.context_length = 77  # text positions
+    c.model.activation = "quick_gelu"  # OpenAI's weights; "gelu": laion's
+    c.model.vocab_size = 0  # 0: the tokenizer's
+    c.model.eot_id = -1  # -1: the tokenizer's
+    c.model.mean = CLIP_MEAN
+    c.model.std = CLIP_STD
+    c.model.init_scale = 1 / 0.07  # logit scale exp(t) at the start of training from scratch
+    c.model.logit_bias = False  # SigLIP's bias; needed by loss.kind = "sigmoid"
+    c.model.dtype = "float32"  # of the computation; "bfloat16" on GPU and TPU
+    c.model.attention = "auto"  # "xla", "cudnn", or the faster one that applies
+    c.model.scan = True  # compile one layer and loop; False: faster steps, slower compilation
+    c.model.remat = "none"  # "full" or "dots": recompute instead of storing activations
+    # How an initial checkpoint's shorter text positions are stretched to context_length.
+    c.model.stretch = "kps"  # or "interpolate"
+    c.model.keep = 20
+    c.model.ratio = 4.0
+
+    c.input = ConfigDict()
+    c.input.data_dir = "data"  # where prepared data sets lie; "": WORKDIR/data
+    c.input.data = ConfigDict()  # name -> mixing weight
+    c.input.split = "train"
+    c.input.batch_size = 256  # over all devices
+    c.input.lengths = ConfigDict({"text": 77})  # text fields of a batch and their token lengths
+    c.input.ir = False
+    c.input.caption = "random"  # or "first"
+    c.input.long_caption = "auto"  # "record", "compose", or composed where the record has none
+    c.input.crop = ()  # area range of the random resized crop; (): CLIP's resize and centre crop
+    c.input.flip = False  # horizontal and vertical, each half of the time
+    c.input.right_angles = False  # rotation by a multiple of 90 degrees
+    c.input.rotate = 0.0  # rotation by up to +- this many degrees
+    c.input.threads = 0  # 0: chosen from the number of cores
+    c.input.workers = 0  # processes beside the threads
+    c.scenes = ConfigDict({"train": 0, "val": 0})  # synthetic scenes to draw where data is absent
+
+    # Which embeddings the loss compares, and how much each pair weighs: img, ir, txt, txt_long,
+    # txt_ir.
+    c.loss_pairs = (("img", "txt", 1.0),)
+    c.loss = ConfigDict()
+    c.loss.kind = "softmax"  # or "sigmoid" (SigLIP)
+    c.loss.normalize = False  # divide by the sum of the weights (FusionRS)
+    c.loss.label_smoothing = 0.0
+    c.loss.pcm_dim = 0  # principal components of Long-CLIP's short branch; 0: off
+    c.loss.stop_gradient_gather = False  # LRSCLIP's released code: no gradient of gathered rows
+    # (weights at first, weights at last, start, end), a cosine between two fractions of training.
+    c.loss.curriculum = ()
+    c.loss.max_scale = 0.0  # clamp of exp(t), 100 in CLIP; 0: none
+
+    c.lr = 1e-3
+    c.warmup_steps = 0
+    c.wd = 0.0
+    c.wd_mask = (".*/kernel", ".*proj", ".*embedding")  # parameters that decay
+    c.b1 = 0.9
+    c.b2 = 0.999
+    c.eps = 1e-8
+    c.grad_clip_norm = 0.0  # 0: off
+    # First matching regular expression decides: learning-rate factor, or None for frozen.
+    c.schedule = ((".*", 1.0),)
+    c.frozen_positions = 0  # leading text positions that never change (KPS)
+    c.ema_decay = 0.0  # 0: off; evaluation and export use the average where it is kept
+    c.max_bad_steps = 10  # non-finite steps in a row that stop training
+
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1})  # devices per axis; -1: the rest
+
+    c.log_steps = 50
+    c.eval_steps = 0  # 0: at the end only
+    c.evals = ConfigDict()  # name -> evaluator
+    c.checkpoint = ConfigDict()
+    c.checkpoint.steps = 1000  # 0: by time only
+    c.checkpoint.minutes = 0.0  # 0: by steps only
+    c.checkpoint.keep = 2
+    c.checkpoint.best = ""  # metric whose best checkpoint is kept as well: "val/mean_recall"
+    c.export = ConfigDict()  # data set name -> splits whose embeddings are written at the end
+    return c

@@ -1,0 +1,277 @@
+"""Checkpoints of a run: Orbax, asynchronous, verified when read.
+
+A step holds the items `params`, `ema` (where kept), `train` (optimiser state, counters) and `meta`,
+whose checksums tell a whole step from one that was damaged after it was written.
+"""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers as policies
+
+from rsclip_jax.models import clip
+from rsclip_jax.sharding import replicated
+from rsclip_jax.training.state import State, from_plain, to_plain
+
+CONFIG_FILE = "config.json"
+ARCHITECTURE = ("model", "tokenizer", "schedule")  # what a checkpoint's arrays depend on
+
+
+class Checkpoints:
+    """The checkpoints under WORKDIR/checkpoints.
+
+    Args:
+      workdir: directory of the run.
+      config: `config.checkpoint`: steps, minutes, keep, best.
+    """
+
+    def __init__(self, workdir: Path, config: Any):
+        saves: list = [policies.PreemptionCheckpointingPolicy()]
+        if config.steps:
+            saves.append(policies.FixedIntervalPolicy(config.steps))
+        if config.minutes:
+            seconds = round(60 * config.minutes)
+            saves.append(policies.ContinuousCheckpointingPolicy(minimum_interval_secs=seconds))
+        keeps: list = [policies.LatestN(config.keep)]
+        if config.best:
+            keeps.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[config.best],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._directory = workdir.absolute() / "checkpoints"
+        self._best = config.best
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                save_decision_policy=policies.AnySavePolicy(saves),
+                preservation_policy=policies.AnyPreservationPolicy(keeps),
+                cleanup_tmp_directories=True,
+                # Makes Orbax write the metrics that BestN reads.
+                best_fn=(lambda metrics: metrics[config.best]) if config.best else None,
+            ),
+        )
+
+    def due(self, step: int, metrics: dict[str, float]) -> bool:
+        """Tell whether this step is to be saved: by steps, by time, or as a candidate for best."""
+        return self._best in metrics or self._manager.should_save(step)
+
+    def save(self, step: int, state: State, metrics: dict[str, float]) -> None:
+        """Save a step; the copy off the device is made before this returns, writing goes on behind.
+
+        Args:
+          metrics: evaluation results of this step, if there are any.
+        """
+        items = _items(state)
+        meta = {"step": step, "checksums": {k: _checksum(v) for k, v in items.items()}}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave(meta),
+                **{name: ocp.args.StandardSave(item) for name, item in items.items()},
+            ),
+            metrics=metrics if self._best in metrics else None,
+            force=True,
+        )
+
+    def restore(self, like: State, shardings: Any) -> State | None:
+        """Restore the newest whole step into the structure and shardings given, or return None.
+
+        Damaged steps are reported, renamed to `N.damaged` and passed over.
+
+        Raises:
+          ValueError: there are steps, but none that can be read.
+        """
+        abstract = _items(
+            jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings
+            )
+        )
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                items = _read(self._manager, step, abstract)
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                logging.warning("passing over checkpoint %d: %s", step, _first_line(error))
+                damaged.append(step)
+                continue
+            self._put_aside(damaged)
+            train = items.pop("train")
+            return from_plain({**train, **items}, like)
+        unreadable = [s for s in damaged if any((self._directory / str(s)).iterdir())]
+        if unreadable:
+            raise ValueError(
+                f"none of the checkpoints {sorted(unreadable)} in {self._directory} can be read "
+                "(see the warnings above); move them away to start anew"
+            )
+        self._put_aside(damaged)
+        return None
+
+    def _put_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            os.replace(self._directory / str(step), self._directory / f"{step}.damaged")
+        if steps:
+            self._manager.reload()
+
+    def reached_preemption(self, step: int) -> bool:
+        """Tell whether any process was told to stop (with several processes only)."""
+        return self._manager.reached_preemption(step)
+
+    def close(self) -> None:
+        """Wait for the writing to end."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Remember the config in a new workdir; in an old one, refuse another architecture.
+
+    Raises:
+      ValueError: names every architecture field that differs from the run's own.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        save_config(path, config)
+        return
+    old, new = _flat(load_config(path)), _flat(config)
+    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    show = {k: f"  {k}: {old.get(k, 'absent')} there, {new.get(k, 'absent')} now" for k in changed}
+    refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE]
+    if bool(old.get("ema_decay")) != bool(new.get("ema_decay")):
+        refused.append("ema_decay")
+    if refused:
+        raise ValueError(
+            f"{workdir} holds a run of another architecture:\n"
+            + "\n".join(show[k] for k in refused)
+            + "\nUse another --workdir, or set these fields as they were."
+        )
+    if changed:
+        logging.warning("%s: resuming with changed fields\n%s", workdir, "\n".join(show.values()))
+        save_config(path, config)
+
+
+def save_config(path: Path, config: ConfigDict) -> None:
+    """Write a config as JSON, atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def load_config(path: Path) -> ConfigDict:
+    """Read a config that `save_config` wrote; JSON's lists become tuples again."""
+
+    def tuples(value):
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(json.loads(path.read_text())))
+
+
+def load_for_inference(
+    workdir: str | os.PathLike, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[ConfigDict, Any, int]:
+    """Load a run's config and parameters: the average (EMA) where the run keeps one.
+
+    Args:
+      workdir: the --workdir of the run.
+      step: which checkpoint; None for the newest whole one.
+      mesh: replicate the parameters over it; None for the first device.
+
+    Returns:
+      (config, params, step).
+
+    Raises:
+      ValueError: not a workdir, or no such or no readable checkpoint.
+    """
+    workdir = Path(workdir).absolute()
+    if not (workdir / CONFIG_FILE).exists():
+        raise ValueError(f"{workdir} is no workdir of rsclip_jax.main: it has no {CONFIG_FILE}")
+    config = load_config(workdir / CONFIG_FILE)
+    if not (workdir / "checkpoints").is_dir():
+        raise ValueError(f"{workdir} holds no checkpoint yet")
+    name = "ema" if config.ema_decay else "params"
+    sharding = replicated(mesh) if mesh else SingleDeviceSharding(jax.devices()[0])
+    model = clip.build(config.model)
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0))),
+    )
+    with ocp.CheckpointManager(
+        workdir / "checkpoints", options=ocp.CheckpointManagerOptions(read_only=True)
+    ) as manager:
+        steps = sorted(manager.all_steps(), reverse=True)
+        if step is not None and step not in steps:
+            raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {steps[::-1]}")
+        for candidate in steps if step is None else [step]:
+            try:
+                params = _read(manager, candidate, {name: abstract})[name]
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                logging.warning("passing over checkpoint %d: %s", candidate, _first_line(error))
+                continue
+            return config, params, candidate
+    asked = f"the checkpoint of step {step}" if step is not None else "no checkpoint"
+    raise ValueError(f"{workdir}: {asked} can{'not' if step is not None else ''} be read")
+
+
+def _items(state: State) -> dict[str, Any]:
+    plain = to_plain(state)
+    items = {k: plain.pop(k) for k in ("params", "ema") if k in plain}
+    return {**items, "train": plain}
+
+
+def _read(manager: ocp.CheckpointManager, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Restore the items named in `abstract` and compare their checksums."""
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            meta=ocp.args.JsonRestore(),
+            **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
+        ),
+    )
+    items = {name: restored[name] for name in abstract}
+    for name, item in items.items():
+        if _checksum(item) != restored["meta"]["checksums"][name]:
+            raise ValueError(f"the arrays of {name!r} are not those that were saved")
+    return items
+
+
+@jax.jit
+def _bit_sum(leaves: list[jax.Array]) -> jax.Array:
+    total = jnp.uint32(0)
+    for leaf in leaves:
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
+        total = total * jnp.uint32(31) + jnp.sum(
+            bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1)
+        )
+    return total
+
+
+def _checksum(tree: Any) -> int:
+    """Sum the bits of 32-bit arrays, each weighted by its place; exact on any sharding."""
+    return int(_bit_sum(jax.tree.leaves(tree)))
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

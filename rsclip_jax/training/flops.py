@@ -1,0 +1,59 @@
+"""Analytic FLOPs of the model, and the peak rate of the device, for MFU."""
+
+import time
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from rsclip_jax.models.blocks import Tower
+from rsclip_jax.models.clip import CLIP
+
+# Dense bfloat16 FLOP/s of one device, by prefix of `device_kind` (vendors' data sheets).
+PEAK = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def tower_flops(tower: Tower, length: int) -> float:
+    """Count the forward FLOPs of a transformer over `length` tokens (a multiply-add is two)."""
+    dense = 24 * length * tower.width**2
+    attention = 4 * length**2 * tower.width
+    return tower.depth * (dense + attention)
+
+
+def forward_flops(model: CLIP, lengths: Mapping[str, int], ir: bool = False) -> float:
+    """Count the forward FLOPs of one sample: its images and a text of each of `lengths`."""
+    patches = (model.image_size // model.patch_size) ** 2
+    image = tower_flops(model.image, patches + 1)
+    image += 2 * patches * 3 * model.patch_size**2 * model.image.width
+    texts = sum(tower_flops(model.text, length) for length in lengths.values())
+    return (1 + ir) * image + texts
+
+
+def device_peak() -> tuple[float, str]:
+    """Return one device's peak FLOP/s and where the figure comes from.
+
+    A device without a data sheet here (a CPU, say) is measured: the best of a few float32 matrix
+    products. Simulated devices share that one processor.
+    """
+    device = jax.devices()[0]
+    for prefix, peak in PEAK.items():
+        if device.device_kind.startswith(prefix):
+            return peak, f"{device.device_kind} data sheet, bfloat16"
+    x = jax.device_put(jnp.ones((2048, 2048)), device)
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(seconds) / jax.local_device_count(), "measured float32 matmul"

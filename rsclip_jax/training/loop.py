@@ -1,0 +1,181 @@
+"""The training loop, from a config to a trained, evaluated and exported model."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from rsclip_jax import evaluators, sharding
+from rsclip_jax.data import pipeline, synthetic
+from rsclip_jax.data.records import open_source
+from rsclip_jax.data.text import make_tokenizer
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.models import clip
+from rsclip_jax.training.checkpoint import Checkpoints, check_workdir, load_for_inference
+from rsclip_jax.training.diagnose import diagnose
+from rsclip_jax.training.optim import describe_params, make_optimizer
+from rsclip_jax.training.preemption import StopSignal
+from rsclip_jax.training.progress import Progress, log
+from rsclip_jax.training.resolve import resolve
+from rsclip_jax.training.state import State, adapt_params, make_state
+from rsclip_jax.training.step import make_loss, make_train_step
+
+
+def train(config: ConfigDict, workdir: str | Path) -> State:
+    """Train as `config` says and return the last state; an interrupted run is resumed.
+
+    The order is fixed: take a step, evaluate, save, and only then draw the next batch. All that a
+    later step depends on lies in the saved state; the position in the data is the step itself.
+
+    Raises:
+      ValueError: a config that cannot be trained, or a workdir of another architecture.
+      FloatingPointError: `config.max_bad_steps` steps in a row were not finite.
+    """
+    workdir = Path(workdir).absolute()
+    config = resolve(config, workdir)
+    mesh = sharding.make_mesh(**config.mesh)
+    if config.input.batch_size % mesh.size:
+        raise ValueError(
+            f"config.input.batch_size={config.input.batch_size}: expected a multiple of the "
+            f"{mesh.size} devices"
+        )
+    draw_scenes(config)
+    dataset = pipeline.train_dataset(
+        config.input,
+        config.model.image_size,
+        {k: make_tokenizer(config.tokenizer, n) for k, n in config.input.lengths.items()},
+        seed=config.seed,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+    model = clip.build(config.model)
+    evals = evaluators.build(config, Encoder(model, mesh))
+    check_workdir(workdir, config)
+    total_steps = config.total_steps or steps_of_epochs(config)
+
+    # The state comes from the first of: this run's checkpoint, config.init_from, random numbers.
+    init = lambda: clip.init_params(model, jax.random.key(config.seed))  # noqa: E731
+    tx = make_optimizer(config, jax.eval_shape(init), total_steps)
+    wrap = lambda params: make_state(params, tx, ema=config.ema_decay > 0)  # noqa: E731
+    abstract_state = jax.eval_shape(lambda: wrap(init()))
+    shardings = sharding.state_shardings(abstract_state, mesh)
+    checkpoints = Checkpoints(workdir, config.checkpoint)
+    state = checkpoints.restore(abstract_state, shardings)
+    if state is not None:
+        log(f"resuming {workdir} at step {int(state['step'])} of {total_steps}")
+    elif config.init_from:
+        state = jax.jit(wrap, out_shardings=shardings)(parameters_from(config, model))
+    else:
+        params = jax.jit(init, out_shardings=shardings["params"])()
+        state = jax.jit(wrap, out_shardings=shardings)(params)
+    log(describe_params(config, state["params"]) + f"; mesh {dict(mesh.shape)}")
+
+    step = int(state["step"])
+    progress = Progress(config, model, workdir, step, total_steps)
+    stop = StopSignal(checkpoints)
+    if step < total_steps:
+        iterator = pipeline.train_iterator(dataset, step, config.input)
+        batches = pipeline.device_prefetch(iterator, sharding.batch_sharding(mesh))
+        batch = next(batches)
+        train_step = compile_step(
+            make_train_step(model, tx, config, mesh, total_steps), state, batch, shardings, mesh
+        )
+        progress.start(step, waited=lambda: batches.wait_s)
+
+    while step < total_steps:
+        state, metrics = train_step(state, batch)
+        step += 1
+        try:
+            progress.push(step, metrics)
+        except FloatingPointError as error:
+            loss_fn = make_loss(model, config, mesh, total_steps)
+            error.add_note(diagnose(model, loss_fn, state, batch, config))
+            raise
+        scores = {}
+        last = step == total_steps
+        stopping = stop.reached(step)
+        with progress.paused():
+            if last or (config.eval_steps and step % config.eval_steps == 0):
+                scores = evaluate(evals, inference_params(state))
+                progress.scores(step, scores)
+            if last or stopping or checkpoints.due(step, scores):
+                progress.flush()
+                checkpoints.save(step, state, scores)
+        if stopping and not last:
+            break
+        if not last:
+            batch = next(batches)
+
+    checkpoints.close()
+    progress.close()
+    if step < total_steps:
+        log(f"stopped at step {step}, which is saved; the same command resumes")
+    else:
+        finish(config, model, evals, inference_params(state), workdir, step)
+    return state
+
+
+def draw_scenes(config: ConfigDict) -> None:
+    """Draw the synthetic scenes that config.scenes asks for, where their data set is absent."""
+    if not config.scenes.train or jax.process_index() != 0:
+        return
+    (name,) = config.input.data
+    if not (Path(config.input.data_dir) / name).exists():
+        log(f"drawing {config.scenes.train + config.scenes.val} scenes")
+        synthetic.write_scenes(
+            config.input.data_dir, name, config.scenes.train, config.scenes.val, config.seed
+        )
+
+
+def steps_of_epochs(config: ConfigDict) -> int:
+    """Return the steps that make config.total_epochs passes over the sum of the data sets."""
+    size = sum(
+        len(open_source(config.input.data_dir, name, config.input.split))
+        for name in config.input.data
+    )
+    return max(1, int(config.total_epochs * size / config.input.batch_size))
+
+
+def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
+    """Load config.init_from, its positions stretched or resampled to this model's."""
+    _, params, step = load_for_inference(config.init_from)
+    log(f"starting from {config.init_from}, step {step}")
+    return adapt_params(model, params, config.model.stretch, config.model.keep, config.model.ratio)
+
+
+def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.stages.Compiled:
+    """Compile the step ahead of the first call and print how long it took and what it needs."""
+    start = perf_counter()
+    jitted = jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+    )
+    compiled = jitted.lower(state, batch).compile()
+    memory = compiled.memory_analysis()
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    log(
+        f"compiled in {perf_counter() - start:.1f} s; memory per device: "
+        f"{arguments / 2**20:.0f} MiB state and batch, {temporary / 2**20:.0f} MiB temporary"
+    )
+    return compiled
+
+
+def inference_params(state: State) -> Any:
+    """Return the parameters that evaluation and export use: the average where one is kept."""
+    return state.get("ema", state["params"])
+
+
+def evaluate(evals: dict[str, evaluators.Evaluator], params: Any) -> dict[str, float]:
+    """Run every evaluator; metric names are prefixed with the evaluator's."""
+    return {
+        f"{name}/{metric}": value for name, e in evals.items() for metric, value in e.run(params)
+    }
+
+
+def finish(config, model, evals, params, workdir: Path, step: int) -> None:
+    """Draw the evaluators' pictures and write the embeddings of config.export."""
+    ...

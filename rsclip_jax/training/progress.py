@@ -1,0 +1,129 @@
+"""What a run tells: a progress line with speed and ETA, metrics.jsonl, TensorBoard."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rsclip_jax.models.clip import CLIP
+from rsclip_jax.training.flops import device_peak, forward_flops
+from rsclip_jax.training.metrics import MetricWriter
+
+
+def log(message: str) -> None:
+    """Print on the first process only."""
+    if jax.process_index() == 0:
+        print(message, flush=True)
+
+
+class Progress:
+    """Report training steps, each one step late so that the device never waits for the host.
+
+    Args:
+      config: the resolved config.
+      workdir: where metrics.jsonl and TensorBoard events go.
+      step, total_steps: where the run stands and ends.
+    """
+
+    def __init__(self, config: Any, model: CLIP, workdir: Path, step: int, total_steps: int):
+        self._config = config
+        self._total_steps = total_steps
+        self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
+        self._pending: tuple[int, dict] | None = None
+        self._bad_steps = 0
+        flops = forward_flops(model, config.input.lengths, config.input.ir)
+        self._step_flops = 3 * flops * config.input.batch_size
+        peak, source = device_peak()
+        self._peak = peak * jax.device_count()
+        log(f"forward {flops / 1e9:.3g} GFLOP per sample; MFU against {self._peak / 1e12:.3g} "
+            f"TFLOP/s ({source})")  # fmt: skip
+
+    def start(self, step: int, waited: Callable[[], float]) -> None:
+        """Start the clock; `waited` tells the seconds spent waiting for input so far."""
+        self._waited = waited
+        self._restart(step)
+
+    def _restart(self, step: int) -> None:
+        self._since = (step, time.perf_counter(), self._waited())
+        self._paused = 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep what happens inside (evaluating, saving) out of the speed."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics of the step just started; report those of the step before it.
+
+        Raises:
+          FloatingPointError: config.max_bad_steps steps in a row were not finite.
+        """
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Report the step whose metrics are still on the device."""
+        if self._pending is None:
+            return
+        step, device_metrics = self._pending
+        self._pending = None
+        metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
+        if bad := int(metrics.pop("bad_steps")):
+            self._bad_steps += 1
+            log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
+        if bad >= self._config.max_bad_steps:
+            raise FloatingPointError(f"{bad} steps in a row were not finite")
+        if step % self._config.log_steps == 0 or step == self._total_steps:
+            self._report(step, metrics)
+
+    def _report(self, step: int, metrics: dict[str, float]) -> None:
+        since, start, waited = self._since
+        seconds = max(time.perf_counter() - start - self._paused, 1e-9)
+        rate = (step - since) / seconds
+        input_bound = (self._waited() - waited) / seconds
+        self._restart(step)
+        metrics |= {
+            "bad_steps_total": self._bad_steps,
+            "samples_per_s": rate * self._config.input.batch_size,
+            "mfu": rate * self._step_flops / self._peak,
+            "input_wait": input_bound,
+        }
+        if self._writer:
+            self._writer.write(step, metrics)
+        accuracies = "  ".join(
+            f"{k[4:].replace('_', '-', 1)} {100 * v:.1f}%"
+            for k, v in metrics.items()
+            if k.startswith("acc_")
+        )
+        eta = clock((self._total_steps - step) / max(rate, 1e-9))
+        slow = f"  input-bound: {100 * input_bound:.0f}% of the step" if input_bound > 0.1 else ""
+        log(
+            f"step {step}/{self._total_steps}  loss {metrics['training_loss']:.4f}  {accuracies}  "
+            f"{metrics['samples_per_s']:.1f} samples/s  MFU {100 * metrics['mfu']:.1f}%  "
+            f"ETA {eta}{slow}"
+        )
+
+    def scores(self, step: int, scores: dict[str, float]) -> None:
+        """Report evaluation results of a step."""
+        self.flush()
+        if self._writer and scores:
+            self._writer.write(step, scores)
+        for name, value in scores.items():
+            log(f"  {name:<40} {value:8.3f}")
+
+    def close(self) -> None:
+        """Write what is pending and close the files."""
+        if self._writer:
+            self._writer.close()
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as h:mm:ss or m:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,76 @@
+"""From the config a user gave to one in which nothing is left open; bad values are refused here."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rsclip_jax.data import text
+from rsclip_jax.losses.pairs import check_pairs
+from rsclip_jax.models import clip
+
+FIELD_OF = {"txt": "text", "txt_long": "text_long", "txt_ir": "text_ir"}
+
+
+def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Return a copy with the model's and tokenizer's own sizes filled in and paths made absolute.
+
+    Raises:
+      ValueError: fields that contradict each other; the message names them.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    if ":" in config.tokenizer:
+        kind, path = config.tokenizer.split(":", 1)
+        config.tokenizer = f"{kind}:{Path(path).absolute()}"
+    data_dir = config.input.data_dir
+    config.input.data_dir = str(Path(data_dir).absolute() if data_dir else workdir / "data")
+
+    model = config.model
+    tokenizer = text.make_tokenizer(config.tokenizer, model.context_length)
+    for field, unset, value in (
+        ("vocab_size", 0, tokenizer.vocab_size),
+        ("eot_id", -1, tokenizer.eot_id),
+    ):
+        if model[field] not in (unset, value):
+            raise ValueError(
+                f"config.model.{field}={model[field]}, but the tokenizer {config.tokenizer!r} "
+                f"has {value}; leave the field at {unset}"
+            )
+        model[field] = value
+    model.image_size = clip.build(model).image_size
+    _check(config)
+    return config
+
+
+def _check(config: ConfigDict) -> None:
+    lengths = config.input.lengths
+    for field, length in lengths.items():
+        if not 2 <= length <= config.model.context_length:
+            raise ValueError(
+                f"config.input.lengths.{field}={length}: expected 2 to "
+                f"config.model.context_length={config.model.context_length}"
+            )
+    check_pairs(config.loss_pairs)
+    for name in {name for a, b, _ in config.loss_pairs for name in (a, b)}:
+        if name == "ir" and not config.input.ir:
+            raise ValueError("config.loss_pairs names 'ir': set config.input.ir=True")
+        if name in FIELD_OF and FIELD_OF[name] not in lengths:
+            raise ValueError(
+                f"config.loss_pairs names {name!r}: give its length, "
+                f"config.input.lengths.{FIELD_OF[name]}"
+            )
+    if (config.loss.kind == "sigmoid") != config.model.logit_bias:
+        raise ValueError(
+            f"config.loss.kind={config.loss.kind!r} and config.model.logit_bias="
+            f"{config.model.logit_bias}: the sigmoid loss needs the bias, the softmax has no use "
+            "for it"
+        )
+    if (config.total_steps > 0) == (config.total_epochs > 0):
+        raise ValueError(
+            f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
+            "give exactly one of them"
+        )
+    if config.frozen_positions and config.frozen_positions >= config.model.context_length:
+        raise ValueError(
+            f"config.frozen_positions={config.frozen_positions}: expected fewer than "
+            f"config.model.context_length={config.model.context_length}"
+        )

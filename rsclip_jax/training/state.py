@@ -1,0 +1,79 @@
+"""The train state: a plain dict of `step`, `params`, `opt_state`, `bad_steps` and maybe `ema`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rsclip_jax.models import clip
+from rsclip_jax.models.positions import fit_image_positions, fit_text_positions
+
+State = dict[str, Any]
+
+
+def make_state(params: Any, tx: optax.GradientTransformation, ema: bool) -> State:
+    """Wrap parameters into the state of step 0."""
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "opt_state": tx.init(params),
+        "bad_steps": jnp.zeros((), jnp.int32),
+    }
+    if ema:
+        # A copy: the donated step must not receive one buffer twice.
+        state["ema"] = jax.tree.map(jnp.copy, params)
+    return state
+
+
+def adapt_params(model: clip.CLIP, params: Any, stretch: str, keep: int, ratio: float) -> Any:
+    """Fit another run's parameters to this model: text and image positions are resampled.
+
+    Raises:
+      ValueError: every parameter that is missing, unexpected or of another shape, in one message.
+    """
+    grid = model.image_size // model.patch_size
+    img, txt = dict(params["img"]), dict(params["txt"])
+    img["pos_embedding"] = fit_image_positions(img["pos_embedding"], grid)
+    txt["pos_embedding"] = fit_text_positions(
+        txt["pos_embedding"], model.context_length, stretch, keep, ratio
+    )
+    params = {**params, "img": img, "txt": txt}
+    wanted = jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0)))
+    shapes = [
+        {jax.tree_util.keystr(k, simple=True, separator="/"): v.shape for k, v in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (wanted, params))
+    ]
+    wrong = [
+        f"  {name}: this model has {shapes[0].get(name, 'none')}, "
+        f"the checkpoint {shapes[1].get(name, 'none')}"
+        for name in sorted(shapes[0].keys() | shapes[1].keys())
+        if shapes[0].get(name) != shapes[1].get(name)
+    ]
+    if wrong:
+        raise ValueError("config.init_from does not fit config.model:\n" + "\n".join(wrong))
+    return params
+
+
+def to_plain(state: State) -> dict:
+    """Turn the state into nested dicts of arrays, which outlive changes of optax's classes."""
+    plain: dict = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        *parents, last = [jax.tree_util.keystr((k,), simple=True) for k in path]
+        node = plain
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return plain
+
+
+def from_plain(plain: dict, like: State) -> State:
+    """Undo `to_plain`, with `like` giving the structure."""
+
+    def take(path, _):
+        node = plain
+        for key in path:
+            node = node[jax.tree_util.keystr((key,), simple=True)]
+        return node
+
+    return jax.tree_util.tree_map_with_path(take, like)

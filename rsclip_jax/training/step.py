@@ -1,0 +1,85 @@
+"""One step of training: a pure function of the state and a batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from rsclip_jax.losses.pairs import pair_weights, total_loss
+from rsclip_jax.models.clip import CLIP
+from rsclip_jax.training.optim import learning_rate
+from rsclip_jax.training.state import State
+
+INPUTS = ("image", "ir", "text", "text_long", "text_ir")
+
+
+def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callable:
+    """Return (params, batch, step) -> (loss, metrics) over the global batch."""
+    loss_pairs = tuple(tuple(pair) for pair in config.loss_pairs)
+
+    def loss_fn(params, batch, step):
+        out = model.apply({"params": params}, **{k: batch[k] for k in INPUTS if k in batch})
+        masks = {"ir": batch["ir_mask"]} if "ir_mask" in batch else {}
+        return total_loss(
+            out,
+            loss_pairs,
+            kind=config.loss.kind,
+            label_smoothing=config.loss.label_smoothing,
+            pcm_dim=config.loss.pcm_dim,
+            stop_gradient_gather=config.loss.stop_gradient_gather,
+            normalize=config.loss.normalize,
+            weights=pair_weights(step, total_steps, loss_pairs, config.loss.curriculum),
+            masks=masks,
+            mesh=mesh,
+        )
+
+    return loss_fn
+
+
+def make_train_step(
+    model: CLIP, tx: optax.GradientTransformation, config: Any, mesh: Mesh, total_steps: int
+) -> Callable[[State, dict], tuple[State, dict]]:
+    """Return (state, batch) -> (state, metrics).
+
+    A step whose loss or gradient is not finite changes nothing but `step` and `bad_steps`, the
+    number of such steps in a row. Metrics are float32 scalars.
+    """
+    loss_fn = make_loss(model, config, mesh, total_steps)
+    lr = learning_rate(config.lr, config.warmup_steps, total_steps)
+
+    def train_step(state: State, batch: dict) -> tuple[State, dict]:
+        step, params = state["step"], state["params"]
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step)
+        l2_grads = optax.global_norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(l2_grads)
+
+        updates, opt_state = tx.update(grads, state["opt_state"], params)
+        new_params = optax.apply_updates(params, updates)
+        if config.loss.max_scale:
+            new_params = {
+                **new_params,
+                "t": jnp.minimum(new_params["t"], jnp.log(config.loss.max_scale)),
+            }
+        new = {"params": new_params, "opt_state": opt_state}
+        if config.ema_decay:
+            decay = config.ema_decay
+            new["ema"] = jax.tree.map(
+                lambda e, p: decay * e + (1 - decay) * p, state["ema"], new_params
+            )
+        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, {k: state[k] for k in new})
+        bad_steps = jnp.where(good, 0, state["bad_steps"] + 1)
+        metrics |= {
+            "training_loss": loss,
+            "l2_grads": l2_grads,
+            "l2_params": optax.global_norm(kept["params"]),
+            "l2_updates": optax.global_norm(updates),
+            "lr": lr(step),
+            "scale": jnp.exp(params["t"]),
+            "bad_steps": bad_steps,
+        }
+        return {"step": step + 1, "bad_steps": bad_steps, **kept}, metrics
+
+    return train_step
