@@ -22,6 +22,10 @@ VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20
 
 
+class DatasetBusyError(RuntimeError):
+    """Two processes write the same data set."""
+
+
 class _SplitWriter:
     """Writes the shards of one split; no shard grows much beyond `shard_bytes`."""
 
@@ -57,6 +61,8 @@ class _SplitWriter:
         count = len(self._lengths)
         for index in range(count):
             path = self._template.sharded_filepath(shard_index=index, num_shards=count)
+            # A write that failed (a full disk) must not pass for a data set.
+            _check_shard(self._unfinished_path(index), self._lengths[index])
             self._unfinished_path(index).rename(path)
         return tfds.core.SplitInfo(
             name=self._template.split,
@@ -86,7 +92,7 @@ class DatasetWriter:
 
     Raises:
       ValueError: impossible name. FileExistsError: OUTPUT/NAME exists and `overwrite` is False.
-      RuntimeError: another process is writing the same data set at this moment.
+      DatasetBusyError: another process is writing the same data set at this moment.
     """
 
     def __init__(
@@ -125,7 +131,9 @@ class DatasetWriter:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise RuntimeError(f"another process is writing {self._final} at this moment") from None
+            raise DatasetBusyError(
+                f"another process is writing {self._final} at this moment"
+            ) from None
         self._recover()
         for leftover in self._temporary.iterdir():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

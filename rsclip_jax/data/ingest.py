@@ -1,0 +1,186 @@
+"""Samples to checked, serialised records: the work of one process, and of several in order."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+
+from PIL import Image
+
+from rsclip_jax.data.image_check import check_image, shrink
+from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
+from rsclip_jax.data.sources import Sample, read_file
+from rsclip_jax.data.text import ClipTokenizer
+
+CHUNK_SAMPLES = 32
+CHUNK_BYTES = 4 * 2**20
+WAITING_BYTES = 256 * 2**20  # of encoded images, in chunks under way
+WAITING_CHUNKS = 4  # per worker
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What every sample goes through.
+
+    Attributes:
+      root: resolved directory that image paths are relative to.
+      split: for samples that name none.
+      source: likewise.
+      resize: shorter side in pixels of the images stored, 0 to keep the original bytes.
+      max_pixels: greatest height * width of an image.
+    """
+
+    root: str
+    split: str
+    source: str
+    resize: int
+    max_pixels: int
+
+
+@dataclasses.dataclass
+class Outcome:
+    """A sample's record, or why there is none."""
+
+    where: str
+    position: int
+    id: str
+    path: str
+    split: str = ""
+    record: bytes = b""
+    reason: str = ""  # why the sample is skipped, "" if it is not
+    size: tuple[int, int] = (0, 0)  # height, width of the image stored
+    image_bytes: int = 0
+    # CLIP tokens of each text, start and end marks included, by list field
+    lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+
+def process(sample: Sample, recipe: Recipe) -> Outcome:
+    """Read, check, shrink and serialise one sample; nothing about it raises."""
+    path = sample.image if isinstance(sample.image, str) else ""
+    outcome = Outcome(sample.where, sample.position, sample.id, path, sample.split or recipe.split)
+    try:
+        if sample.problem:
+            raise ValueError(sample.problem)
+        check_name("split", outcome.split)
+        texts = {field: getattr(sample, field) for field in LIST_FIELDS}
+        if not sample.label and not any(texts.values()):
+            raise ValueError("no caption and no label")
+        image, outcome.size = _image(sample.image, recipe)
+        try:
+            ir = _image(sample.ir, recipe)[0] if sample.ir else b""
+        except ValueError as error:
+            raise ValueError(f"infrared: {error}") from error
+        outcome.record = serialize(
+            {
+                "id": sample.id,
+                "image": image,
+                "ir": ir,
+                "label": sample.label,
+                "source": sample.source or recipe.source,
+                **texts,
+            }
+        )
+        outcome.image_bytes = len(image) + len(ir)
+        tokenizer = ClipTokenizer()
+        outcome.lengths = {
+            field: tokenizer.lengths(values).tolist() for field, values in texts.items()
+        }
+    except ValueError as error:
+        outcome.reason = str(error)
+    return outcome
+
+
+def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int]]:
+    data = read_file(recipe.root, given) if isinstance(given, str) else given
+    size = check_image(data, recipe.max_pixels)
+    if recipe.resize and min(size) > recipe.resize:
+        data = shrink(data, recipe.resize)
+        size = check_image(data, recipe.max_pixels)
+    return data, size
+
+
+def ingest(samples: Iterable[Sample], recipe: Recipe, workers: int) -> Iterator[Outcome]:
+    """Process samples in `workers` processes and yield the outcomes in the order of the samples.
+
+    At most WAITING_BYTES of images (but one chunk at least) are under way, whatever the input.
+
+    Args:
+      workers: at least 1; a single one works in this process.
+    """
+    chunks = _chunks(samples, recipe.root)
+    if workers == 1:
+        _set_up(recipe)
+        for chunk, _ in chunks:
+            yield from _process_chunk(chunk)
+        return
+    context = multiprocessing.get_context("spawn")  # fork would share the writer's lock
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _set_up_worker, (recipe,))
+    waiting: collections.deque[tuple[concurrent.futures.Future, int]] = collections.deque()
+    waiting_bytes = 0
+    try:
+        for chunk, size in chunks:
+            while waiting and (
+                len(waiting) >= WAITING_CHUNKS * workers or waiting_bytes + size > WAITING_BYTES
+            ):
+                future, done = waiting.popleft()
+                waiting_bytes -= done
+                yield from future.result()
+            waiting.append((pool.submit(_process_chunk, chunk), size))
+            waiting_bytes += size
+        while waiting:
+            yield from waiting.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(samples: Iterable[Sample], root: str) -> Iterator[tuple[list[Sample], int]]:
+    """Cut samples into chunks of a few MiB, and tell their size in bytes."""
+    chunk, size = [], 0
+    for sample in samples:
+        weight = sum(_weight(image, root) for image in (sample.image, sample.ir) if image)
+        if chunk and (len(chunk) == CHUNK_SAMPLES or size + weight > CHUNK_BYTES):
+            yield chunk, size
+            chunk, size = [], 0
+        chunk.append(sample)
+        size += weight
+    if chunk:
+        yield chunk, size
+
+
+def _weight(image: bytes | str, root: str) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    try:
+        return os.stat(os.path.join(root, image)).st_size
+    except (OSError, ValueError):
+        return 0  # `read_file` will say what is wrong with it.
+
+
+_recipe: Recipe | None = None
+
+
+def _set_up(recipe: Recipe) -> None:
+    global _recipe
+    _recipe = recipe
+    Image.MAX_IMAGE_PIXELS = None  # `check_image` has the user's limit, read from the header.
+
+
+def _set_up_worker(recipe: Recipe) -> None:
+    _set_up(recipe)
+    # Ctrl-C reaches every process of the terminal: the parent decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Without it, workers whose parent was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _process_chunk(chunk: list[Sample]) -> list[Outcome]:
+    return [process(sample, _recipe) for sample in chunk]

@@ -1,0 +1,171 @@
+"""Sources of samples: what they yield, how --input is read, and class folders.
+
+A source (`open_folder` here, `tables.open_table`, `tars.open_tars`) yields `Sample`s in a fixed
+order and holds only the one it is at. What cannot be read is a `Sample` with a `problem`; what
+makes the input as a whole unusable raises `InputError`, if possible before the first sample.
+"""
+
+import dataclasses
+import glob
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
+SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
+MAX_FILE_BYTES = 512 * 2**20  # No image of a data set is larger; a tf.Example cannot exceed 2 GiB.
+
+
+class InputError(Exception):
+    """The input or a flag is not usable as a whole; the message says what mends it."""
+
+
+@dataclasses.dataclass
+class Sample:
+    """One sample as the input gives it: images as bytes, or as paths below the image root."""
+
+    where: str  # file and line, or archive and member: for skipped.jsonl
+    position: int  # how much of the source has been read, of its `size`
+    id: str = ""
+    image: bytes | str = b""
+    ir: bytes | str = b""
+    captions: list[str] = dataclasses.field(default_factory=list)
+    long_captions: list[str] = dataclasses.field(default_factory=list)
+    ir_captions: list[str] = dataclasses.field(default_factory=list)
+    label: str = ""
+    split: str = ""
+    source: str = ""
+    problem: str = ""  # why it cannot be used, if the source sees that already
+
+
+@dataclasses.dataclass
+class Source:
+    """A checked input: iterate over it for its samples, again for the same ones."""
+
+    samples: Callable[[], Iterator[Sample]]
+    size: int  # what `Sample.position` counts up to: bytes or files
+    root: str = ""  # resolved directory that paths of images are relative to
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.samples()
+
+
+def read_file(root: str, path: str) -> bytes:
+    """Read a file below `root` (a resolved directory).
+
+    Raises:
+      ValueError: the file lies outside, is missing, too large or no regular file; the message is
+        the reason to skip the sample.
+    """
+    resolved = os.path.realpath(os.path.join(root, path))
+    if os.path.commonpath([root, resolved]) != root:
+        raise ValueError(f"path leaves the image root: {path!r}")
+    try:
+        status = os.stat(resolved)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"not a regular file: {path!r}")
+        check_size(status.st_size)
+        with open(resolved, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ValueError(f"missing file: {path!r}") from None
+    except OSError as error:
+        raise ValueError(f"unreadable file: {error.strerror}: {path!r}") from error
+
+
+def check_size(size: int) -> None:
+    """Raise ValueError if a file of `size` bytes is too large to be one image."""
+    if size > MAX_FILE_BYTES:
+        raise ValueError(f"file too large: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+
+
+def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """List the files that --input names: a file, a directory, a glob or a brace pattern.
+
+    `{0000..0031}` counts (keeping leading zeros), `{a,b}` chooses; a directory stands for the files
+    in it that end in one of `suffixes`.
+
+    Raises:
+      InputError: nothing there, or one file of a brace pattern is missing.
+    """
+    paths = []
+    for item in [pattern] if os.path.exists(pattern) else _expand_braces(pattern):
+        if os.path.isdir(item):
+            found = sorted(p for p in Path(item).iterdir() if p.suffix.lower() in suffixes)
+            nothing = f"holds no file ending in {' or '.join(suffixes)}"
+        elif os.path.exists(item):
+            found, nothing = [Path(item)], ""
+        else:
+            found = sorted(map(Path, glob.glob(item, recursive=True)))
+            nothing = "does not exist"
+        if not found:
+            raise InputError(f"--input={pattern}: {item} {nothing}")
+        paths += found
+    return paths
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if not match:
+        return [pattern]
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if numbers:
+        first, last = numbers.groups()
+        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+    else:
+        choices = match[1].split(",")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [item for choice in choices for item in _expand_braces(before + choice + after)]
+
+
+def open_folder(root: str) -> Source:
+    """Open class folders: ROOT/CLASS/*.jpg, or ROOT/SPLIT/CLASS/*.jpg.
+
+    The second form is taken if every folder in ROOT is called train, val, valid, validation or
+    test. The label is the name of the class folder, the id the path below ROOT. Files that are no
+    images by their suffix, and hidden ones, are passed over.
+
+    Raises:
+      InputError: ROOT is no directory, or holds no folder.
+    """
+    if not os.path.isdir(root):
+        raise InputError(f"--input={root}: no such directory")
+    root = os.path.realpath(root)
+    folders = {entry.name for entry in _visible(root) if entry.is_dir()}
+    if not folders:
+        raise InputError(f"--input={root} holds no class folders")
+    has_splits = folders <= SPLIT_FOLDERS
+
+    def samples() -> Iterator[Sample]:
+        for position, entry in enumerate(_image_entries(root), start=1):
+            name = os.path.relpath(entry.path, root)
+            *above, _ = name.split(os.sep)
+            sample = Sample(name, position, id=name, image=name)
+            if entry.is_dir():
+                sample.problem = "link to a directory: not followed"
+            if has_splits:
+                sample.split = above[0] if above else ""
+                above = above[1:]
+            sample.label = above[0] if above else ""
+            yield sample
+
+    return Source(samples, sum(1 for _ in _image_entries(root)), root)
+
+
+def _visible(directory: str) -> list[os.DirEntry]:
+    with os.scandir(directory) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+
+
+def _image_entries(directory: str) -> Iterator[os.DirEntry]:
+    """Walk the images below a directory in the order of their names.
+
+    Links to directories are yielded, not followed: they may lead outside, or round in circles.
+    """
+    for entry in _visible(directory):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _image_entries(entry.path)
+        elif entry.is_dir() or os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield entry

@@ -1,0 +1,187 @@
+"""JSONL and CSV files with one row an image."""
+
+import codecs
+import csv
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rsclip_jax.data.columns import Columns, read_row, resolve
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
+
+MAX_ROW_CHARS = 16 * 2**20
+PEEK = 100  # rows looked at before the work begins
+
+# A row that is none is the reason why: a string.
+_GARBLED = "wrong encoding"
+# (where, row, bytes read)
+_Row = tuple[str, dict[str, Any] | str, int]
+
+
+def open_table(
+    form: str, pattern: str, images: str = "", given: Columns | None = None, encoding: str = "utf-8"
+) -> Source:
+    """Open JSONL or CSV files.
+
+    Args:
+      form: "jsonl" or "csv" (the first line names the columns; `.tsv` files are cut at tabs).
+      pattern: see `expand_input`.
+      images: directory that the image paths are relative to; default: that of the first table.
+      given: role -> column names, where they are not the usual ones.
+      encoding: of the text; a byte order mark is passed over.
+
+    Raises:
+      InputError: see `expand_input`; no usable row at the start, a column that is not there, wrong
+        encoding, image root that is not there or holds none of the first images.
+    """
+    paths = expand_input(pattern, (".jsonl", ".json") if form == "jsonl" else (".csv", ".tsv"))
+    rows = {"jsonl": _jsonl_rows, "csv": _csv_rows}[form]
+    try:
+        # A byte order mark belongs to the encoding, not to the name of the first column.
+        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    except LookupError:
+        raise InputError(f"--encoding={encoding}: no such encoding; try utf-8 or gb18030") from None
+    root = os.path.realpath(images or paths[0].parent)
+    if not os.path.isdir(root):
+        raise InputError(f"--images={images}: no such directory")
+    first = list(itertools.islice(_all_rows(rows, paths, encoding), PEEK))
+    good = [row for _, row, _ in first if isinstance(row, dict)]
+    _check_encoding(first, good, encoding, paths[0])
+    if not good:
+        reason = f"{first[0][0]}: {first[0][1]}" if first else "it is empty"
+        raise InputError(f"--input={pattern}: no row can be read; {reason}")
+    present = list(dict.fromkeys(name for row in good for name in row))
+    columns = resolve(present, given or {}, str(paths[0]))
+    _check_columns(columns, present, paths[0])
+    _check_first_images(good, columns["image"][0], root)
+
+    def samples() -> Iterator[Sample]:
+        for where, row, position in _all_rows(rows, paths, encoding):
+            if isinstance(row, str):
+                yield Sample(where, position, problem=row)
+            else:
+                yield _row_sample(where, position, row, columns)
+
+    return Source(samples, sum(path.stat().st_size for path in paths), root)
+
+
+def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Path) -> None:
+    """A wrong --encoding is told at once, not as a skipped sample for each row it garbles."""
+    garbled = [row for _, row, _ in first if isinstance(row, str) and row.startswith(_GARBLED)]
+    fits = any(not str(row).isascii() for row in good)
+    if garbled and not fits:
+        raise InputError(
+            f"{path} is not {encoding}; name its encoding with --encoding (gb18030 is common for "
+            "Chinese text)"
+        )
+
+
+def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
+    kinds = f"{path}: none of its columns ({', '.join(present)}) is known to hold"
+    if "image" not in columns:
+        raise InputError(f"{kinds} image paths; name it with --image_column")
+    if not {"captions", "long_captions", "label"} & set(columns):
+        raise InputError(
+            f"{kinds} captions or labels; name one with --caption_columns, --long_caption_columns "
+            "or --label_column"
+        )
+
+
+def _check_first_images(rows: list[dict], column: str, root: str) -> None:
+    """A wrong --images is told at once, not after a million missing files."""
+    names = [row[column] for row in rows if isinstance(row.get(column), str) and row[column]]
+    if names and not any(os.path.lexists(os.path.join(root, name)) for name in names):
+        raise InputError(
+            f"none of the first {len(names)} images of column {column!r} is in {root} (such as "
+            f"{names[0]!r}); give their directory with --images"
+        )
+
+
+def _row_sample(where: str, position: int, row: dict, columns: Columns) -> Sample:
+    try:
+        sample = Sample(where, position, **read_row(row, columns))
+    except ValueError as error:
+        return Sample(where, position, problem=str(error))
+    if "id" not in columns:
+        sample.id = sample.image
+    if not sample.image:
+        sample.problem = f"no image: column {columns['image'][0]!r} is empty"
+    elif not sample.id:
+        sample.problem = f"no id: column {columns['id'][0]!r} is empty"
+    return sample
+
+
+def _all_rows(rows: Callable, paths: list[Path], encoding: str) -> Iterator[_Row]:
+    done = 0
+    for path in paths:
+        # A row that is not in `encoding` shall cost that row only: alien bytes become surrogates.
+        with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+            try:
+                for line, row in rows(file, path):
+                    yield f"{path.name}:{line}", row, done + file.buffer.tell()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path} is not {encoding} (--encoding): {error}") from error
+        done += path.stat().st_size
+
+
+def _is_garbled(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    number = 0
+    while line := file.readline(MAX_ROW_CHARS):
+        number += 1
+        if not line.endswith("\n") and len(line) == MAX_ROW_CHARS:
+            while (rest := file.readline(MAX_ROW_CHARS)) and not rest.endswith("\n"):
+                pass
+            yield number, f"row too long: more than {MAX_ROW_CHARS:,} characters"
+        elif _is_garbled(line):
+            yield number, f"{_GARBLED}: the line has bytes that are not {file.encoding}"
+        elif line.strip():
+            yield number, json_row(line)
+
+
+def json_row(text: str) -> dict[str, Any] | str:
+    """Parse one JSON object, or return the reason why `text` is none."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else f"not a JSON object: {text:.80}"
+
+
+def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    csv.field_size_limit(MAX_ROW_CHARS)
+    reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if _is_garbled("".join(cells)):
+                row = f"{_GARBLED}: the row has bytes that are not {file.encoding}"
+                if not header:
+                    yield reader.line_num, row
+                    return
+            elif not header:
+                header = cells
+                if len(set(header)) < len(header):
+                    raise InputError(f"{path}: two columns have the same name: {header}")
+                continue
+            elif len(cells) != len(header):
+                row = f"wrong number of cells: {len(cells)}, where the header has {len(header)}"
+            else:
+                row = dict(zip(header, cells, strict=True))
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num}: {error} (a quotation mark that is never closed?)"
+        ) from error

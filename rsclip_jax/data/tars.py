@@ -1,0 +1,175 @@
+"""Webdataset tars, RS5M's among them, read from the first member to the last."""
+
+import dataclasses
+import itertools
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rsclip_jax.data.columns import Columns, read_row, resolve
+from rsclip_jax.data.sources import InputError, Sample, Source, check_size, expand_input
+from rsclip_jax.data.tables import PEEK, json_row
+
+IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp", "img_content"}
+CAPTION_EXTENSIONS = {"txt", "caption"}
+ID_EXTENSION = "img_name"
+EXTENSIONS = IMAGE_EXTENSIONS | CAPTION_EXTENSIONS | {ID_EXTENSION, "json"}
+BLOCK = 512
+
+
+def open_tars(pattern: str, given: Columns | None = None) -> Source:
+    """Open webdataset tars: members of one name up to its first dot make a sample.
+
+    Members `.jpg/.jpeg/.png/.webp/.img_content` are the image, `.txt/.caption` a caption,
+    `.img_name` the id (without it, the common name of the members), `.json` a row of columns as in
+    a table. Others are passed over.
+
+    Args:
+      pattern: see `expand_input`.
+      given: role -> names of keys in the JSON members, where they are not the usual ones.
+
+    Raises:
+      InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
+        column that the first JSON members do not have.
+    """
+    paths = expand_input(pattern, (".tar",))
+    for path in paths:
+        _check_archive(path)
+    first = [_json(group) for group in itertools.islice(_all_groups(paths), PEEK)]
+    present = list(dict.fromkeys(name for row in first if isinstance(row, dict) for name in row))
+    columns = resolve(present, given or {}, f"the JSON of {paths[0]}")
+    # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
+    columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
+
+    def samples() -> Iterator[Sample]:
+        return (_sample(group, columns) for group in _all_groups(paths))
+
+    return Source(samples, sum(path.stat().st_size for path in paths))
+
+
+@dataclasses.dataclass
+class _Group:
+    """The members of one sample: extension -> content."""
+
+    archive: str
+    key: str
+    members: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+    position: int = 0
+
+
+def _all_groups(paths: list[Path]) -> Iterator[_Group]:
+    done = 0
+    for path in paths:
+        try:
+            with tarfile.open(path, "r:") as tar:
+                for group in _groups(tar, path.name):
+                    group.position = done + tar.offset
+                    yield group
+                _check_end(tar)
+        except tarfile.TarError as error:
+            raise InputError(
+                f"{path} is damaged ({error}): fetch it again or leave it out"
+            ) from error
+        done += path.stat().st_size
+
+
+def _groups(tar: tarfile.TarFile, archive: str) -> Iterator[_Group]:
+    group = None
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # TarFile remembers every member: gigabytes for millions of them.
+        directory, base = os.path.split(member.name.removeprefix("./"))
+        stem, _, extension = base.partition(".")
+        extension = extension.lower()
+        if member.isdir() or not stem or extension not in EXTENSIONS:
+            continue
+        key = os.path.join(directory, stem)
+        if group is None or key != group.key or extension in group.members:
+            if group is not None:
+                yield group
+            group = _Group(archive, key)
+        try:
+            group.members[extension] = _content(tar, member)
+        except ValueError as error:
+            group.problem = str(error)
+    if group is not None:
+        yield group
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        raise ValueError(f"path leaves the archive: {member.name!r}")
+    if not member.isreg():
+        raise ValueError(f"link or device, not a file: {member.name!r}")
+    check_size(member.size)
+    return tar.extractfile(member).read()
+
+
+def _sample(group: _Group, columns: Columns) -> Sample:
+    sample = Sample(f"{group.archive}:{group.key}", group.position, id=group.key)
+    sample.problem = group.problem
+    row = _json(group)
+    try:
+        if isinstance(row, str):
+            raise ValueError(row)
+        for role, value in read_row(row or {}, columns).items():
+            setattr(sample, role, value or getattr(sample, role))
+        written = [
+            _text(data) for kind, data in group.members.items() if kind in CAPTION_EXTENSIONS
+        ]
+        # img2dataset writes the same caption into .txt and .json.
+        sample.captions = list(dict.fromkeys(filter(None, written + sample.captions)))
+        if ID_EXTENSION in group.members and "id" not in columns:
+            sample.id = _text(group.members[ID_EXTENSION]) or sample.id
+    except ValueError as error:
+        sample.problem = sample.problem or str(error)
+    images = [data for kind, data in group.members.items() if kind in IMAGE_EXTENSIONS]
+    if images:
+        sample.image = images[0]
+    else:
+        sample.problem = sample.problem or "no image: the archive has none of this name"
+    return sample
+
+
+def _json(group: _Group) -> dict[str, Any] | str | None:
+    """Return the row of the JSON member, the reason why it is none, or None without a member."""
+    if "json" not in group.members:
+        return None
+    try:
+        return json_row(_text(group.members["json"]))
+    except ValueError as error:
+        return str(error)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Tell archives that are none, and cut-off downloads, before the work begins."""
+    with open(path, "rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise InputError(f"{path} is compressed: decompress it first (gunzip)")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2 * BLOCK))
+        end = file.read()
+    if not tarfile.is_tarfile(path):
+        raise InputError(f"{path} is no tar archive: fetch it again or leave it out")
+    if end.strip(b"\0"):
+        raise InputError(
+            f"{path} does not end as a tar archive must (a download that was cut off?): fetch it "
+            "again or leave it out"
+        )
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """TarFile takes a damaged header for the end: only zeros may follow the real end."""
+    tar.fileobj.seek(tar.offset)
+    while block := tar.fileobj.read(2**20):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"damaged header at byte {tar.offset:,}")

@@ -1,0 +1,271 @@
+"""Turn images and captions into a data set that the other commands read.
+
+    python -m rsclip_jax.prepare --format=jsonl --input=captions.jsonl --images=images \\
+        --output=data --name=rsicd
+
+writes the TFDS data set data/rsicd/1.0.0 (ArrayRecord shards, original image bytes), or nothing at
+all. Samples that cannot be used are listed in its skipped.jsonl, its numbers in summary.json.
+
+Input forms:
+  jsonl       one JSON object a line: {"filename": ..., "captions": [...], "split": ..., ...}
+  csv         the same as a table; the first line names the columns
+  folder      ROOT/CLASS/*.jpg or ROOT/{train,val,test}/CLASS/*.jpg
+  webdataset  tars with jpg/png/webp + txt/json, or RS5M's img_content/img_name/caption;
+              --input takes a file, a directory, a glob or 'shard-{0000..0031}.tar'
+"""
+
+import concurrent.futures.process
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import app, flags
+
+from rsclip_jax.data import records
+from rsclip_jax.data.columns import LIST_ROLES, ROLES
+from rsclip_jax.data.ingest import Outcome, Recipe, ingest
+from rsclip_jax.data.schema import check_name
+from rsclip_jax.data.sources import InputError, Source, open_folder
+from rsclip_jax.data.summary import Summary
+from rsclip_jax.data.tables import open_table
+from rsclip_jax.data.tars import open_tars
+
+FORMATS = ("jsonl", "csv", "folder", "webdataset")
+# What a form of input has no use for: given nevertheless, it is a misunderstanding.
+USELESS = {
+    "jsonl": (),
+    "csv": (),
+    "folder": ("images", "encoding", *(flag for flag, _ in ROLES.values())),
+    "webdataset": ("images", "encoding", "image_column", "ir_column"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of this command; `columns` maps a role (`columns.ROLES`) to column names."""
+
+    format: str
+    input: str
+    output: str
+    name: str
+    images: str = ""
+    split: str = "train"
+    columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    encoding: str = ""
+    resize: int = 0
+    max_pixels: int = 200_000_000
+    max_skipped: float = 0.01
+    workers: int = 0
+    overwrite: bool = False
+
+
+def prepare(options: Options) -> Summary:
+    """Prepare a data set; it appears complete or not at all.
+
+    Returns:
+      Its numbers, which also lie in its summary.json.
+
+    Raises:
+      InputError: unusable flags or input, or more than `max_skipped` of the samples skipped;
+        their list is then kept as OUTPUT/NAME.skipped.jsonl.
+      FileExistsError: the data set exists and `overwrite` is not set.
+      records.DatasetBusyError: another process is writing it.
+    """
+    source = check(options)
+    recipe = Recipe(source.root, options.split, options.name, options.resize, options.max_pixels)
+    workers = options.workers or len(os.sched_getaffinity(0))
+    summary = Summary(options.name)
+    kept_list = Path(options.output) / f"{options.name}.skipped.jsonl"
+    with records.DatasetWriter(
+        options.output,
+        options.name,
+        description="Prepared by rsclip_jax.prepare.",
+        overwrite=options.overwrite,
+    ) as writer:
+        skipped_list = writer.directory / "skipped.jsonl"
+        outcomes = without_duplicates(ingest(source, recipe, workers))
+        progress = Progress(options.name, source.size)
+        with open(skipped_list, "w", encoding="utf-8", errors="backslashreplace") as file:
+            for outcome in outcomes:
+                summary.add(outcome)
+                if outcome.reason:
+                    line = {key: getattr(outcome, key) for key in ("id", "path", "where", "reason")}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                else:
+                    writer.write(outcome.split, outcome.record)
+                progress.show(summary, outcome.position)
+        progress.end()
+        if not summary.total():
+            raise InputError(f"--input={options.input} holds no samples")
+        if summary.skipped_share() > options.max_skipped or not summary.records:
+            shutil.copy(skipped_list, kept_list)
+            raise InputError(_too_many_skipped(summary, options.max_skipped, kept_list))
+        numbers = json.dumps(summary.as_dict(), indent=2)
+        (writer.directory / "summary.json").write_text(numbers + "\n", encoding="utf-8")
+    kept_list.unlink(missing_ok=True)  # of an earlier run that failed
+    return summary
+
+
+def check(options: Options) -> Source:
+    """Open the input and check every option, before anything is written."""
+    for kind, name in (("data set", options.name), ("split", options.split)):
+        try:
+            check_name(kind, name)
+        except ValueError as error:
+            raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
+    given = {ROLES[role][0] for role in options.columns}
+    given |= {flag for flag in ("images", "encoding") if getattr(options, flag)}
+    if useless := sorted(given & set(USELESS[options.format])):
+        raise InputError(
+            f"--{useless[0]} means nothing for --format={options.format}: leave it out"
+        )
+    records.check_absent(options.output, options.name, options.overwrite)
+    if options.format == "folder":
+        return open_folder(options.input)
+    if options.format == "webdataset":
+        return open_tars(options.input, options.columns)
+    return open_table(
+        options.format, options.input, options.images, options.columns, options.encoding or "utf-8"
+    )
+
+
+def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Mark records whose id an earlier one has; remembers a 64-bit hash of each id."""
+    seen = set()
+    for outcome in outcomes:
+        if not outcome.reason:
+            key = hashlib.blake2b(outcome.id.encode(), digest_size=8).digest()
+            if key in seen:
+                outcome.reason = "duplicate id"
+            seen.add(key)
+        yield outcome
+
+
+def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:
+    reasons = "\n".join(
+        f"  {count:,} x {reason}" for reason, count in summary.skipped.most_common()
+    )
+    return (
+        f"{summary.skipped.total():,} of {summary.total():,} samples "
+        f"({summary.skipped_share():.2%}) cannot be used:\n{reasons}\n"
+        f"They are listed in {kept_list}. No data set was written: mend them, or allow a larger "
+        f"share than --max_skipped={max_skipped:g}"
+    )
+
+
+class Progress:
+    """A line on stderr that tells how far the work is and how long it will take."""
+
+    def __init__(self, name: str, size: int):
+        self._name = name
+        self._size = max(1, size)
+        self._start = self._last = time.monotonic()
+        # A log file wants few lines, a terminal one that moves.
+        self._terminal = sys.stderr.isatty()
+        self._interval = 0.2 if self._terminal else 10.0
+
+    def show(self, summary: Summary, position: int) -> None:
+        """Print the line if it is time for one."""
+        now = time.monotonic()
+        if now - self._last < self._interval:
+            return
+        self._last = now
+        elapsed = now - self._start
+        share = position / self._size
+        left = round(elapsed * (1 - share) / share) if share else 0
+        line = (
+            f"{self._name}: {share:4.0%}  {summary.records.total():,} records  "
+            f"{summary.total() / elapsed:,.0f}/s  {summary.skipped.total():,} skipped  "
+            f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+        )
+        ending = ("\r", "\033[K") if self._terminal else ("", "\n")
+        print(ending[0] + line + ending[1], end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Clear the moving line."""
+        if self._terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def define_flags() -> None:
+    """Define the flags; not on import, where they would meet those of the other commands."""
+    flags.DEFINE_enum("format", None, FORMATS, "Form of the input.", required=True)
+    flags.DEFINE_string("input", None, "File, directory, glob or brace pattern.", required=True)
+    flags.DEFINE_string("output", None, "Directory of the data sets.", required=True)
+    flags.DEFINE_string("name", None, "Name of the new data set in --output.", required=True)
+    flags.DEFINE_string(
+        "images", "", "Directory that image paths are relative to; default: that of the table."
+    )
+    flags.DEFINE_string("split", "train", "Split of the samples that name none.")
+    for role, (flag, usual) in ROLES.items():
+        kind = f"Columns, comma-separated, of {role}" if role in LIST_ROLES else f"Column of {role}"
+        default = f"the first of {', '.join(usual)}" if usual else "the image path"
+        flags.DEFINE_list(flag, [], f"{kind}; default: {default}.")
+    flags.DEFINE_string("encoding", "", "Of jsonl and csv files, such as gb18030; default: utf-8.")
+    flags.DEFINE_integer(
+        "resize",
+        0,
+        "Store images as JPEG with this shorter side in pixels if they are larger; 0: original "
+        "bytes.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer("max_pixels", 200_000_000, "Skip larger images.", lower_bound=1)
+    flags.DEFINE_float(
+        "max_skipped", 0.01, "Share of skipped samples above which the command fails.", 0, 1
+    )
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one for each core.", lower_bound=0)
+    flags.DEFINE_boolean("overwrite", False, "Replace the data set if it exists.")
+
+
+def options_from_flags() -> Options:
+    """Read the parsed flags.
+
+    Raises:
+      InputError: several columns where one is possible.
+    """
+    values = flags.FLAGS
+    columns = {}
+    for role, (flag, _) in ROLES.items():
+        if names := tuple(values[flag].value):
+            if len(names) > 1 and role not in LIST_ROLES:
+                raise InputError(f"--{flag}={','.join(names)}: only one column is possible")
+            columns[role] = names
+    fields = [field.name for field in dataclasses.fields(Options) if field.name != "columns"]
+    return Options(columns=columns, **{field: values[field].value for field in fields})
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; wrong input ends it with a message and status 1."""
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    start = time.monotonic()
+    try:
+        options = options_from_flags()
+        summary = prepare(options)
+    except (InputError, OSError, records.DatasetBusyError) as error:
+        sys.exit(f"prepare: {error}")
+    except concurrent.futures.process.BrokenProcessPool:
+        sys.exit(
+            "prepare: a worker process died (out of memory, or a decoder crashed?); nothing was "
+            "written. Try fewer --workers or a smaller --max_pixels"
+        )
+    except KeyboardInterrupt:
+        print("\nprepare: interrupted; nothing was written, run it again", file=sys.stderr)
+        sys.exit(130)
+    elapsed = time.monotonic() - start
+    directory = Path(options.output) / options.name / records.VERSION
+    print(f"{options.name}: {directory}, prepared in {elapsed:.1f} s")
+    print(f"\n{summary.table()}")
+    if summary.skipped:
+        print(f"\nThe skipped samples and the reasons are listed in {directory}/skipped.jsonl")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
