@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_json_lines_give_short_and_long_captions_of_the_split(tmp_path):
 def test_a_bad_line_is_named_through_the_trainer(tmp_path, line, message):
     path = tmp_path / "captions.jsonl"
     path.write_bytes(b'{"captions": ["fine"]}\n' + line + b"\n")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}, {message}"):
         train(file_captions(path, "train"), 40)
 
 
