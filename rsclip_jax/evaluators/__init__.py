@@ -1,0 +1,70 @@
+"""Evaluators: made from `config.evals`, run during training and by `rsclip_jax.evaluate`."""
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.retrieval import Retrieval
+from rsclip_jax.evaluators.zero_shot import ZeroShot
+
+TYPES = {"retrieval": Retrieval, "zero_shot": ZeroShot}
+
+
+class Evaluator(Protocol):
+    """What every evaluator can do; some also draw: `picture(path)`, after a run."""
+
+    def run(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yield (metric name, value)."""
+
+
+def build(config: Any, encoder: Encoder) -> dict[str, Evaluator]:
+    """Make the evaluators of `config.evals`: {name: {"type": ..., field: value, ...}}.
+
+    Data sets are opened and checked here, so that a mistake shows before the training.
+
+    Raises:
+      ValueError: unknown type or field, a required field missing, and whatever the evaluator itself
+        finds wrong. FileNotFoundError: no such data set.
+    """
+    evaluators = {}
+    for name, given in config.get("evals", {}).items():
+        where = f"config.evals.{name}"
+        fields = dict(given)
+        kind = fields.pop("type", None)
+        if kind not in TYPES:
+            raise ValueError(f"{where}.type={kind!r}: {_expected(kind, list(TYPES))}")
+        known = inspect.signature(TYPES[kind]).parameters.values()
+        known = [p for p in known if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        for field in fields:
+            if field not in [p.name for p in known]:
+                expected = _expected(field, [p.name for p in known])
+                raise ValueError(f"{where}.{field}: no such field; {expected}")
+        for p in known:
+            if p.default is inspect.Parameter.empty and p.name not in fields:
+                raise ValueError(f"{where} needs the field {p.name!r}")
+        try:
+            evaluators[name] = TYPES[kind](config, encoder, **fields)
+        except (ValueError, FileNotFoundError) as error:
+            error.add_note(f"(while making the evaluator {where})")
+            raise
+    return evaluators
+
+
+def draw(evaluators: Mapping[str, Evaluator], directory: str | os.PathLike) -> list[Path]:
+    """Draw the latest run of those evaluators that can, into DIRECTORY/NAME.png."""
+    paths = []
+    for name, evaluator in evaluators.items():
+        if hasattr(evaluator, "picture"):
+            paths.append(Path(directory) / f"{name}.png")
+            evaluator.picture(paths[-1])
+    return paths
+
+
+def _expected(given: Any, possible: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(given), possible, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"expected one of {', '.join(possible)}{hint}"

@@ -1,0 +1,294 @@
+"""Embeddings of a data set as Parquet shards with a card; an interrupted export continues.
+
+A row is one embedding: `id`, `split`, `label` ("" if none), `caption` (the text it was made from;
+null for images), `modality`, `vector` (L2-normalised, fixed-size list). A shard holds all rows of
+some consecutive records. `card.json` beside the shards says what they were made with, and whether
+all of them are there.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow_datasets as tfds
+from absl import logging
+from tqdm import tqdm
+
+from rsclip_jax.data import pipeline, records
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.texts import TEXT_FIELDS, record_texts, records_of, tokenizer_for
+
+CARD = "card.json"
+IMAGE_FIELDS = ("image", "ir")
+DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+KEY = b"rsclip_jax.export"  # in a shard's metadata: the fingerprint of what it is part of
+
+
+def export_embeddings(
+    encoder: Encoder,
+    params: Any,
+    config: Any,
+    *,
+    model: str,
+    step: int,
+    dataset: str,
+    output: str | os.PathLike,
+    splits: Sequence[str] = (),
+    modalities: Sequence[str] = (),
+    dtype: str = "float32",
+    shard_size: int = 8192,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Embed a data set and write it to OUTPUT; shards that are already there are kept.
+
+    Every shard appears whole or not at all, and names in its metadata the parameters, data and
+    settings it was made with; one that does not match is made again.
+
+    Args:
+      encoder, params, config: the model, its parameters and the configuration of its run; data
+        directory, tokenizer, token lengths and `input.long_caption` are read from the latter.
+      model: where the parameters come from, for the card.
+      step: their training step.
+      dataset: name of a prepared data set under `config.input.data_dir`.
+      output: directory, for this export alone.
+      splits: () for all of the data set.
+      modalities: any of image, ir, text, text_long, text_ir; () for image and the text fields of
+        `config.input.lengths`. A record without a modality gets no row of it.
+      dtype: "float32" or "float16", of the vectors.
+      shard_size: records (not rows) of a shard.
+      overwrite: replace an export that was made otherwise.
+
+    Returns:
+      The card, as written to OUTPUT/card.json.
+
+    Raises:
+      FileNotFoundError: no such data set.
+      ValueError: no such split, modality or dtype; or OUTPUT holds another export, which the
+        message compares with this one.
+      RuntimeError: run by several processes at once.
+    """
+    if jax.process_count() > 1:
+        raise RuntimeError("embeddings are exported by one process: run rsclip_jax.export on one")
+    modalities = tuple(modalities) or ("image", *config.input.lengths)
+    possible = (*IMAGE_FIELDS, *TEXT_FIELDS)
+    if unknown := [name for name in modalities if name not in possible]:
+        raise ValueError(f"unknown modalities {unknown}: expected any of {', '.join(possible)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+    if shard_size < 1:
+        raise ValueError(f"shard_size={shard_size}: expected 1 or more records")
+    tokenizers = {name: tokenizer_for(config, name) for name in modalities if name in TEXT_FIELDS}
+    long_caption = config.input.get("long_caption", "auto")
+    data_dir = config.input.data_dir
+    fingerprint = records.dataset_fingerprint(data_dir, dataset)
+    splits = tuple(splits) or _splits(data_dir, dataset)
+    sources = {split: records.open_source(data_dir, dataset, split) for split in splits}
+    made_with = {
+        "step": step,
+        "params_sha256": params_digest(params),
+        "dataset": dataset,
+        "dataset_fingerprint": fingerprint,
+        "splits": list(splits),
+        "modalities": list(modalities),
+        "dtype": dtype,
+        "shard_size": shard_size,
+        "image_size": encoder.image_size,
+        "tokenizer": config.tokenizer,
+        "lengths": {name: tokenizers[name].context_length for name in tokenizers},
+        "long_caption": long_caption,
+    }
+    shards = list(_plan({split: len(source) for split, source in sources.items()}, shard_size))
+    card = {
+        "complete": False,
+        "model": str(model),
+        "made_with": made_with,
+        "width": encoder.embed_dim,
+        "normalized": True,
+        "records": {split: len(source) for split, source in sources.items()},
+        "shards": [name for name, *_ in shards],
+        "config": config.to_dict(),
+    }
+    output = Path(output)
+    _claim(output, card, overwrite)
+    digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+    schema = _schema(encoder.embed_dim, dtype, digest)
+    rows = {split: dict.fromkeys(modalities, 0) for split in splits}
+    with tqdm(
+        total=sum(card["records"].values()), unit=" records", desc=f"export {dataset}"
+    ) as bar:
+        for name, split, start, stop in shards:
+            counts = _finished(output / name, digest)
+            if counts is None:
+                wanted = [field for field in modalities if field in IMAGE_FIELDS]
+                batches = _batches(encoder, sources[split], start, stop, wanted, bar)
+                columns = _embed(encoder, params, batches, wanted, tokenizers, long_caption)
+                counts = _write(output / name, schema, split, columns)
+            else:
+                bar.update(stop - start)
+            for modality, count in counts.items():
+                rows[split][modality] += count
+    for modality in modalities:
+        if not any(counts[modality] for counts in rows.values()):
+            logging.warning("%s: no record has %r, so it has no rows", dataset, modality)
+    card |= {"complete": True, "rows": rows}
+    _write_card(output, card)
+    return card
+
+
+def params_digest(params: Any) -> str:
+    """Return the SHA-256 of all parameters: names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _splits(data_dir: str, dataset: str) -> tuple[str, ...]:
+    builder = tfds.builder_from_directory(Path(data_dir) / dataset / records.VERSION)
+    return tuple(sorted(builder.info.splits))
+
+
+def _plan(records_of_split: dict[str, int], size: int) -> Iterator[tuple[str, str, int, int]]:
+    """Yield (file name, split, first record, end) of each shard."""
+    for split, length in records_of_split.items():
+        count = -(-length // size)
+        for k in range(count):
+            name = f"{split}-{k:05d}-of-{count:05d}.parquet"
+            yield name, split, k * size, min((k + 1) * size, length)
+
+
+def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
+    """Make `output` the place of this export: new, or begun with the same `made_with`."""
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / CARD
+    if path.exists():
+        old = json.loads(path.read_text())
+        before, now = old["made_with"], card["made_with"]
+        differing = [key for key in now if before.get(key) != now[key]]
+        if differing and not overwrite:
+            raise ValueError(
+                f"{output} holds another export:\n"
+                + "\n".join(f"  {k}: {before.get(k)} there, {now[k]} now" for k in differing)
+                + "\nUse another --output, or replace it with --overwrite."
+            )
+        if differing:
+            for name in old["shards"]:
+                (output / name).unlink(missing_ok=True)
+    elif strangers := sorted(p.name for p in output.glob("*.parquet")):
+        raise ValueError(
+            f"{output} holds Parquet files without a {CARD} ({strangers[0]}, ...): use another "
+            "--output"
+        )
+    _write_card(output, card)
+
+
+def _write_card(output: Path, card: dict[str, Any]) -> None:
+    temporary = output / f".{CARD}.unfinished"
+    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    os.replace(temporary, output / CARD)
+
+
+def _schema(width: int, dtype: str, digest: str) -> pa.Schema:
+    text = [(name, pa.string()) for name in ("id", "split", "label", "caption", "modality")]
+    return pa.schema([*text, ("vector", pa.list_(DTYPES[dtype], width))], metadata={KEY: digest})
+
+
+def _finished(path: Path, digest: str) -> dict[str, int] | None:
+    """Return the rows by modality of a shard that is whole and made with the same; else None."""
+    try:
+        shard = pq.ParquetFile(path)
+    except (FileNotFoundError, pa.ArrowInvalid):  # absent, or cut off: the footer comes last
+        return None
+    with shard:
+        if (shard.schema_arrow.metadata or {}).get(KEY) != digest.encode():
+            return None
+        counts = shard.read(["modality"]).column("modality").value_counts().to_pylist()
+    return {item["values"]: item["counts"] for item in counts}
+
+
+def _batches(
+    encoder: Encoder,
+    source: records.RecordSource,
+    start: int,
+    stop: int,
+    wanted: Sequence[str],
+    bar: tqdm,
+) -> Iterator[dict[str, Any]]:
+    """Read records [start, stop) as `pipeline.eval_batches` does, counting them."""
+    if not wanted:  # texts alone: nothing to decode
+        for index in range(start, stop):
+            yield {field: [value] for field, value in source[index].items()}
+            bar.update()
+        return
+    for batch in pipeline.eval_batches(
+        source,
+        image_size=encoder.image_size,
+        batch_size=encoder.batch_size,
+        start=start,
+        stop=stop,
+        ir="ir" in wanted,
+    ):
+        yield batch
+        bar.update(len(batch["id"]))
+
+
+def _embed(
+    encoder: Encoder,
+    params: Any,
+    batches: Iterable[dict[str, Any]],
+    wanted: Sequence[str],
+    tokenizers: dict[str, Any],
+    long_caption: str,
+) -> dict[str, tuple[list[dict[str, Any]], list[str | None], np.ndarray]]:
+    """Embed the records of `batches`: modality -> (record, caption, vector) of each of its rows."""
+    found: list[dict[str, Any]] = []
+    images = {name: ([], []) for name in wanted}
+    for batch in batches:
+        here = records_of(batch)
+        found += here
+        for name, (owners, vectors) in images.items():
+            present = batch["ir_mask"] if name == "ir" else np.ones(len(here), bool)
+            if present.any():
+                owners += [record for record, p in zip(here, present, strict=True) if p]
+                vectors.append(getattr(encoder, name)(params, batch[name][present]))
+    columns = {
+        name: (owners, [None] * len(owners), np.concatenate(vectors))
+        for name, (owners, vectors) in images.items()
+        if owners
+    }
+    for name, tokenizer in tokenizers.items():
+        texts = [(r, t) for r in found for t in record_texts(r, name, long_caption)]
+        if texts:
+            owners, captions = map(list, zip(*texts, strict=True))
+            columns[name] = (owners, captions, encoder.text(params, tokenizer(captions)))
+    return columns
+
+
+def _write(path: Path, schema: pa.Schema, split: str, columns: dict[str, Any]) -> dict[str, int]:
+    """Write a shard whole; return its rows by modality."""
+    kind = schema.field("vector").type
+    tables = [schema.empty_table()]
+    for modality, (owners, captions, vectors) in columns.items():
+        flat = pa.array(vectors.astype(kind.value_type.to_pandas_dtype()).ravel())
+        values = {
+            "id": [record["id"] for record in owners],
+            "split": [split] * len(owners),
+            "label": [record["label"] for record in owners],
+            "caption": captions,
+            "modality": [modality] * len(owners),
+            "vector": pa.FixedSizeListArray.from_arrays(flat, type=kind),
+        }
+        tables.append(pa.table(values, schema=schema))
+    temporary = path.with_name(f".{path.name}.unfinished")
+    pq.write_table(pa.concat_tables(tables), temporary)
+    os.replace(temporary, path)
+    return {modality: len(owners) for modality, (owners, *_) in columns.items()}

@@ -1,0 +1,151 @@
+"""The one way from images and texts to embeddings: evaluators and export both use it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from rsclip_jax.sharding import batch_sharding, replicated
+
+# Texts are cut to one of these lengths (or to their own): few lengths, few compilations.
+TEXT_BUCKETS = (16, 32, 64, 128)
+
+
+class Encoder:
+    """Embeds images and token ids with whatever parameters it is given.
+
+    The parameters are an argument of every call, so that the training loop can pass its live ones.
+    A shape is compiled once: the last, short batch is padded with zeros.
+
+    Args:
+      model: the Linen module; `model.apply({"params": params}, image=..., normalize=...)` returns
+        `zimg`, with `ir=` `zir`, with `text=` `ztxt`, each [B, D]; its
+        `image_size` and `embed_dim` are S and D.
+      mesh: mesh with the axes `data` and `fsdp` to shard batches over, None for one device. With
+        several processes every process passes the same input and receives all embeddings.
+      batch_size: items per device call, rounded up to a multiple of the mesh's devices.
+    """
+
+    def __init__(
+        self, model: nn.Module, mesh: jax.sharding.Mesh | None = None, batch_size: int = 256
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+        self._model = model
+        self.image_size = model.image_size
+        self.embed_dim = model.embed_dim
+        self._shards = mesh.size if mesh else 1
+        self._sharding = batch_sharding(mesh) if mesh else None
+        self.batch_size = self._whole(batch_size)
+        self._apply = jax.jit(
+            self._embed,
+            static_argnames=("field", "normalize"),
+            out_shardings=replicated(mesh) if mesh else None,
+        )
+
+    def image(self, params: Any, images: np.ndarray, *, normalize: bool = True) -> np.ndarray:
+        """Embed RGB images uint8 [N, S, S, 3]: float32 [N, D], rows of length 1.
+
+        `normalize=False` gives the embeddings as the tower leaves them.
+        """
+        return self._all(params, "image", images, normalize)
+
+    def ir(self, params: Any, images: np.ndarray, *, normalize: bool = True) -> np.ndarray:
+        """Embed infrared images; see `image`."""
+        return self._all(params, "ir", images, normalize)
+
+    def image_stream(
+        self, params: Any, batches: Iterable[np.ndarray], field: str = "image"
+    ) -> Iterator[np.ndarray]:
+        """Embed batches of images as they come; yields one float32 [b, D] for each.
+
+        Args:
+          batches: uint8 [b, S, S, 3], b <= batch_size. The next one is drawn and sent to the device
+            before the embeddings of the one before are waited for.
+          field: "image" or "ir".
+        """
+        pending = None
+        for batch in batches:
+            following = self._dispatch(params, field, batch, True, self.batch_size)
+            if pending is not None:
+                yield _fetch(*pending)
+            pending = following
+        if pending is not None:
+            yield _fetch(*pending)
+
+    def text(self, params: Any, ids: np.ndarray, *, normalize: bool = True) -> np.ndarray:
+        """Embed token ids int32 [N, L]: float32 [N, D], rows of length 1.
+
+        Texts are encoded at a bucketed length just above their own. This is exact: the tower is
+        causal and read at the first end-of-text token, so the padding behind cannot matter.
+        """
+        if ids.ndim != 2 or ids.shape[1] == 0:
+            raise ValueError(f"expected token ids of shape [N, L], got {ids.shape}")
+        # Short texts together: a batch is as long as its longest text.
+        lengths = _lengths(ids)
+        order = np.argsort(lengths, kind="stable")
+        z = self._all(params, "text", ids[order], normalize)
+        back = np.empty_like(z)
+        back[order] = z
+        return back
+
+    def _all(self, params: Any, field: str, rows: np.ndarray, normalize: bool) -> np.ndarray:
+        if len(rows) == 0:
+            raise ValueError(f"nothing to encode: {field} has shape {rows.shape}")
+        # One batch of few rows is padded to a power of two only: a handful of queries stays cheap.
+        size = min(self.batch_size, self._whole(1 << (len(rows) - 1).bit_length()))
+        pending, out = None, []
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            if field == "text":
+                batch = batch[:, : _bucket(int(_lengths(batch).max()), batch.shape[1])]
+            following = self._dispatch(params, field, batch, normalize, size)
+            if pending is not None:
+                out.append(_fetch(*pending))
+            pending = following
+        return np.concatenate([*out, _fetch(*pending)])
+
+    def _whole(self, size: int) -> int:
+        return -(-size // self._shards) * self._shards
+
+    def _dispatch(
+        self, params: Any, field: str, batch: np.ndarray, normalize: bool, size: int
+    ) -> tuple[jax.Array, int]:
+        """Start the computation of one batch, padded to `size`; return it and its true length."""
+        if len(batch) > size:
+            raise ValueError(f"a batch of {len(batch)} is larger than the encoder's {size}")
+        padded = batch
+        if len(batch) < size:
+            padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
+            padded[: len(batch)] = batch
+        if self._sharding is not None:
+            padded = jax.make_array_from_callback(
+                padded.shape, self._sharding, lambda index: padded[index]
+            )
+        return self._apply(params, padded, field=field, normalize=normalize), len(batch)
+
+    def _embed(self, params: Any, rows: jax.Array, *, field: str, normalize: bool) -> jax.Array:
+        out = self._model.apply({"params": params}, **{field: rows}, normalize=normalize)
+        return out[{"image": "zimg", "ir": "zir", "text": "ztxt"}[field]]
+
+
+def _fetch(z: jax.Array, length: int) -> np.ndarray:
+    return np.asarray(z, np.float32)[:length]
+
+
+def _lengths(ids: np.ndarray) -> np.ndarray:
+    """Return [N] lengths to which each row can be cut: its tokens and one padding column.
+
+    Padding is what repeats to the end of the row, whatever its id; one of it stays because it may
+    be the end-of-text token itself, of which the first is read.
+    """
+    changes = np.zeros(ids.shape, bool)  # the first column stands for "no change at all"
+    changes[:, 0] = True
+    np.not_equal(ids[:, 1:], ids[:, :-1], out=changes[:, 1:])
+    return ids.shape[1] - np.argmax(changes[:, ::-1], axis=1)
+
+
+def _bucket(length: int, limit: int) -> int:
+    return min([b for b in TEXT_BUCKETS if b >= length] + [limit])

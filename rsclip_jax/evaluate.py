@@ -1,0 +1,103 @@
+"""Run the evaluators of a trained model's config.
+
+    python -m rsclip_jax.evaluate --model=WORKDIR [--config.evals.NAME.split=test ...]
+
+Prints the metrics and writes them to OUTPUT/results.json, with pictures of retrieval beside them.
+Every field of the run's config can be overridden, as in training.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from rsclip_jax import evaluators, sharding
+from rsclip_jax.data.records import dataset_fingerprint
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.models import clip
+from rsclip_jax.training.checkpoint import load_for_inference
+
+
+def main(argv: Sequence[str]) -> dict[str, float]:
+    """Run the command with its arguments (without the program's name); return the metrics."""
+    parser = argparse.ArgumentParser(
+        "python -m rsclip_jax.evaluate",
+        description=__doc__.splitlines()[0],
+        epilog="--config.FIELD=VALUE overrides a field of the run's config",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", required=True, help="workdir of a training run")
+    parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    parser.add_argument("--data_dir", help="where the data sets lie (default: as in training)")
+    parser.add_argument("--output", help="directory of the results (default: MODEL/eval)")
+    parser.add_argument("--batch_size", type=int, default=256)
+    # The config's flags can be defined only once the model is known, hence the two rounds.
+    args, overrides = parser.parse_known_args(argv)
+
+    mesh = sharding.make_mesh()
+    config, params, step = load_for_inference(args.model, args.step, mesh)
+    config = override(config, overrides)
+    if args.data_dir:
+        config.input.data_dir = str(Path(args.data_dir).absolute())
+    if not config.evals:
+        raise ValueError(f"{args.model}: its config has no evaluators (config.evals is empty)")
+    evals = evaluators.build(config, Encoder(clip.build(config.model), mesh, args.batch_size))
+    output = Path(args.output or Path(args.model) / "eval")
+
+    metrics = {}
+    for name, evaluator in evals.items():
+        start = time.perf_counter()
+        found = dict(evaluator.run(params))
+        print(f"{name} ({time.perf_counter() - start:.1f} s)")
+        for metric, value in found.items():
+            print(f"  {metric:24}{value:8.2f}")
+        metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
+    results = {
+        "model": str(Path(args.model).absolute()),
+        "step": step,
+        "metrics": metrics,
+        "evals": config.evals.to_dict(),
+        "dataset_fingerprints": {
+            data: dataset_fingerprint(config.input.data_dir, data)
+            for data in sorted({settings["data"] for settings in config.evals.values()})
+        },
+    }
+    for path in [_write(output / "results.json", results), *evaluators.draw(evals, output)]:
+        print(path)
+    return metrics
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
+    """Return the config with `--config.FIELD=VALUE` arguments applied.
+
+    Raises:
+      ValueError: an argument that is no override, an unknown field, a value of the wrong type.
+    """
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    try:
+        left = values(["evaluate", *arguments])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot apply {' '.join(arguments)}: {error}") from error
+    if left:
+        raise ValueError(f"cannot understand {' '.join(left)}: expected --config.FIELD=VALUE")
+    return holder.value
+
+
+def _write(path: Path, results: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(unfinished, path)
+    return path
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

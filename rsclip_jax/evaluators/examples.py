@@ -1,0 +1,66 @@
+"""The records an evaluator runs over, in order, decoded once where memory allows."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from rsclip_jax.data import pipeline, records
+
+CACHE_BYTES = 256 * 2**20
+
+
+class Examples:
+    """Batches of one split of a data set; iterate as often as wanted.
+
+    Decoded images are kept between passes where all of them fit into 256 MiB; otherwise every
+    pass decodes anew.
+
+    Args:
+      limit: only the first so many records; 0 for all.
+
+    Raises:
+      FileNotFoundError, ValueError: no such data set or split (from `records.open_source`), a
+        split without records, or a negative limit.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike,
+        data: str,
+        split: str,
+        *,
+        image_size: int,
+        batch_size: int,
+        limit: int = 0,
+    ):
+        if limit < 0:
+            raise ValueError(f"limit={limit}: expected a number of records, or 0 for all of them")
+        self.name = f"{data}/{split}"
+        self.source = records.open_source(data_dir, data, split)
+        if not len(self.source):
+            raise ValueError(f"{self.name} has no records to evaluate")
+        self._image_size = image_size
+        self._batch_size = batch_size
+        self._length = min(limit or len(self.source), len(self.source))
+        self._keep = len(self) * 3 * image_size**2 <= CACHE_BYTES
+        self._kept: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches of `pipeline.eval_batches`."""
+        if self._kept:
+            yield from self._kept
+            return
+        kept = []
+        for batch in pipeline.eval_batches(
+            self.source,
+            image_size=self._image_size,
+            batch_size=self._batch_size,
+            stop=len(self),
+        ):
+            if self._keep:
+                kept.append(batch)
+            yield batch
+        self._kept = kept

@@ -1,0 +1,209 @@
+"""A picture of retrieval results: what the model finds, and how far off it is."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from rsclip_jax.evaluators.texts import normalise
+
+THUMB, FRAME, GAP, MARGIN = 132, 5, 16, 32
+CAPTION_WIDTH = 300
+SHOWN = 5
+WIDTH = 2 * MARGIN + CAPTION_WIDTH + GAP + SHOWN * (THUMB + GAP) - GAP
+INK, FAINT, RIGHT, WRONG = "#1c2733", "#6b7885", "#2a9d4a", "#d23b3b"
+LINE = 19
+
+
+def save_retrieval_picture(
+    path: str | os.PathLike,
+    image_at: Callable[[int], np.ndarray],
+    captions: Sequence[str],
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    text_image_index: np.ndarray,
+    *,
+    title: str = "",
+    text_queries: int = 4,
+    image_queries: int = 3,
+) -> None:
+    """Draw the five best answers of a few text and image queries into a PNG file.
+
+    Right answers have a green frame or bar, wrong ones a red one. A caption equal (up to case and
+    white space) to one of the image's own is right. Queries are spread evenly over the images.
+
+    Args:
+      path: file to write; its directory is made.
+      image_at: the image of an index in [0, N), uint8 [H, W, 3]; called for shown images only.
+      captions: the M texts.
+      image_embeddings, text_embeddings: [N, D] and [M, D], L2-normalised.
+      text_image_index: [M] integers, the image that each text belongs to.
+      title: what was searched, such as "rsicd/val".
+      text_queries, image_queries: how many of each.
+    """
+    case = _Case(image_at, captions, image_embeddings, text_embeddings, text_image_index)
+    count = text_queries + image_queries
+    spread = np.linspace(0, len(image_embeddings) - 1, count).round().astype(int)
+    texts = [int(case.own_texts(i)[0]) for i in dict.fromkeys(spread[::2][:text_queries])]
+    others = [int(i) for i in dict.fromkeys(np.concatenate([spread[1::2], spread[::2]]))]
+    blocks = [
+        _heading(title, len(image_embeddings), len(captions)),
+        _section("Text to image"),
+        *[_text_query(case, j) for j in texts],
+        _section("Image to text"),
+        *[_image_query(case, i) for i in others[:image_queries]],
+    ]
+    canvas = Image.new("RGB", (WIDTH, sum(b.height for b in blocks) + 2 * MARGIN), "white")
+    y = MARGIN
+    for block in blocks:
+        canvas.paste(block, (0, y))
+        y += block.height
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    canvas.save(unfinished, format="PNG")
+    os.replace(unfinished, path)
+
+
+@dataclasses.dataclass
+class _Case:
+    """What was searched; see `save_retrieval_picture`."""
+
+    image_at: Callable[[int], np.ndarray]
+    captions: Sequence[str]
+    zimg: np.ndarray
+    ztxt: np.ndarray
+    image_index: np.ndarray
+
+    def own_texts(self, image: int) -> np.ndarray:
+        return np.flatnonzero(np.asarray(self.image_index) == image)
+
+    def right(self, image: int, text: int) -> bool:
+        own = {normalise(self.captions[j]) for j in self.own_texts(image)}
+        return normalise(self.captions[text]) in own
+
+    def distinct(self, order: np.ndarray) -> list[int]:
+        """Return the first texts of `order`, equal ones once."""
+        found: dict[str, int] = {}
+        for text in order:
+            found.setdefault(normalise(self.captions[text]), int(text))
+            if len(found) == SHOWN:
+                break
+        return list(found.values())
+
+
+def _text_query(case: _Case, text: int) -> Image.Image:
+    scores = case.zimg @ case.ztxt[text]
+    order = np.argsort(-scores, kind="stable")
+    own = case.image_index[text]
+    lines = _wrap(case.captions[text], _font(15), CAPTION_WIDTH, 6)
+    block = Image.new("RGB", (WIDTH, THUMB + 22 + GAP), "white")
+    draw = ImageDraw.Draw(block)
+    _lines(draw, (MARGIN, 0), lines, _font(15), INK)
+    rank = int(np.flatnonzero(order == own)[0]) + 1
+    note = f"its own image: rank {rank:,} of {len(order):,}"
+    draw.text((MARGIN, len(lines) * LINE + 6), note, FAINT, _font(13))
+    for k, image in enumerate(order[:SHOWN]):
+        x = MARGIN + CAPTION_WIDTH + GAP + k * (THUMB + GAP)
+        colour = RIGHT if case.right(int(image), text) else WRONG
+        _thumbnail(block, case.image_at(int(image)), (x, 0), colour)
+        word = "   right" if colour == RIGHT else ""  # not everyone tells green from red
+        draw.text((x, THUMB + 3), f"{k + 1}.  {scores[image]:.3f}{word}", FAINT, _font(13))
+    return block
+
+
+def _image_query(case: _Case, image: int) -> Image.Image:
+    scores = case.ztxt @ case.zimg[image]
+    order = np.argsort(-scores, kind="stable")
+    own = case.own_texts(image)
+    left = MARGIN + THUMB + 2 * GAP
+    width = WIDTH - MARGIN - left
+    answers = [(j, _wrap(case.captions[j], _font(15), width - 74, 2)) for j in case.distinct(order)]
+    height = sum(len(lines) * LINE + 8 for _, lines in answers)
+    block = Image.new("RGB", (WIDTH, max(THUMB, height + 20) + GAP), "white")
+    draw = ImageDraw.Draw(block)
+    _thumbnail(block, case.image_at(image), (MARGIN, 0), FAINT)
+    y = 0
+    for text, lines in answers:
+        colour = RIGHT if case.right(image, text) else WRONG
+        fill = RIGHT if colour == RIGHT else None
+        draw.rectangle((left, y + 1, left + 6, y + len(lines) * LINE), fill, colour, 2)
+        draw.text((left + 18, y + 1), f"{scores[text]:.3f}", FAINT, _font(13))
+        _lines(draw, (left + 74, y), lines, _font(15), INK)
+        y += len(lines) * LINE + 8
+    rank = int(np.flatnonzero(np.isin(order, own))[0]) + 1
+    own_texts = "its own text" if len(own) == 1 else f"the best of its own {len(own)} texts"
+    note = f"{own_texts}: rank {rank:,} of {len(order):,}"
+    draw.text((left + 74, y), note, FAINT, _font(13))
+    return block
+
+
+def _heading(title: str, images: int, texts: int) -> Image.Image:
+    block = Image.new("RGB", (WIDTH, 64), "white")
+    draw = ImageDraw.Draw(block)
+    draw.text((MARGIN, 0), f"Retrieval{title and f': {title}'}", INK, _font(26))
+    sizes = f"{images:,} images, {texts:,} texts; numbers are cosine similarities"
+    draw.text((MARGIN, 38), sizes, FAINT, _font(14))
+    x = WIDTH - MARGIN - 150
+    for colour, word, fill in ((RIGHT, "right", RIGHT), (WRONG, "wrong", None)):
+        draw.rectangle((x, 41, x + 12, 53), fill, colour, 2)
+        draw.text((x + 19, 38), word, FAINT, _font(14))
+        x += 80
+    return block
+
+
+def _section(name: str) -> Image.Image:
+    block = Image.new("RGB", (WIDTH, 56), "white")
+    draw = ImageDraw.Draw(block)
+    draw.line((MARGIN, 10, WIDTH - MARGIN, 10), fill="#d5dbe1")
+    draw.text((MARGIN, 20), name, INK, _font(18))
+    return block
+
+
+def _thumbnail(block: Image.Image, pixels: np.ndarray, at: tuple[int, int], colour: str) -> None:
+    picture = Image.fromarray(pixels)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    inner = THUMB - 2 * FRAME
+    picture = picture.resize(
+        (inner, inner), Image.Resampling.LANCZOS, (left, top, left + side, top + side)
+    )
+    x, y = at
+    ImageDraw.Draw(block).rectangle((x, y, x + THUMB - 1, y + THUMB - 1), fill=colour)
+    block.paste(picture, (x + FRAME, y + FRAME))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _lines(draw: ImageDraw.ImageDraw, at: tuple[int, int], lines, font, colour: str) -> None:
+    for number, line in enumerate(lines):
+        draw.text((at[0], at[1] + number * LINE), line, colour, font)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    """Break a text into at most `most` lines of `width` pixels; what is left out leaves "..."."""
+    lines, words = [""], text.split()
+    for number, word in enumerate(words):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) < most and lines[-1]:
+            lines.append(_cut(word, font, width))
+        else:
+            rest = " ".join([lines[-1], *words[number:]]).strip()
+            lines[-1] = _cut(rest, font, width)
+            break
+    return lines
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."

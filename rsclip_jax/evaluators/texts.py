@@ -1,0 +1,61 @@
+"""Which texts of a record an evaluator or an export reads, and when two texts are the same."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rsclip_jax.data.captions import compose_long
+from rsclip_jax.data.text import make_tokenizer
+
+# Text field of a batch -> the record's field it is drawn from.
+TEXT_FIELDS = {"text": "captions", "text_long": "long_captions", "text_ir": "ir_captions"}
+
+
+def record_texts(record: Mapping[str, Any], field: str, long_caption: str = "auto") -> list[str]:
+    """Return all texts of one record for one text field, in the record's order; none is [].
+
+    Args:
+      record: a dict with captions, long_captions, ir_captions.
+      field: "text", "text_long" or "text_ir".
+      long_caption: as `config.input.long_caption`: "record" takes the record's long captions,
+        "compose" one text made of its distinct captions, "auto" the former where there are any.
+    """
+    texts = record[TEXT_FIELDS[field]]
+    if field == "text_long":
+        if long_caption == "compose" or (long_caption == "auto" and not texts):
+            texts = [compose_long(record["captions"])]
+    return [text for text in texts if text.strip()]
+
+
+def records_of(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split the lists of a batch of `pipeline.eval_batches` into one dict for each record."""
+    fields = ("id", "label", "captions", "long_captions", "ir_captions")
+    columns = [batch[field] for field in fields]
+    return [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def tokenizer_for(config: Any, field: str) -> Any:
+    """Make the tokenizer of a text field from `config.tokenizer` and `config.input.lengths`.
+
+    Raises:
+      ValueError: the model was configured without this field.
+    """
+    lengths = config.input.lengths
+    if field not in lengths:
+        raise ValueError(
+            f"config.input.lengths has no {field!r} (it has {', '.join(lengths) or 'nothing'}): "
+            f"add it with its number of tokens, or do without the {TEXT_FIELDS[field]}"
+        )
+    return make_tokenizer(config.tokenizer, lengths[field])
+
+
+def normalise(caption: str) -> str:
+    """Return the caption without differences of case and white space."""
+    return " ".join(caption.casefold().split())
+
+
+def caption_groups(captions: Sequence[str]) -> np.ndarray:
+    """Return [M] integers, equal for captions that are equal up to case and white space."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(normalise(c), len(numbers)) for c in captions], np.int64)

@@ -1,0 +1,72 @@
+"""Write the embeddings of a data set to Parquet shards.
+
+    python -m rsclip_jax.export --model=WORKDIR --dataset=NAME --output=DIR
+
+The same command again continues what was interrupted. `rsclip_jax.embeddings` describes the files.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rsclip_jax import sharding
+from rsclip_jax.embeddings import DTYPES, export_embeddings
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.models import clip
+from rsclip_jax.training.checkpoint import load_for_inference
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command with its arguments (without the program's name)."""
+    parser = argparse.ArgumentParser(
+        "python -m rsclip_jax.export", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="workdir of a training run")
+    parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
+    parser.add_argument("--dataset", required=True, help="name of a prepared data set")
+    parser.add_argument("--data_dir", help="where it lies (default: as in training)")
+    parser.add_argument("--split", default="", help="comma-separated (default: all)")
+    parser.add_argument("--output", required=True, help="directory, for this export alone")
+    parser.add_argument(
+        "--modalities",
+        default="",
+        help="comma-separated: image, ir, text, text_long, text_ir (default: image and the text "
+        "fields the model was trained with)",
+    )
+    parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
+    parser.add_argument("--shard_size", type=int, default=8192, help="records of a shard")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--overwrite", action="store_true", help="replace another export")
+    args = parser.parse_args(argv)
+
+    mesh = sharding.make_mesh()
+    config, params, step = load_for_inference(args.model, args.step, mesh)
+    if args.data_dir:
+        config.input.data_dir = str(Path(args.data_dir).absolute())
+    card = export_embeddings(
+        Encoder(clip.build(config.model), mesh, args.batch_size),
+        params,
+        config,
+        model=str(Path(args.model).absolute()),
+        step=step,
+        dataset=args.dataset,
+        output=args.output,
+        splits=_names(args.split),
+        modalities=_names(args.modalities),
+        dtype=args.dtype,
+        shard_size=args.shard_size,
+        overwrite=args.overwrite,
+    )
+    for split, rows in card["rows"].items():
+        counts = ", ".join(f"{count:,} {modality}" for modality, count in rows.items())
+        print(f"{split}: {counts}")
+    print(f"{len(card['shards'])} shards and card.json of step {step} in {args.output}")
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

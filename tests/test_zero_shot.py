@@ -1,0 +1,170 @@
+"""Prompts, classifier weights and accuracies against the published list and plain arithmetic."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rsclip_jax import evaluators
+from rsclip_jax.data.records import write_dataset
+from rsclip_jax.evaluators import prompts
+from rsclip_jax.evaluators.zero_shot import accuracies, class_index, classifier_weights
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def test_georsclip_prompts_follow_the_papers_rule():
+    texts = prompts.georsclip()
+    assert len(texts) == len(set(texts)) == 105
+    assert texts[0] == "a remote sensing image of many {}."
+    assert texts[4] == "a remote sensing image of a hard to see {}."
+    assert texts[35] == "an aerial image of many {}."
+    assert texts[40] == "a low resolution aerial image of the {}."
+    assert texts[69] == "an aerial image of a cool {}."
+    assert texts[-1] == "a satellite image of a cool {}."
+
+
+def test_georsclip_prompts_equal_the_published_list():
+    path = SHARED / "data" / "class_names.json"
+    if not path.exists():
+        pytest.skip(f"{path} with the published prompts is not here")
+    assert list(prompts.georsclip()) == json.loads(path.read_text())["templates"]["geo_rsclip_105"]
+
+
+def test_template_lists_are_found_by_name_or_given():
+    assert prompts.templates("skyscript") == (
+        "a satellite photo of {}.",
+        "a satellite image of {}",
+    )
+    assert prompts.templates(["{} from above"]) == ("{} from above",)
+    with pytest.raises(ValueError, match="expected one of georsclip, skyscript, plain"):
+        prompts.templates("geo")
+    with pytest.raises(ValueError, match="every template needs"):
+        prompts.templates(("a satellite photo",))
+
+
+class Words:
+    """Embeds a text by hand: [2] looked up by its prompt."""
+
+    def __init__(self, **other):
+        self.table = {"a pond": [3, 0], "the pond": [0, 1], "a road": [1, 1], "the road": [0, 2]}
+        self.table |= other
+
+    def encode_text(self, texts, normalize=True):
+        z = np.array([self.table[text] for text in texts], np.float32)
+        return z / np.linalg.norm(z, axis=1, keepdims=True) if normalize else z
+
+
+@pytest.mark.parametrize(
+    "normalize_each, expected",
+    [
+        (False, [[3 / 10**0.5, 1 / 10**0.5], [1 / 10**0.5, 3 / 10**0.5]]),
+        (True, [[0.5**0.5, 0.5**0.5], [0.3826834, 0.9238795]]),  # the bisectors: 45, 67.5 degrees
+    ],
+)
+def test_weights_average_prompts_before_or_after_scaling_them(normalize_each, expected):
+    weights = classifier_weights(Words(), ["pond", "road"], ("a {}", "the {}"), normalize_each)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_weights_take_an_encoder_without_the_choice():
+    class Plain:
+        def encode_text(self, texts):
+            return Words().encode_text(texts, normalize=False)
+
+    expected = classifier_weights(Words(), ["pond"], ("a {}", "the {}"))
+    np.testing.assert_array_equal(
+        classifier_weights(Plain(), ["pond"], ("a {}", "the {}")), expected
+    )
+
+
+def test_weights_of_nothing_or_of_nan_are_refused():
+    with pytest.raises(ValueError, match="class_names is empty"):
+        classifier_weights(Words(), [], ("a {}",))
+    with pytest.raises(ValueError, match="diverged"):
+        classifier_weights(Words(**{"a pond": [np.nan, 1]}), ["pond"], ("a {}",))
+
+
+def test_accuracies_of_a_hand_made_case():
+    logits = np.zeros((5, 7))
+    labels = np.array([0, 0, 0, 1, 2])
+    logits[0, 0] = 1.0  # right
+    logits[1, 0], logits[1, 1:4] = 1.0, 2.0  # fourth
+    logits[2, 0], logits[2, 1:6] = 1.0, 2.0  # sixth
+    logits[3, 1] = 1.0  # right
+    # image 4: all equal, so class 2 counts as the last of seven
+    assert accuracies(logits, labels) == pytest.approx(
+        {"top1": 40.0, "top5": 60.0, "mean_class": 100 * (1 / 3 + 1 + 0) / 3}
+    )
+    assert set(accuracies(logits[:, :5], labels)) == {"top1", "mean_class"}
+    with pytest.raises(ValueError, match="NaN"):
+        accuracies(logits * np.nan, labels)
+
+
+def test_class_names_come_from_the_labels_or_match_them():
+    labels = ["Storage_Tanks", "Bare_Land", "Bare_Land"]
+    names, index = class_index(labels)
+    assert (names, index.tolist()) == (["bare land", "storage tanks"], [1, 0, 0])
+    # By name, in any order, with a class that this split does not have.
+    names, index = class_index(labels, ("Storage Tanks", "harbour", "bare land"))
+    assert (names, index.tolist()) == (["Storage Tanks", "harbour", "bare land"], [0, 2, 2])
+    # By place: other words for the sorted labels.
+    names, index = class_index(labels, ("desert", "oil tanks"))
+    assert (names, index.tolist()) == (["desert", "oil tanks"], [1, 0, 0])
+    with pytest.raises(ValueError, match=r"3 names for 2 labels; .* Bare_Land, Storage_Tanks"):
+        class_index(labels, ("desert", "oil tanks", "sea"))
+    with pytest.raises(ValueError, match="same name"):
+        class_index(["a_b", "a b"])
+
+
+class GreyEncoder:
+    """Stands in for Encoder: bright images lie at [1, 0], dark ones at [0, 1]."""
+
+    image_size, batch_size, embed_dim = 8, 4, 2
+
+    def image_stream(self, params, batches):
+        for batch in batches:
+            bright = batch.mean((1, 2, 3)) > 127
+            yield np.stack([bright, ~bright], 1).astype(np.float32)
+
+    def text(self, params, ids, normalize=True):
+        assert not normalize
+        return ids.astype(np.float32)
+
+
+def grey_tokenizer(texts):
+    return np.array([[2, 0] if "bright sand" in text else [0, 2] for text in texts])
+
+
+def test_evaluator_reads_labels_and_writes_prompts(tmp_path, monkeypatch):
+    def example(k, grey, label):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (grey,) * 3).save(buffer, "PNG")
+        return {"id": str(k), "image": buffer.getvalue(), "label": label}
+
+    greys = [(250, "Bright_Sand"), (240, "Bright_Sand"), (20, "Bright_Sand"), (10, "deep_water")]
+    examples = [example(k, *pair) for k, pair in enumerate(greys)]
+    write_dataset(tmp_path, "greys", {"test": examples, "bare": [example(9, 9, "")]})
+    monkeypatch.setattr(
+        "rsclip_jax.evaluators.texts.make_tokenizer", lambda spec, length: grey_tokenizer
+    )
+    config = ConfigDict(
+        {
+            "tokenizer": "clip",
+            "input": {"data_dir": str(tmp_path), "lengths": {"text": 77}},
+            "evals": {"z": {"type": "zero_shot", "data": "greys", "split": "test"}},
+        }
+    )
+    metrics = dict(evaluators.build(config, GreyEncoder())["z"].run({}))
+    assert metrics == pytest.approx({"top1": 75.0, "mean_class": 100 * (2 / 3 + 1) / 2})
+    config.evals.z.split = "bare"
+    with pytest.raises(ValueError, match="greys/bare have no labels"):
+        evaluators.build(config, GreyEncoder())
+    config.evals.z.unlock().templates = "geo"
+    with pytest.raises(ValueError, match="expected one of georsclip"):
+        evaluators.build(config, GreyEncoder())
