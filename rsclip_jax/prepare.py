@@ -80,6 +80,7 @@ def prepare(options: Options) -> Summary:
     source = check(options)
     recipe = Recipe(source.root, options.split, options.name, options.resize, options.max_pixels)
     workers = options.workers or len(os.sched_getaffinity(0))
+    print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
     summary = Summary(options.name)
     kept_list = Path(options.output) / f"{options.name}.skipped.jsonl"
     with records.DatasetWriter(
@@ -165,7 +166,7 @@ class Progress:
     def __init__(self, name: str, size: int):
         self._name = name
         self._size = max(1, size)
-        self._start = self._last = time.monotonic()
+        self._start = self._last = 0.0
         # A log file wants few lines, a terminal one that moves.
         self._terminal = sys.stderr.isatty()
         self._interval = 0.2 if self._terminal else 10.0
@@ -173,6 +174,8 @@ class Progress:
     def show(self, summary: Summary, position: int) -> None:
         """Print the line if it is time for one."""
         now = time.monotonic()
+        if not self._start:  # The workers have started: their rate counts from here.
+            self._start = self._last = now
         if now - self._last < self._interval:
             return
         self._last = now
@@ -204,9 +207,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("split", "train", "Split of the samples that name none.")
     for role, (flag, usual) in ROLES.items():
-        kind = f"Columns, comma-separated, of {role}" if role in LIST_ROLES else f"Column of {role}"
-        default = f"the first of {', '.join(usual)}" if usual else "the image path"
-        flags.DEFINE_list(flag, [], f"{kind}; default: {default}.")
+        default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)
+        default = default or "the image path"
+        if role in LIST_ROLES:
+            flags.DEFINE_list(flag, [], f"Columns of {role}, comma-separated; default: {default}.")
+        else:
+            flags.DEFINE_string(flag, "", f"Column of {role}; default: {default}.")
     flags.DEFINE_string("encoding", "", "Of jsonl and csv files, such as gb18030; default: utf-8.")
     flags.DEFINE_integer(
         "resize",
@@ -224,18 +230,14 @@ def define_flags() -> None:
 
 
 def options_from_flags() -> Options:
-    """Read the parsed flags.
-
-    Raises:
-      InputError: several columns where one is possible.
-    """
+    """Read the parsed flags."""
     values = flags.FLAGS
-    columns = {}
-    for role, (flag, _) in ROLES.items():
-        if names := tuple(values[flag].value):
-            if len(names) > 1 and role not in LIST_ROLES:
-                raise InputError(f"--{flag}={','.join(names)}: only one column is possible")
-            columns[role] = names
+    given = {role: values[flag].value for role, (flag, _) in ROLES.items()}
+    columns = {
+        role: (names,) if isinstance(names, str) else tuple(names)
+        for role, names in given.items()
+        if names
+    }
     fields = [field.name for field in dataclasses.fields(Options) if field.name != "columns"]
     return Options(columns=columns, **{field: values[field].value for field in fields})
 
@@ -244,9 +246,9 @@ def main(argv: list[str]) -> None:
     """Run the command; wrong input ends it with a message and status 1."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    options = options_from_flags()
     start = time.monotonic()
     try:
-        options = options_from_flags()
         summary = prepare(options)
     except (InputError, OSError, records.DatasetBusyError) as error:
         sys.exit(f"prepare: {error}")

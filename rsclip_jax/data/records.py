@@ -312,8 +312,9 @@ def _check_shard(path: Path, length: int) -> None:
     found = 0
     if path.stat().st_size:
         reader = array_record_module.ArrayRecordReader(str(path))
-        found = reader.num_records()
-        reader.close()
+        found = reader.num_records()  # 0 for a truncated file, whose close() would raise
+        if reader.ok():
+            reader.close()
     if found != length:
         raise ValueError(
             f"shard {path} is damaged: it holds {found} records instead of {length} (a copy that "

@@ -122,20 +122,25 @@ class Summary:
         for side in ("width", "height"):
             low, median, high = numbers[f"image_{side}"].values()
             lines += [f"  {side:<14} {low:>8,} {median:>8,} {high:>8,}  px"]
-        if kinds := self._kinds():
-            above = " ".join(f"{f'> {limit}':>8}" for limit in CONTEXT_LENGTHS)
-            lines += ["", f"{'captions':<16} {'texts':>11} {'per image':>15}   CLIP tokens:"]
-            lines[-1] += f" {'mean':>7} {'p95':>6} {'max':>6} {above}"
-        for field in kinds:
+        if self._kinds():
+            above = "".join(f"{f'> {limit}':>9}" for limit in CONTEXT_LENGTHS)
+            lines += ["", f"{'':29}{'per image':^21} {'CLIP tokens':^39}"]
+            lines += [
+                f"{'captions':<16}{'texts':>12} {'min':>6} {'mean':>6} {'max':>6}"
+                f" {'mean':>8}{'p95':>6}{'max':>7}{above}"
+            ]
+        for field in self._kinds():
             per, tokens = numbers["texts_per_image"][field], numbers["clip_tokens"][field]
-            share = " ".join(f"{tokens[f'share_above_{limit}']:8.2%}" for limit in CONTEXT_LENGTHS)
-            span = f"{per['min']}-{per['max']} (~{per['mean']:.1f})"
-            lines += [f"  {KINDS[field]:<14} {tokens['texts']:>11,} {span:>15} {'':15}"]
-            lines[-1] += f"{tokens['mean']:7.1f} {tokens['p95']:>6} {tokens['max']:>6} {share}"
+            shares = "".join(f"{tokens[f'share_above_{limit}']:9.1%}" for limit in CONTEXT_LENGTHS)
+            lines += [
+                f"  {KINDS[field]:<14}{tokens['texts']:>12,}"
+                f" {per['min']:>6} {per['mean']:>6.1f} {per['max']:>6}"
+                f" {tokens['mean']:>8.1f}{tokens['p95']:>6}{tokens['max']:>7}{shares}"
+            ]
         if self.skipped:
             lines += ["", "skipped"]
             lines += [f"  {count:>8,}  {reason}" for reason, count in self.skipped.most_common()]
-        return "\n".join(lines)
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def _range(values: Distribution) -> dict[str, int]:
