@@ -17,18 +17,23 @@ Arguments after the colon:
 """
 
 from configs import defaults
+from rsclip_jax.losses.pairs import DUAL_TEXT_PRESETS
 
 
 def get_config(arg=None):
     """Return the config that `arg` names; see the docstring of this file."""
-    arg = arg or "B/16"
-    if arg in PAPER_VARIANTS:
-        return _paper(arg)
-    if arg in ("rsicd", "demo"):
-        return {"rsicd": _rsicd, "demo": _demo}[arg]()
-    raise ValueError(
-        f"configs/lrsclip.py:{arg}: expected one of {PAPER_VARIANTS + ('rsicd', 'demo')}"
-    )
+    variant, _, loss = (arg or "B/16").partition(",")
+    makers = {"B/16": _paper, "L/14": _paper, "rsicd": _rsicd, "demo": _demo}
+    if variant not in makers or (loss and loss not in DUAL_TEXT_PRESETS):
+        raise ValueError(
+            f"configs/lrsclip.py:{arg}: expected one of {', '.join(makers)}, and after a comma "
+            f"perhaps one of {', '.join(DUAL_TEXT_PRESETS)}"
+        )
+    c = makers[variant](variant)
+    preset = dict(DUAL_TEXT_PRESETS[loss or "lrsclip"])
+    c.loss_pairs = preset.pop("loss_pairs")
+    c.loss.update(preset)
+    return c
 
 
 def _dual_text():

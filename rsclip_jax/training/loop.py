@@ -11,6 +11,7 @@ from rsclip_jax import evaluators, sharding
 from rsclip_jax.data import pipeline, synthetic
 from rsclip_jax.data.records import open_source
 from rsclip_jax.data.text import make_tokenizer
+from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import Checkpoints, check_workdir, load_for_inference
@@ -51,7 +52,8 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
         host_count=jax.process_count(),
     )
     model = clip.build(config.model)
-    evals = evaluators.build(config, Encoder(model, mesh))
+    encoder = Encoder(model, mesh)
+    evals = evaluators.build(config, encoder)
     check_workdir(workdir, config)
     total_steps = config.total_steps or steps_of_epochs(config)
 
@@ -98,7 +100,7 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
         stopping = stop.reached(step)
         with progress.paused():
             if last or (config.eval_steps and step % config.eval_steps == 0):
-                scores = evaluate(evals, inference_params(state))
+                scores = evaluate(evals, inference_params(state), workdir / "eval")
                 progress.scores(step, scores)
             if last or stopping or checkpoints.due(step, scores):
                 progress.flush()
@@ -113,7 +115,7 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
     if step < total_steps:
         log(f"stopped at step {step}, which is saved; the same command resumes")
     else:
-        finish(config, model, evals, inference_params(state), workdir, step)
+        write_embeddings(config, encoder, inference_params(state), workdir, step)
     return state
 
 
@@ -169,13 +171,31 @@ def inference_params(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
-def evaluate(evals: dict[str, evaluators.Evaluator], params: Any) -> dict[str, float]:
-    """Run every evaluator; metric names are prefixed with the evaluator's."""
-    return {
-        f"{name}/{metric}": value for name, e in evals.items() for metric, value in e.run(params)
-    }
+def evaluate(evals: dict[str, Any], params: Any, directory: Path) -> dict[str, float]:
+    """Run every evaluator, metric names prefixed with its own; pictures go into `directory`."""
+    scores = {}
+    for name, evaluator in evals.items():
+        scores |= {f"{name}/{metric}": value for metric, value in evaluator.run(params)}
+        if hasattr(evaluator, "picture") and jax.process_index() == 0:
+            directory.mkdir(exist_ok=True)
+            evaluator.picture(directory / f"{name}.png")
+    return scores
 
 
-def finish(config, model, evals, params, workdir: Path, step: int) -> None:
-    """Draw the evaluators' pictures and write the embeddings of config.export."""
-    ...
+def write_embeddings(
+    config: ConfigDict, encoder: Encoder, params, workdir: Path, step: int
+) -> None:
+    """Export the embeddings that config.export asks for; what is already there is kept."""
+    for dataset, splits in config.export.items():
+        output = workdir / "embeddings" / dataset
+        log(f"exporting embeddings of {dataset} to {output}")
+        export_embeddings(
+            encoder,
+            params,
+            config,
+            model=str(workdir),
+            step=step,
+            dataset=dataset,
+            splits=splits,
+            output=output,
+        )

@@ -53,7 +53,7 @@ def make_train_step(
     def train_step(state: State, batch: dict) -> tuple[State, dict]:
         step, params = state["step"], state["params"]
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step)
-        l2_grads = optax.global_norm(grads)
+        l2_grads = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(l2_grads)
 
         updates, opt_state = tx.update(grads, state["opt_state"], params)
@@ -74,8 +74,8 @@ def make_train_step(
         metrics |= {
             "training_loss": loss,
             "l2_grads": l2_grads,
-            "l2_params": optax.global_norm(kept["params"]),
-            "l2_updates": optax.global_norm(updates),
+            "l2_params": optax.tree.norm(kept["params"]),
+            "l2_updates": optax.tree.norm(updates),
             "lr": lr(step),
             "scale": jnp.exp(params["t"]),
             "bad_steps": bad_steps,
