@@ -114,7 +114,8 @@ def test_reading_and_writing_need_no_tensorflow(tmp_path):
         "import sys\n"
         "from rsclip_jax.data import records\n"
         f"records.write_dataset({str(tmp_path)!r}, 'toy', {{'train': [{example(3)!r}]}})\n"
-        f"print(records.open_source({str(tmp_path)!r}, 'toy', 'train')[0]['id'], 'tensorflow' in sys.modules)\n"
+        f"source = records.open_source({str(tmp_path)!r}, 'toy', 'train')\n"
+        "print(source[0]['id'], 'tensorflow' in sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "0003 False", result.stderr

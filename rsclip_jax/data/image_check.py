@@ -1,7 +1,9 @@
 """Is this file a whole image of a bearable size? And making it smaller."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -29,16 +31,15 @@ def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
     if not data:
         raise ValueError("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about odd metadata: the pixels count here.
-            height, width = _header_size(data)
-            if height * width > max_pixels:
-                raise _TooLarge(
-                    f"image too large: {width:,} x {height:,} pixels, more than "
-                    f"--max_pixels={max_pixels:,}"
-                )
-            if not (_is_jpeg(data) and _is_flawless_jpeg(data)):
-                _load_strictly(data)
+        height, width = _header_size(data)
+        if height * width > max_pixels:
+            raise _TooLarge(
+                f"image too large: {width:,} x {height:,} pixels, more than "
+                f"--max_pixels={max_pixels:,}"
+            )
+        if not (_is_jpeg(data) and _is_flawless_jpeg(data)):
+            _load_strictly(data)
+            images.decode(data)  # what training will do; it reads some TIFFs that Pillow cannot
     except _TooLarge as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # Damaged files make decoders raise whatever they please.
@@ -58,7 +59,7 @@ def _header_size(data: bytes) -> tuple[int, int]:
     if _is_jpeg(data):
         return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _pillow(data) as image:
             return image.height, image.width
     except Image.UnidentifiedImageError:
         if data[:4] not in (b"II*\0", b"MM\0*"):
@@ -82,11 +83,24 @@ def _is_flawless_jpeg(data: bytes) -> bool:
 
 def _load_strictly(data: bytes) -> None:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _pillow(data) as image:
             image.load()  # OSError for truncated files, where OpenCV is silent.
     except Image.UnidentifiedImageError:
-        pass  # `decode` has the last word: it reads some TIFFs that Pillow does not know.
-    images.decode(data)
+        pass  # Then OpenCV has the last word.
+
+
+@contextlib.contextmanager
+def _pillow(data: bytes) -> Iterator[Image.Image]:
+    """Open an image in Pillow without its own limit of pixels and its warnings about metadata."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # The user's limit counts.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def shrink(data: bytes, side: int) -> bytes:

@@ -9,8 +9,6 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 
-from PIL import Image
-
 from rsclip_jax.data.image_check import check_image, shrink
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
 from rsclip_jax.data.sources import Sample, read_file
@@ -166,7 +164,6 @@ _recipe: Recipe | None = None
 def _set_up(recipe: Recipe) -> None:
     global _recipe
     _recipe = recipe
-    Image.MAX_IMAGE_PIXELS = None  # `check_image` has the user's limit, read from the header.
 
 
 def _set_up_worker(recipe: Recipe) -> None:

@@ -103,7 +103,7 @@ def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
         if not found:
             raise InputError(f"--input={pattern}: {item} {nothing}")
         paths += found
-    return paths
+    return list(dict.fromkeys(paths))
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -114,6 +114,8 @@ def _expand_braces(pattern: str) -> list[str]:
     if numbers:
         first, last = numbers.groups()
         choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        if not choices:
+            raise InputError(f"--input: {match[0]} counts down; write {{{last}..{first}}}")
     else:
         choices = match[1].split(",")
     before, after = pattern[: match.start()], pattern[match.end() :]

@@ -1,0 +1,134 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsclip_jax.data.image_check import check_image, shrink
+from rsclip_jax.data.images import decode
+
+LIMIT = 10**6
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+def encode(pixels=PIXELS, form="JPEG", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form, **options)
+    return file.getvalue()
+
+
+def tiff16():
+    """RGB of 16 bits a channel, which OpenCV reads and Pillow does not."""
+    return cv2.imencode(".tiff", PIXELS.astype(np.uint16) * 257)[1].tobytes()
+
+
+WHOLE = {
+    "jpeg": encode(),
+    "progressive": encode(progressive=True),
+    "grey": encode(PIXELS[..., 0]),
+    "png": encode(form="PNG"),
+    "png16": encode(PIXELS[..., 0].astype(np.uint16) * 257, "PNG"),
+    "webp": encode(form="WEBP"),
+    "tiff": encode(form="TIFF"),
+    "tiff16": tiff16(),
+    "bmp": encode(form="BMP"),
+    "gif": encode(form="GIF"),
+}
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_whole_images_of_every_form_pass_with_their_size(form):
+    assert check_image(WHOLE[form], LIMIT) == (40, 60)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("form", WHOLE)
+def test_truncated_images_of_every_form_are_refused(form, share):
+    if form == "gif" and share == 0.95:
+        pytest.skip("what is cut off is the last block, which holds no pixel")
+    with pytest.raises(ValueError, match=r"^unreadable image: "):
+        check_image(WHOLE[form][: int(share * len(WHOLE[form]))], LIMIT)
+
+
+def test_a_jpeg_with_stray_bytes_is_not_truncated():
+    data = WHOLE["jpeg"]
+    middle = data.index(b"\xff\xc0")
+    assert check_image(data[:middle] + b"\0\0\0" + data[middle:], LIMIT) == (40, 60)
+    assert check_image(data + b"trailing", LIMIT) == (40, 60)
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "empty file"),
+        (b"<html>404</html>", "unreadable image"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 50, "unreadable image"),
+        (b"II*\0\x08\0\0\0", "unreadable image"),
+    ],
+)
+def test_what_is_no_image_is_refused(data, reason):
+    with pytest.raises(ValueError, match=f"^{reason}"):
+        check_image(data, LIMIT)
+
+
+def test_pillows_own_limit_is_put_aside_and_back(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert check_image(WHOLE["png"], LIMIT) == (40, 60)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def png_header(width, height):
+    """A PNG of a few bytes that claims to be enormous."""
+
+    def chunk(kind, data):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "tiff16"])
+def test_a_decompression_bomb_is_refused_by_its_header(form):
+    bomb = {
+        "png": png_header(60_000, 50_000),
+        # Height and width follow marker, length and precision in the frame header.
+        "jpeg": WHOLE["jpeg"].replace(
+            b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", 40, 60),
+            b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", 50_000, 60_000),
+        ),
+        "tiff16": WHOLE["tiff16"]
+        .replace(struct.pack("<HHII", 257, 3, 1, 40), struct.pack("<HHII", 257, 4, 1, 50_000))
+        .replace(struct.pack("<HHII", 256, 3, 1, 60), struct.pack("<HHII", 256, 4, 1, 60_000)),
+    }[form]
+    assert bomb != WHOLE[form]
+    with pytest.raises(ValueError, match=r"^image too large: 60,000 x 50,000 pixels.*--max_pixels"):
+        check_image(bomb, 200_000_000)
+
+
+def test_the_pixel_limit_is_inclusive():
+    assert check_image(WHOLE["png"], 2400)
+    with pytest.raises(ValueError, match="too large"):
+        check_image(WHOLE["png"], 2399)
+
+
+def test_shrinking_keeps_the_shape_and_equals_pillows_resize():
+    smooth = cv2.GaussianBlur(PIXELS, (0, 0), 4)
+    small = decode(shrink(encode(smooth, "PNG"), 20))
+    assert small.shape == (20, 30, 3)
+    expected = np.asarray(Image.fromarray(smooth).resize((30, 20), Image.Resampling.BICUBIC))
+    assert np.abs(small.astype(int) - expected).mean() < 2
+
+
+def test_images_that_are_small_already_keep_their_bytes():
+    assert shrink(WHOLE["png"], 40) is WHOLE["png"]
+    assert shrink(WHOLE["png"], 1000) is WHOLE["png"]
+
+
+def test_extreme_shapes_shrink_to_at_least_the_side_asked_for():
+    strip = encode(np.repeat(PIXELS[:4], 30, axis=1), "PNG")
+    assert decode(shrink(strip, 1)).shape == (1, 450, 3)

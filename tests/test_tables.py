@@ -1,0 +1,213 @@
+import json
+
+import pytest
+
+from rsclip_jax.data import tables
+from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.tables import open_table
+
+ROW = {"filename": "a.jpg", "split": "val", "label": "port", "captions": ["one", "two"]}
+
+
+def jsonl(tmp_path, *rows, name="c.jsonl"):
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    return text(tmp_path, "\n".join(lines) + "\n", name)
+
+
+def text(tmp_path, content, name="c.csv", encoding="utf-8"):
+    (tmp_path / "a.jpg").touch()
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return str(path)
+
+
+def only(source):
+    (sample,) = source
+    return sample
+
+
+def test_rsicd_rows_are_read_without_any_column_flag(tmp_path):
+    source = open_table("jsonl", jsonl(tmp_path, ROW))
+    sample = only(source)
+    assert (sample.id, sample.image, sample.split, sample.label, sample.captions) == (
+        *("a.jpg", "a.jpg", "val", "port"),
+        ["one", "two"],
+    )
+    assert sample.where == "c.jsonl:1"
+    assert sample.position == source.size == (tmp_path / "c.jsonl").stat().st_size
+    assert source.root == str(tmp_path.resolve())
+
+
+@pytest.mark.parametrize("image", ["image", "file_name", "filepath", "img", "Filename"])
+@pytest.mark.parametrize("caption", ["caption", "text", "title", "sentences"])
+def test_the_usual_column_names_are_known(tmp_path, image, caption):
+    sample = only(open_table("jsonl", jsonl(tmp_path, {image: "a.jpg", caption: "one"})))
+    assert (sample.image, sample.captions) == ("a.jpg", ["one"])
+
+
+def test_columns_can_be_named(tmp_path):
+    row = {"key": 7, "rgb": "a.jpg", "en": "one", "zh": ["二", ""], "essay": "Long.", "kind": 3}
+    row |= {"nir": "b.png", "nir_text": ["warm"], "part": "test", "origin": "fmow"}
+    given = {
+        "id": ("key",),
+        "image": ("rgb",),
+        "captions": ("en", "zh"),
+        "long_captions": ("essay",),
+        "ir": ("nir",),
+        "ir_captions": ("nir_text",),
+        "label": ("kind",),
+        "split": ("part",),
+        "source": ("origin",),
+    }
+    sample = only(open_table("jsonl", jsonl(tmp_path, row), given=given))
+    assert (sample.id, sample.image, sample.ir) == ("7", "a.jpg", "b.png")
+    assert sample.captions == ["one", "二"]
+    assert sample.long_captions == ["Long."]
+    assert sample.ir_captions == ["warm"]
+    assert (sample.label, sample.split, sample.source) == ("3", "test", "fmow")
+
+
+def test_a_wrong_column_name_is_refused_with_the_nearest_one(tmp_path):
+    path = jsonl(tmp_path, ROW)
+    with pytest.raises(
+        InputError, match=r"--caption_columns=caption: .*--caption_columns=captions"
+    ):
+        open_table("jsonl", path, given={"captions": ("caption",)})
+    with pytest.raises(InputError, match="it has filename, split, label, captions"):
+        open_table("jsonl", path, given={"ir": ("qqq",)})
+
+
+def test_a_column_may_be_missing_from_single_rows(tmp_path):
+    rows = [{"filename": "a.jpg", "label": "x"}, {"filename": "b.jpg", "caption": "one"}]
+    samples = list(open_table("jsonl", jsonl(tmp_path, *rows), given={"captions": ("caption",)}))
+    assert [sample.captions for sample in samples] == [[], ["one"]]
+
+
+def test_tables_without_images_or_texts_are_refused(tmp_path):
+    with pytest.raises(InputError, match="--image_column"):
+        open_table("jsonl", jsonl(tmp_path, {"url": "a.jpg", "caption": "one"}))
+    with pytest.raises(InputError, match="--caption_columns"):
+        open_table("jsonl", jsonl(tmp_path, {"image": "a.jpg", "url": "one"}))
+
+
+def test_a_wrong_image_root_is_told_before_the_work(tmp_path):
+    path = jsonl(tmp_path, ROW)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match=r"none of the first 1 images .*'a.jpg'.*--images"):
+        open_table("jsonl", path, images=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="no such directory"):
+        open_table("jsonl", path, images=str(tmp_path / "absent"))
+
+
+def test_rows_that_cannot_be_used_are_told_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_ROW_CHARS", 200)
+    rows = [
+        ROW,
+        "",
+        '{"filename": "b.jpg", ',
+        '["a list"]',
+        {"filename": "", "captions": ["no image"]},
+        {"filename": ["b.jpg"], "captions": ["odd image"]},
+        {"filename": "b.jpg", "captions": [["nested"]]},
+        {"filename": "b.jpg", "captions": ["x" * 300]},
+        "[" * 100_000,
+        {"filename": "b.jpg", "captions": None},
+    ]
+    samples = list(open_table("jsonl", jsonl(tmp_path, *rows)))
+    assert [(s.where, s.problem.split(":")[0]) for s in samples] == [
+        ("c.jsonl:1", ""),
+        ("c.jsonl:3", "not JSON"),
+        ("c.jsonl:4", "not a JSON object"),
+        ("c.jsonl:5", "no image"),
+        ("c.jsonl:6", "not a text"),
+        ("c.jsonl:7", "not a text"),
+        ("c.jsonl:8", "row too long"),
+        ("c.jsonl:9", "row too long"),
+        ("c.jsonl:10", ""),
+    ]
+    assert samples[-1].captions == []
+
+
+def test_deeply_nested_json_costs_one_row_only(tmp_path):
+    samples = list(open_table("jsonl", jsonl(tmp_path, ROW, "[" * 100_000)))
+    assert [sample.problem.split(":")[0] for sample in samples] == ["", "not JSON"]
+
+
+def test_an_empty_id_is_a_problem_only_where_ids_have_a_column(tmp_path):
+    path = jsonl(tmp_path, {**ROW, "key": ""})
+    assert only(open_table("jsonl", path)).problem == ""
+    assert "no id" in only(open_table("jsonl", path, given={"id": ("key",)})).problem
+
+
+@pytest.mark.parametrize(
+    "cell, captions",
+    [
+        ("one", ["one"]),
+        (" one ", ["one"]),
+        ('"[""one"", ""two""]"', ["one", "two"]),
+        ("\"['one', 'it''s two']\"", ["one", "its two"]),
+        ("[a bracket", ["[a bracket"]),
+        ("[1]", ["[1]"]),
+        ('"two\nlines"', ["two\nlines"]),
+        ("", []),
+    ],
+)
+def test_csv_cells_hold_one_caption_or_a_written_list(tmp_path, cell, captions):
+    sample = only(open_table("csv", text(tmp_path, f"filename,caption\na.jpg,{cell}\n")))
+    assert sample.captions == captions
+
+
+def test_csv_with_byte_order_mark_and_tsv_are_read(tmp_path):
+    content = "filename,class\na.jpg,港口\n"
+    sample = only(open_table("csv", text(tmp_path, content, encoding="utf-8-sig")))
+    assert (sample.image, sample.label) == ("a.jpg", "港口")
+    path = text(tmp_path, "filepath\ttitle\na.jpg\tone, two\n", "c.tsv")
+    assert only(open_table("csv", path)).captions == ["one, two"]
+
+
+def test_csv_rows_with_a_wrong_number_of_cells_are_problems(tmp_path):
+    path = text(tmp_path, "filename,caption\na.jpg,one\nb.jpg,one,two\nc.jpg\n\n")
+    samples = list(open_table("csv", path))
+    assert [(s.where, s.problem) for s in samples] == [
+        ("c.csv:2", ""),
+        ("c.csv:3", "wrong number of cells: 3, where the header has 2"),
+        ("c.csv:4", "wrong number of cells: 1, where the header has 2"),
+    ]
+
+
+def test_csv_faults_of_the_whole_file_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="same name"):
+        open_table("csv", text(tmp_path, "filename,caption,caption\na.jpg,one,two\n"))
+    with pytest.raises(InputError, match="no row can be read; it is empty"):
+        open_table("csv", text(tmp_path, "filename,caption\n"))
+    monkeypatch.setattr(tables, "MAX_ROW_CHARS", 100)
+    with pytest.raises(InputError, match="never closed"):
+        open_table("csv", text(tmp_path, 'filename,caption\na.jpg,"one\n' + "b.jpg,two\n" * 99))
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_another_encoding_must_be_named(tmp_path, form):
+    content = {
+        "csv": "filename,caption\na.jpg,港口\n",
+        "jsonl": '{"filename": "a.jpg", "caption": "港口"}\n',
+    }[form]
+    path = text(tmp_path, content, encoding="gb18030")
+    with pytest.raises(InputError, match=r"is not utf-8.*--encoding"):
+        open_table(form, path)
+    assert only(open_table(form, path, encoding="gb18030")).captions == ["港口"]
+    with pytest.raises(InputError, match="no such encoding"):
+        open_table(form, path, encoding="gb18031")
+
+
+def test_single_garbled_rows_are_problems(tmp_path):
+    content = "filename,caption\na.jpg,ça\nb.jpg,".encode() + b"\xff\xfe\nc.jpg,one\n"
+    samples = list(open_table("csv", text(tmp_path, content)))
+    assert [s.problem.split(":")[0] for s in samples] == ["", "wrong encoding", ""]
+
+
+def test_several_tables_are_read_one_after_the_other(tmp_path):
+    jsonl(tmp_path, ROW, name="t-1.jsonl")
+    jsonl(tmp_path, {**ROW, "filename": "b.jpg"}, name="t-2.jsonl")
+    source = open_table("jsonl", str(tmp_path / "t-{1..2}.jsonl"))
+    assert [sample.where for sample in source] == ["t-1.jsonl:1", "t-2.jsonl:1"]
+    assert [sample.id for sample in source] == ["a.jpg", "b.jpg"]

@@ -1,0 +1,151 @@
+import io
+import json
+import tarfile
+
+import pytest
+
+from rsclip_jax.data import sources
+from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.tars import open_tars
+
+
+def archive(tmp_path, members, name="s-0.tar"):
+    """Write (name, content) pairs as a tar and return its path; a text stands for a link."""
+    path = tmp_path / name
+    with tarfile.open(path, "w") as tar:
+        for member, content in members:
+            info = tarfile.TarInfo(member)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type = {"symbolic": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE}[content]
+                info.linkname = "../outside.jpg"
+                tar.addfile(info)
+    return str(path)
+
+
+def test_members_of_one_name_make_a_sample(tmp_path):
+    members = [
+        ("./a/0001.jpg", b"J1"),
+        ("./a/0001.txt", "ein Hafen, 港口\n".encode()),
+        ("./a/0001.json", json.dumps({"label": "port", "split": "val"}).encode()),
+        ("./a/0001.cls", b"7"),
+        ("./b/0001.PNG", b"P"),
+        ("./b/0001.txt", b"two"),
+        ("./b/._0001.jpg", b"made by a Mac"),
+        ("0002.v2.webp", b"the extension is v2.webp"),
+        ("0003.webp", b"W"),
+        ("0003.json", json.dumps({"caption": ["one", "two"], "long_caption": "Long."}).encode()),
+    ]
+    samples = list(open_tars(archive(tmp_path, members)))
+    assert [(s.where, s.id, s.image, s.captions, s.problem) for s in samples] == [
+        ("s-0.tar:a/0001", "a/0001", b"J1", ["ein Hafen, 港口"], ""),
+        ("s-0.tar:b/0001", "b/0001", b"P", ["two"], ""),
+        ("s-0.tar:0003", "0003", b"W", ["one", "two"], ""),
+    ]
+    assert (samples[0].label, samples[0].split) == ("port", "val")
+    assert samples[2].long_captions == ["Long."]
+
+
+def test_rs5m_archives_are_read(tmp_path):
+    members = [
+        ("000001.img_content", b"J"),
+        ("000001.img_name", b"laion2b_0_42.jpg"),
+        ("000001.caption", b"an aerial view"),
+    ]
+    (sample,) = open_tars(archive(tmp_path, members))
+    assert (sample.id, sample.image, sample.captions) == (
+        *("laion2b_0_42.jpg", b"J"),
+        ["an aerial view"],
+    )
+
+
+def test_the_caption_that_is_in_txt_and_json_is_taken_once(tmp_path):
+    row = {"caption": "one", "path": "original/place.jpg", "ir": "ignored"}
+    members = [("1.jpg", b"J"), ("1.txt", b"one"), ("1.json", json.dumps(row).encode())]
+    (sample,) = open_tars(archive(tmp_path, members))
+    assert (sample.captions, sample.image, sample.ir) == (["one"], b"J", b"")
+
+
+def test_keys_of_the_json_can_be_named_and_are_checked(tmp_path):
+    row = {"uid": "x1", "description": "one"}
+    path = archive(tmp_path, [("1.jpg", b"J"), ("1.json", json.dumps(row).encode())])
+    given = {"id": ("uid",), "captions": ("description",)}
+    (sample,) = open_tars(path, given)
+    assert (sample.id, sample.captions) == ("x1", ["one"])
+    with pytest.raises(InputError, match="--caption_columns=description"):
+        open_tars(path, {"captions": ("descripton",)})
+
+
+def test_samples_that_cannot_be_used_are_told_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 100)
+    members = [
+        ("1.txt", b"no image"),
+        ("2.jpg", "symbolic"),
+        ("3.jpg", "hard"),
+        ("../4.jpg", b"J"),
+        ("/5.jpg", b"J"),
+        ("6.jpg", b"J"),
+        ("6.txt", b"\xff\xfe"),
+        ("7.jpg", b"J"),
+        ("7.json", b"{"),
+        ("8.jpg", b"J" * 101),
+        ("9.jpg", b"J"),
+    ]
+    problems = {s.id: s.problem.split(":")[0] for s in open_tars(archive(tmp_path, members))}
+    assert problems == {
+        "1": "no image",
+        "2": "link or device, not a file",
+        "3": "link or device, not a file",
+        "../4": "path leaves the archive",
+        "/5": "path leaves the archive",
+        "6": "not UTF-8",
+        "7": "not JSON",
+        "8": "file too large",
+        "9": "",
+    }
+
+
+def test_several_archives_are_read_in_order_and_progress_reaches_the_end(tmp_path):
+    for number in (1, 0):
+        archive(tmp_path, [(f"{number}.jpg", b"J")], f"s-{number}.tar")
+    source = open_tars(str(tmp_path / "s-{0..1}.tar"))
+    samples = list(source)
+    assert [sample.id for sample in samples] == ["0", "1"]
+    assert source.size / 2 < samples[1].position <= source.size
+    assert [sample.id for sample in source] == ["0", "1"]
+
+
+def test_a_name_that_comes_twice_makes_two_samples(tmp_path):
+    members = [("1.jpg", b"A"), ("1.txt", b"a"), ("1.jpg", b"B"), ("1.txt", b"b")]
+    samples = list(open_tars(archive(tmp_path, members)))
+    assert [(s.id, s.image, s.captions) for s in samples] == [
+        ("1", b"A", ["a"]),
+        ("1", b"B", ["b"]),
+    ]
+
+
+def test_files_that_are_no_whole_tar_archives_are_refused_before_the_work(tmp_path):
+    path = archive(tmp_path, [(f"{i}.jpg", b"J" * 5000) for i in range(20)])
+    data = (tmp_path / "s-0.tar").read_bytes()
+    cases = {
+        "cut.tar": (data[: len(data) // 2], "does not end as a tar archive must"),
+        "page.tar": (b"<html>not found</html>" * 100, "is no tar archive"),
+        "empty.tar": (b"", "is no tar archive"),
+        "gz.tar": (b"\x1f\x8b" + data, "is compressed"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f"{name} {message}"):
+            open_tars(str(tmp_path / name))
+    assert len(list(open_tars(path))) == 20
+
+
+def test_a_header_damaged_in_the_middle_does_not_pass_for_the_end(tmp_path):
+    path = archive(tmp_path, [(f"{i:03d}.jpg", b"J") for i in range(300)])
+    with open(path, "r+b") as file:
+        file.seek(200 * 1024)  # header and data: a block of 512 bytes each
+        file.write(b"garbage!" * 64)
+    with pytest.raises(InputError, match=r"s-0.tar is damaged .damaged header at byte 204,800"):
+        list(open_tars(path))
