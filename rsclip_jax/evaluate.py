@@ -81,10 +81,13 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
       ValueError: an argument that is no override, an unknown field, a value of the wrong type.
     """
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    argv = ["evaluate", *arguments]
     try:
-        left = values(["evaluate", *arguments])[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError) as error:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv
+        )
+        left = values(argv)[1:]
+    except (flags.Error, AttributeError, TypeError) as error:
         raise ValueError(f"cannot apply {' '.join(arguments)}: {error}") from error
     if left:
         raise ValueError(f"cannot understand {' '.join(left)}: expected --config.FIELD=VALUE")

@@ -1,0 +1,143 @@
+"""The evaluate command: overrides, the table, results.json, pictures."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rsclip_jax import evaluate
+from rsclip_jax.data.records import dataset_fingerprint, write_dataset
+from rsclip_jax.models import clip
+from rsclip_jax.sharding import replicated
+
+MODEL = {
+    "variant": "tiny",
+    "image_size": 16,
+    "context_length": 24,
+    "activation": "gelu",
+    "vocab_size": 49408,
+    "eot_id": 49407,
+    "mean": clip.CLIP_MEAN,
+    "std": clip.CLIP_STD,
+    "init_scale": 10.0,
+    "logit_bias": False,
+    "dtype": "float32",
+    "attention": "xla",
+    "remat": "none",
+    "scan": True,
+}
+
+
+def example(k, label):
+    noise = np.random.default_rng(k).integers(0, 256, (20, 24, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    captions = [f"{label} number {k}", f"a {label}"]
+    return {"id": f"{k}", "image": buffer.getvalue(), "label": label, "captions": captions}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    splits = {"val": ["pond"] * 3 + ["road"] * 3, "test": ["pond", "road"]}
+    made = {
+        split: [example(k + 10 * (split == "test"), label) for k, label in enumerate(labels)]
+        for split, labels in splits.items()
+    }
+    write_dataset(directory, "places", made)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def params():
+    model = clip.build(ConfigDict(MODEL))
+    return jax.jit(lambda: clip.init_params(model, jax.random.key(0)))()
+
+
+@pytest.fixture
+def config():
+    config = ConfigDict(
+        {
+            "model": MODEL,
+            "tokenizer": "clip",
+            "input": {"data_dir": "elsewhere", "lengths": {"text": 24}, "long_caption": "auto"},
+            "evals": {
+                "val": {"type": "retrieval", "data": "places", "split": "val", "limit": 0},
+                "scenes": {"type": "zero_shot", "data": "places", "split": "val"},
+            },
+        }
+    )
+    config.evals.val.texts = ("short",)
+    config.evals.scenes.templates = "plain"
+    return config
+
+
+@pytest.fixture
+def workdir(tmp_path, config, params, monkeypatch):
+    """A directory that passes for the one of a run."""
+
+    def load_for_inference(path, step, mesh):
+        assert path == str(tmp_path)
+        return config, jax.device_put(params, replicated(mesh)), step or 7
+
+    monkeypatch.setattr(evaluate, "load_for_inference", load_for_inference)
+    return tmp_path
+
+
+def run(workdir, *arguments):
+    return evaluate.main([f"--model={workdir}", "--batch_size=8", *arguments])
+
+
+def test_metrics_are_printed_and_written_with_what_made_them(workdir, data, capsys):
+    metrics = run(workdir, f"--data_dir={data}")
+    assert {"val/i2t_R@1", "val/multi_mean_recall", "scenes/top1"} < set(metrics)
+    assert metrics["val/t2i_R@10"] == 100  # six images only
+    results = json.loads((workdir / "eval" / "results.json").read_text())
+    assert results["metrics"] == metrics
+    assert results["step"] == 7
+    assert results["model"] == str(workdir)
+    assert results["dataset_fingerprints"] == {"places": dataset_fingerprint(data, "places")}
+    assert sorted(p.name for p in (workdir / "eval").iterdir()) == ["results.json", "val.png"]
+    printed = capsys.readouterr().out
+    assert f"i2t_R@1 {metrics['val/i2t_R@1']:.2f}" in " ".join(printed.split())
+    assert str(workdir / "eval" / "val.png") in printed
+
+
+def test_fields_of_the_config_are_overridden(workdir, data, tmp_path):
+    output = tmp_path / "other"
+    overrides = ("--config.evals.val.split=test", "--config.evals.scenes.templates=skyscript")
+    metrics = run(workdir, f"--data_dir={data}", f"--output={output}", "--step=3", *overrides)
+    assert metrics["val/multi_t2i_R@5"] == 100  # two images only
+    results = json.loads((output / "results.json").read_text())
+    assert results["step"] == 3
+    assert results["evals"]["val"]["split"] == "test"
+    assert results["evals"]["scenes"]["templates"] == "skyscript"
+    assert not (workdir / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.evals.val.splt=test", 'Did you mean "split"'),
+        ("--config.evals.val.limit=many", "limit"),
+        ("--confg.evals.val.limit=3", "confg"),
+        ("test", "cannot understand test"),
+    ],
+)
+def test_arguments_that_override_nothing_are_refused(config, argument, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.override(config, [argument])
+
+
+def test_missing_data_and_no_evaluators_are_told(workdir, data, config):
+    with pytest.raises(FileNotFoundError, match="no data set 'places' in 'elsewhere'"):
+        run(workdir)
+    with pytest.raises(ValueError, match=r"val\.type='x': expected one of retrieval, zero_shot"):
+        run(workdir, f"--data_dir={data}", "--config.evals.val.type=x")
+    config.evals = ConfigDict()
+    with pytest.raises(ValueError, match=r"config\.evals is empty"):
+        run(workdir)
