@@ -44,11 +44,9 @@ def test_whole_images_of_every_form_pass_with_their_size(form):
     assert check_image(WHOLE[form], LIMIT) == (40, 60)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("form", WHOLE)
 def test_truncated_images_of_every_form_are_refused(form, share):
-    if form == "gif" and share == 0.95:
-        pytest.skip("what is cut off is the last block, which holds no pixel")
     with pytest.raises(ValueError, match=r"^unreadable image: "):
         check_image(WHOLE[form][: int(share * len(WHOLE[form]))], LIMIT)
 

@@ -31,17 +31,21 @@ def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
     if not data:
         raise ValueError("empty file")
     try:
-        height, width = _header_size(data)
-        if height * width > max_pixels:
-            raise _TooLarge(
-                f"image too large: {width:,} x {height:,} pixels, more than "
-                f"--max_pixels={max_pixels:,}"
-            )
-        if not (_is_jpeg(data) and _is_flawless_jpeg(data)):
-            _load_strictly(data)
-            images.decode(data)  # what training will do; it reads some TIFFs that Pillow cannot
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about odd metadata: the pixels count here.
+            height, width = _header_size(data)
+            if height * width > max_pixels:
+                raise _TooLarge(
+                    f"image too large: {width:,} x {height:,} pixels, more than "
+                    f"--max_pixels={max_pixels:,}"
+                )
+            if not (_is_jpeg(data) and _is_flawless_jpeg(data)):
+                _load_strictly(data)
+                images.decode(data)  # what training will do: it also reads TIFFs Pillow cannot
     except _TooLarge as error:
         raise ValueError(str(error)) from None
+    except Image.UnidentifiedImageError:
+        raise ValueError("unreadable image: of no known format") from None
     except Exception as error:  # Damaged files make decoders raise whatever they please.
         raise ValueError(f"unreadable image: {error}"[:300]) from error
     return height, width
@@ -91,14 +95,12 @@ def _load_strictly(data: bytes) -> None:
 
 @contextlib.contextmanager
 def _pillow(data: bytes) -> Iterator[Image.Image]:
-    """Open an image in Pillow without its own limit of pixels and its warnings about metadata."""
+    """Open an image in Pillow without its own limit of pixels: the user's counts."""
     limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # The user's limit counts.
+    Image.MAX_IMAGE_PIXELS = None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                yield image
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -113,10 +115,10 @@ def shrink(data: bytes, side: int) -> bytes:
     Returns:
       The encoded image: RGB JPEG of quality 95 (bicubic, antialiased), or `data` itself.
     """
-    height, width = _header_size(data)
-    short = min(height, width)
+    image = Image.fromarray(images.decode(data))
+    short = min(image.size)
     if short <= side:
         return data
-    size = (max(side, round(width * side / short)), max(side, round(height * side / short)))
-    small = Image.fromarray(images.decode(data)).resize(size, Image.Resampling.BICUBIC)
+    size = tuple(max(side, round(length * side / short)) for length in image.size)
+    small = image.resize(size, Image.Resampling.BICUBIC)
     return simplejpeg.encode_jpeg(np.asarray(small), quality=JPEG_QUALITY)

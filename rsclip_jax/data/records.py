@@ -4,6 +4,7 @@ A data set lives in DATA_DIR/NAME/1.0.0/. `tfds.builder_from_directory` opens it
 needs TensorFlow.
 """
 
+import contextlib
 import difflib
 import fcntl
 import hashlib
@@ -53,15 +54,22 @@ class _SplitWriter:
         self._open_bytes += len(serialized)
         self._bytes += len(serialized)
         if self._open_bytes >= self._shard_bytes:
-            self._writer.close()
-            self._writer = None
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()  # Here at the latest it tells that the disk is full.
+            except RuntimeError as error:
+                raise OSError(f"cannot write a shard of {self._template.split}: {error}") from error
 
     def close(self) -> tfds.core.SplitInfo:
-        self.abandon()
+        """Finish the last shard and give all of them their names."""
+        self._close_shard()
         count = len(self._lengths)
         for index in range(count):
             path = self._template.sharded_filepath(shard_index=index, num_shards=count)
-            # A write that failed (a full disk) must not pass for a data set.
             _check_shard(self._unfinished_path(index), self._lengths[index])
             self._unfinished_path(index).rename(path)
         return tfds.core.SplitInfo(
@@ -72,9 +80,9 @@ class _SplitWriter:
         )
 
     def abandon(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Let go of the shard being written, whose data are thrown away."""
+        with contextlib.suppress(OSError):
+            self._close_shard()
 
 
 class DatasetWriter:

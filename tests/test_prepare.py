@@ -1,0 +1,406 @@
+"""The command as a whole: what it keeps, what it skips, and that it is all or nothing."""
+
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsclip_jax.data import ingest, records
+from rsclip_jax.data.images import decode
+from rsclip_jax.data.sources import InputError
+from rsclip_jax.prepare import Options, prepare
+
+
+def picture(seed, size=(12, 16), form="JPEG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form)
+    return file.getvalue()
+
+
+def toy(root, count=6, **extra):
+    """Write `count` images and their JSONL table below `root`."""
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index in range(count):
+        (root / f"images/{index}.jpg").write_bytes(picture(index))
+        split = ("train", "train", "val")[index % 3]
+        rows.append({"filename": f"{index}.jpg", "captions": [f"a {index}", "b"], "split": split})
+    write_rows(root, rows)
+    return rows
+
+
+def write_rows(root, rows):
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    (root / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def options(root, **changes):
+    given = {
+        "format": "jsonl",
+        "input": str(root / "rows.jsonl"),
+        "images": str(root / "images"),
+        "output": str(root / "data"),
+        "name": "toy",
+        "workers": 1,
+        **changes,
+    }
+    return Options(**given)
+
+
+def command(root, *flags):
+    return [
+        *(sys.executable, "-m", "rsclip_jax.prepare", "--format=jsonl", "--name=toy"),
+        *(f"--input={root}/rows.jsonl", f"--images={root}/images", f"--output={root}/data"),
+        *flags,
+    ]
+
+
+def skipped(root, path="data/toy/1.0.0/skipped.jsonl"):
+    return [json.loads(line) for line in (root / path).read_text("utf-8").splitlines()]
+
+
+def content(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_original_bytes_texts_and_splits_arrive_unchanged(tmp_path):
+    rows = toy(tmp_path)
+    rows[1] = {
+        "filename": "海港 1.png",
+        "captions": ["码头 with ships"],
+        "long_captions": ["A very long one. " * 30],
+        "ir": "ir.png",
+        "ir_captions": ["warm water"],
+        "label": "port",
+    }
+    (tmp_path / "images/海港 1.png").write_bytes(picture(7, form="PNG") + b"\0\0")
+    (tmp_path / "images/ir.png").write_bytes(picture(8, form="PNG"))
+    write_rows(tmp_path, rows)
+    summary = prepare(options(tmp_path, split="extra"))
+    assert summary.records == {"train": 3, "val": 2, "extra": 1}
+    train = records.open_source(tmp_path / "data", "toy", "train")
+    assert [(record["id"], record["image"]) for record in train] == [
+        (f"{index}.jpg", picture(index)) for index in (0, 3, 4)
+    ]
+    (extra,) = records.open_source(tmp_path / "data", "toy", "extra")
+    assert extra == {
+        "id": "海港 1.png",
+        "image": picture(7, form="PNG") + b"\0\0",
+        "ir": picture(8, form="PNG"),
+        "captions": ["码头 with ships"],
+        "long_captions": [("A very long one. " * 30).strip()],
+        "ir_captions": ["warm water"],
+        "label": "port",
+        "source": "toy",
+    }
+
+
+def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
+    rows = toy(tmp_path, count=3)
+    images = tmp_path / "images"
+    (images / "cut.jpg").write_bytes(picture(0, (40, 40))[:-300])
+    (images / "empty.jpg").touch()
+    (images / "large.jpg").write_bytes(picture(0, (50, 51)))
+    (images / "page.jpg").write_text("<html>")
+    (tmp_path / "outside.jpg").write_bytes(picture(0))
+    os.symlink(tmp_path / "outside.jpg", images / "link.jpg")
+    caption = {"captions": ["one"]}
+    expected = {
+        "cut.jpg": "unreadable image",
+        "empty.jpg": "empty file",
+        "large.jpg": "image too large",
+        "page.jpg": "unreadable image",
+        "../outside.jpg": "path leaves the image root",
+        str(tmp_path / "outside.jpg"): "path leaves the image root",
+        "link.jpg": "path leaves the image root",
+        "absent.jpg": "missing file",
+    }
+    rows += [{"filename": name, **caption} for name in expected]
+    rows += [
+        {"filename": "0.jpg", **caption},
+        {"filename": "1.jpg", "captions": [" ", ""]},
+        {"filename": "1.jpg", "captions": ["\ud800"], "split": "val"},
+        {"filename": "1.jpg", "captions": ["one"], "split": "all"},
+        {"filename": "1.jpg", "captions": ["one"], "ir": "page.jpg"},
+        {"captions": ["one"]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\nnot json")
+    summary = prepare(options(tmp_path, max_pixels=2500, max_skipped=0.9))
+    found = skipped(tmp_path)
+    assert [(line["path"], line["reason"].split(":")[0]) for line in found] == [
+        *expected.items(),
+        ("0.jpg", "duplicate id"),
+        ("1.jpg", "no caption and no label"),
+        ("1.jpg", "record field 'captions' is not valid Unicode"),
+        ("1.jpg", "split name 'all' is not possible"),
+        ("1.jpg", "infrared"),
+        ("", "no image"),
+        ("", "not JSON"),
+    ]
+    assert found[0]["id"] == "cut.jpg" and found[0]["where"] == "rows.jsonl:4"
+    assert summary.skipped["path leaves the image root"] == 3
+    assert [r["id"] for r in records.open_source(tmp_path / "data", "toy", "train")] == [
+        *("0.jpg", "1.jpg"),
+    ]
+
+
+def test_too_many_skipped_samples_leave_no_data_set_but_their_list(tmp_path):
+    rows = toy(tmp_path, count=9)
+    write_rows(tmp_path, [*rows, {"filename": "absent.jpg", "captions": ["one"]}])
+    with pytest.raises(InputError, match=r"1 of 10 samples .10.00%.*\n.*1 x missing file\n"):
+        prepare(options(tmp_path, max_skipped=0.09))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["toy.skipped.jsonl"]
+    assert skipped(tmp_path, "data/toy.skipped.jsonl")[0]["path"] == "absent.jpg"
+    prepare(options(tmp_path, max_skipped=0.1))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["toy"]
+
+
+def test_nothing_usable_is_no_data_set_whatever_the_limit(tmp_path):
+    toy(tmp_path, count=1)
+    (tmp_path / "images/0.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="1 x empty file"):
+        prepare(options(tmp_path, max_skipped=1.0))
+    assert not (tmp_path / "data/toy").exists()
+
+
+def test_the_output_is_the_same_for_any_number_of_workers(tmp_path, monkeypatch):
+    rows = toy(tmp_path, count=30)
+    (tmp_path / "images/7.jpg").write_bytes(b"broken")
+    write_rows(tmp_path, [*rows, rows[3]])
+    monkeypatch.setattr(ingest, "CHUNK_SAMPLES", 4)
+    for workers in (1, 2):
+        output = str(tmp_path / f"{workers}")
+        prepare(options(tmp_path, workers=workers, max_skipped=0.1, output=output))
+    one, two = (content(tmp_path / f"{workers}/toy/1.0.0") for workers in (1, 2))
+    assert one == two
+    assert len(skipped(tmp_path, "2/toy/1.0.0/skipped.jsonl")) == 2
+
+
+def test_few_bytes_are_under_way_at_a_time(tmp_path, monkeypatch):
+    toy(tmp_path, count=40)
+    size = os.path.getsize(tmp_path / "images/0.jpg")
+    monkeypatch.setattr(ingest, "CHUNK_BYTES", 2 * size)
+    monkeypatch.setattr(ingest, "WAITING_BYTES", 5 * size)
+    taken = []
+
+    def samples():
+        for index in range(40):
+            taken.append(index)
+            image = picture(index)
+            yield ingest.Sample(f"{index}", index, id=f"{index}", image=image, label="x")
+
+    recipe = ingest.Recipe("", "train", "toy", 0, 10**6)
+    for position, outcome in enumerate(ingest.ingest(samples(), recipe, 2)):
+        assert outcome.id == f"{position}"
+        assert len(taken) <= position + 10
+    assert len(taken) == 40
+
+
+def test_images_are_shrunk_on_demand_only(tmp_path):
+    rows = toy(tmp_path, count=3)
+    (tmp_path / "images/1.jpg").write_bytes(picture(1, (64, 48), "PNG"))
+    (tmp_path / "images/ir.jpg").write_bytes(picture(2, (64, 48)))
+    rows[1]["ir"] = "ir.jpg"
+    write_rows(tmp_path, rows)
+    prepare(options(tmp_path, resize=24))
+    small, big = records.open_source(tmp_path / "data", "toy", "train")
+    assert small["image"] == picture(0)
+    assert decode(big["image"]).shape == decode(big["ir"]).shape == (32, 24, 3)
+    assert big["image"][:3] == b"\xff\xd8\xff"
+
+
+def test_class_folders_and_tars_are_prepared_too(tmp_path):
+    (tmp_path / "classes/port").mkdir(parents=True)
+    (tmp_path / "classes/port/a.jpg").write_bytes(picture(1))
+    classes = str(tmp_path / "classes")
+    prepare(options(tmp_path, format="folder", input=classes, images="", name="f"))
+    (record,) = records.open_source(tmp_path / "data", "f", "train")
+    assert (record["id"], record["label"], record["captions"]) == ("port/a.jpg", "port", [])
+
+    with tarfile.open(tmp_path / "s-0000.tar", "w") as tar:
+        for name, data in (("1.img_content", picture(2)), ("1.caption", b"one")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    tars = options(
+        tmp_path, format="webdataset", input=f"{tmp_path}/s-{{0000..0000}}.tar", images="", name="t"
+    )
+    prepare(tars)
+    (record,) = records.open_source(tmp_path / "data", "t", "train")
+    assert (record["image"], record["captions"]) == (picture(2), ["one"])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"name": "my-toy"}, "--name: .*letters"),
+        ({"split": "train 1"}, "--split: "),
+        ({"input": "absent.jsonl"}, "absent.jsonl does not exist"),
+        ({"columns": {"label": ("lable",)}}, "--label_column=lable"),
+        ({"format": "folder"}, "--images means nothing for --format=folder"),
+        ({"format": "webdataset", "images": "", "encoding": "utf-8"}, "--encoding means nothing"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_written(tmp_path, changes, message):
+    toy(tmp_path)
+    with pytest.raises(InputError, match=message):
+        prepare(options(tmp_path, **changes))
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path):
+    toy(tmp_path)
+    prepare(options(tmp_path))
+    before = content(tmp_path / "data/toy/1.0.0")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        prepare(options(tmp_path))
+    toy(tmp_path, count=9)
+    (tmp_path / "images/1.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="empty file"):
+        prepare(options(tmp_path, overwrite=True))
+    assert content(tmp_path / "data/toy/1.0.0") == before
+    summary = prepare(options(tmp_path, overwrite=True, max_skipped=0.2))
+    assert summary.records.total() == 8
+
+
+def test_the_summary_counts_what_is_there(tmp_path):
+    rows = toy(tmp_path, count=4)
+    rows[0]["captions"] = ["one " * 75, "one " * 76, "one " * 246, "one " * 247]
+    rows[1]["captions"] = ["one"]
+    rows[1]["long_caption"] = "one " * 300
+    (tmp_path / "images/2.jpg").write_bytes(picture(2, (30, 20)))
+    write_rows(tmp_path, rows)
+    numbers = prepare(options(tmp_path)).as_dict()
+    assert numbers == json.loads((tmp_path / "data/toy/1.0.0/summary.json").read_text())
+    assert numbers["records"] == {"train": 3, "val": 1}
+    assert numbers["image_width"] == {"min": 16, "median": 16, "max": 20}
+    assert numbers["image_height"] == {"min": 12, "median": 12, "max": 30}
+    assert numbers["texts_per_image"]["captions"] == {"min": 1, "mean": 9 / 4, "max": 4}
+    # Two tokens mark start and end; rows 2 and 3 have captions "a 2", "b", "a 3", "b".
+    lengths = [77, 78, 248, 249, 3, 4, 3, 4, 3]
+    assert numbers["clip_tokens"]["captions"] == {
+        "texts": 9,
+        "mean": pytest.approx(np.mean(lengths)),
+        "p95": 249,
+        "max": 249,
+        "share_above_77": pytest.approx(3 / 9),
+        "share_above_248": pytest.approx(1 / 9),
+    }
+    assert numbers["clip_tokens"]["long_captions"]["mean"] == 302
+    assert "ir_captions" not in numbers["clip_tokens"]
+
+
+def test_the_command_prints_a_summary_and_fails_with_a_message(tmp_path):
+    toy(tmp_path)
+    done = subprocess.run(command(tmp_path, "--workers=2"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for words in ("train                     4", "total                     6", "> 77", "0.0%"):
+        assert words in done.stdout
+    again = subprocess.run(command(tmp_path), capture_output=True, text=True)
+    assert again.returncode == 1
+    assert again.stderr.startswith("prepare: ") and "exists already" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+STALLED = """
+import pathlib, sys, time
+from absl import app
+from rsclip_jax import prepare
+from rsclip_jax.data.sources import Source
+
+opened = prepare.open_table
+
+def open_stalling(*arguments):
+    source = opened(*arguments)
+    def samples():
+        for index, sample in enumerate(source):
+            if index == 400:  # more than can be under way
+                pathlib.Path(sys.argv[0]).touch()
+                time.sleep(60)
+            yield sample
+    return Source(samples, source.size, source.root)
+
+prepare.open_table = open_stalling
+prepare.define_flags()
+app.run(prepare.main)
+"""
+
+
+def stalled_run(root):
+    """Start a run that stops, with records written, in the middle of its input."""
+    toy(root, count=450)
+    marker = root / "stalled"
+    flags = command(root, "--workers=2")[3:]
+    code = f"import sys; sys.argv[0] = {str(marker)!r}\n{STALLED}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *flags], start_new_session=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not marker.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.05)
+    return process
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path):
+    process = stalled_run(tmp_path)
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        children = file.read().split()
+    assert len(children) >= 2
+    leftovers = tmp_path / "data/.toy.incomplete"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert any(leftovers.rglob("*.unfinished"))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [leftovers.name]
+    with pytest.raises(FileNotFoundError, match="there is none"):
+        records.open_source(tmp_path / "data", "toy", "train")
+    deadline = time.monotonic() + 20
+    while any(map(alive, children)):
+        assert time.monotonic() < deadline, "worker processes outlive their parent"
+        time.sleep(0.05)
+    prepare(options(tmp_path))
+    prepare(options(tmp_path, output=str(tmp_path / "undisturbed")))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["toy"]
+    assert content(tmp_path / "data/toy/1.0.0") == content(tmp_path / "undisturbed/toy/1.0.0")
+
+
+def test_an_interrupted_run_tidies_up(tmp_path):
+    process = stalled_run(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: all processes get it
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"interrupted; nothing was written" in error
+    assert b"Traceback" not in error
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_no_data_set(tmp_path):
+    toy(tmp_path)
+    # Shards of ArrayRecord are 64 KiB at least: the limit stands for a full disk.
+    done = subprocess.run(
+        command(tmp_path, "--workers=1"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("prepare: cannot write a shard of ")
+    assert list((tmp_path / "data").iterdir()) == []
