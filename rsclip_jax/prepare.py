@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags
 
 from rsclip_jax.data import records
@@ -137,15 +138,36 @@ def check(options: Options) -> Source:
 
 
 def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Mark records whose id an earlier one has; remembers a 64-bit hash of each id."""
-    seen = set()
+    """Mark records whose id an earlier one has."""
+    seen = SeenIds()
     for outcome in outcomes:
-        if not outcome.reason:
-            key = hashlib.blake2b(outcome.id.encode(), digest_size=8).digest()
-            if key in seen:
-                outcome.reason = "duplicate id"
-            seen.add(key)
+        if not outcome.reason and not seen.add(outcome.id):
+            outcome.reason = "duplicate id"
         yield outcome
+
+
+class SeenIds:
+    """The ids met so far, as 64-bit hashes: 8 bytes each, where a set would take a hundred."""
+
+    RECENT = 2**18
+
+    def __init__(self):
+        self._recent: set[int] = set()
+        self._older = np.empty(0, np.uint64)  # sorted
+
+    def add(self, name: str) -> bool:
+        """Remember an id; return whether it is new."""
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        key = int.from_bytes(digest, "little")
+        place = np.searchsorted(self._older, np.uint64(key))
+        if key in self._recent or (place < len(self._older) and self._older[place] == key):
+            return False
+        self._recent.add(key)
+        if len(self._recent) == self.RECENT:
+            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+            self._older = np.sort(np.concatenate([self._older, recent]))
+            self._recent.clear()
+        return True
 
 
 def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:

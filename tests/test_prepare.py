@@ -17,7 +17,7 @@ from PIL import Image
 from rsclip_jax.data import ingest, records
 from rsclip_jax.data.images import decode
 from rsclip_jax.data.sources import InputError
-from rsclip_jax.prepare import Options, prepare
+from rsclip_jax.prepare import Options, SeenIds, prepare
 
 
 def picture(seed, size=(12, 16), form="JPEG"):
@@ -184,6 +184,14 @@ def test_the_output_is_the_same_for_any_number_of_workers(tmp_path, monkeypatch)
     one, two = (content(tmp_path / f"{workers}/toy/1.0.0") for workers in (1, 2))
     assert one == two
     assert len(skipped(tmp_path, "2/toy/1.0.0/skipped.jsonl")) == 2
+
+
+def test_ids_met_long_ago_are_remembered(monkeypatch):
+    monkeypatch.setattr(SeenIds, "RECENT", 7)
+    seen = SeenIds()
+    assert all(seen.add(f"{index}") for index in range(100))
+    assert not any(seen.add(f"{index}") for index in range(100))
+    assert seen.add("new")
 
 
 def test_few_bytes_are_under_way_at_a_time(tmp_path, monkeypatch):
