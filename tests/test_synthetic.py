@@ -77,6 +77,8 @@ def test_a_scene_depends_on_seed_and_index_only():
     alone = synthetic.example(3, 7)
     later = [synthetic.example(3, index) for index in (9, 8, 7)][-1]
     assert alone == later
+    others = [dataclasses.replace(synthetic.describe(6, i), seed=SEED) for i in range(20)]
+    assert all(one != other for one, other in zip(SCENES, others, strict=False))
     assert alone["image"] != synthetic.example(4, 7)["image"]
     assert alone["image"] != synthetic.example(3, 8)["image"]
 

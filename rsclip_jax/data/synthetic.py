@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import simplejpeg
 from absl import app, flags
@@ -119,7 +118,6 @@ def _checked(size: int) -> int:
 
 
 def _main(_) -> None:
-    cv2.setNumThreads(1)
     directory = write_scenes(
         _OUTPUT.value, _NAME.value, _TRAIN.value, _VAL.value, _SEED.value, _SIZE.value
     )

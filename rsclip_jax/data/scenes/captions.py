@@ -164,6 +164,20 @@ _ARRANGED = {
 _SHAPES = {"horizontal": "wide", "vertical": "tall"}
 _STRIPS = {"road": "road", "canal": "canal", "hedge": "row of trees", "dirt track": "dirt track"}
 _SPOTS = {"grove": "grove of trees", "bare patch": "patch of bare soil"}
+_EDGE_LOOKS = {
+    "road": "A straight grey road with a dashed centre line runs along",
+    "canal": "A canal with dark blue water and paved banks follows",
+    "hedge": "A dense row of dark green trees lines",
+    "dirt track": "A light brown dirt track runs along",
+    "quay": "A concrete quay with grey sheds takes up",
+}
+_CORNER_LOOKS = {
+    "pond": "a dark blue pond with a pale shore",
+    "grove": "a small grove of dark green trees",
+    "bare patch": "a square patch of bare reddish brown soil",
+    "islet": "a green islet with a few trees",
+    "sandbank": "a pale sandbank in shallow water",
+}
 # Where nothing tall stands there are no shadows to tell of.
 _FLAT = ("farmland", "forest")
 # Where the ground is named anyway, or none is to be seen.
@@ -224,24 +238,10 @@ def long_caption(scene: Scene) -> str:
     ]
     around = []
     if scene.edge:
-        looks = {
-            "road": "A straight grey road with a dashed centre line runs along",
-            "canal": "A canal with dark blue water and paved banks follows",
-            "hedge": "A dense row of dark green trees lines",
-            "dirt track": "A light brown dirt track runs along",
-            "quay": "A concrete quay with grey sheds takes up",
-        }
-        around.append(f"{looks[scene.edge[0]]} the {scene.edge[1]} edge of the picture.")
+        around.append(f"{_EDGE_LOOKS[scene.edge[0]]} the {scene.edge[1]} edge of the picture.")
     for thing, where in scene.corners:
-        looks = {
-            "pond": "a dark blue pond with a pale shore",
-            "grove": "a small grove of dark green trees",
-            "bare patch": "a square patch of bare reddish brown soil",
-            "islet": "a green islet with a few trees",
-            "sandbank": "a pale sandbank in shallow water",
-        }
         start = _pick(rng, (f"In the {where} corner there is", f"The {where} corner holds"))
-        around.append(f"{start} {looks[thing]}.")
+        around.append(f"{start} {_CORNER_LOOKS[thing]}.")
     sentences += [around[int(i)] for i in rng.permutation(len(around))]
     if scene.trees:
         sentences.append("A few single trees stand scattered over the open ground.")
