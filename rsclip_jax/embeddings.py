@@ -8,6 +8,7 @@ all of them are there.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
-from absl import logging
 from tqdm import tqdm
 
 from rsclip_jax.data import pipeline, records

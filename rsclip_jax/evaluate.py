@@ -3,15 +3,20 @@
     python -m rsclip_jax.evaluate --model=WORKDIR [--config.evals.NAME.split=test ...]
 
 Prints the metrics and writes them to OUTPUT/results.json, with pictures of retrieval beside them.
-Every field of the run's config can be overridden, as in training.
+Every field of the run's config can be overridden, as in training. A new evaluator begins with its
+type:
+
+    --config.evals.aid.type=zero_shot --config.evals.aid.data=aid --config.evals.aid.split=test
 """
 
 import argparse
 import json
+import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,10 @@ from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
+
+_NEW_EVALUATOR = re.compile(r"--?config\.evals\.(?P<name>\w+)\.type=(?P<type>\w+)$")
+
+_COLUMN = re.compile(r"(i2t_R@\d+|t2i_R@\d+|mean_recall)$")
 
 
 def main(argv: Sequence[str]) -> dict[str, float]:
@@ -55,9 +64,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     for name, evaluator in evals.items():
         start = time.perf_counter()
         found = dict(evaluator.run(params))
-        print(f"{name} ({time.perf_counter() - start:.1f} s)")
-        for metric, value in found.items():
-            print(f"  {metric:24}{value:8.2f}")
+        print(f"{name} ({time.perf_counter() - start:.1f} s)\n{table(found)}\n")
         metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
     results = {
         "model": str(Path(args.model).absolute()),
@@ -77,9 +84,20 @@ def main(argv: Sequence[str]) -> dict[str, float]:
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """Return the config with `--config.FIELD=VALUE` arguments applied.
 
+    Evaluators may be new, and those that are there have all their fields.
+
     Raises:
       ValueError: an argument that is no override, an unknown field, a value of the wrong type.
     """
+    config = ConfigDict(config.to_dict())
+    for argument in arguments:
+        match = _NEW_EVALUATOR.match(argument)
+        if match and match["name"] not in config.evals:
+            config.evals[match["name"]] = {"type": match["type"]}
+    for name, given in config.evals.items():
+        if given.get("type") in evaluators.TYPES:
+            # Only fields that are there can be overridden.
+            config.evals[name] = {**evaluators.fields_of(given.type), **given.to_dict()}
     values = flags.FlagValues()
     argv = ["evaluate", *arguments]
     try:
@@ -88,10 +106,28 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         )
         left = values(argv)[1:]
     except (flags.Error, AttributeError, TypeError) as error:
-        raise ValueError(f"cannot apply {' '.join(arguments)}: {error}") from error
+        reason: Any = error
+        while isinstance(reason, Exception):  # ml_collections wraps what it says in two more
+            reason = reason.args[0]
+        raise ValueError(f"cannot apply {' '.join(arguments)}: {reason}") from error
     if left:
         raise ValueError(f"cannot understand {' '.join(left)}: expected --config.FIELD=VALUE")
     return holder.value
+
+
+def table(metrics: Mapping[str, float]) -> str:
+    """Lay metrics out with a row for each prefix ("long_multi_") and a column for what follows."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        match = _COLUMN.search(name)
+        column = match[0] if match else name
+        rows.setdefault(name.removesuffix(column).rstrip("_"), {})[column] = value
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [" " * 12 + "".join(f"{column:>12}" for column in columns)]
+    for prefix, row in rows.items():
+        cells = (f"{row[c]:12.2f}" if c in row else " " * 12 for c in columns)
+        lines.append(f"  {prefix:10}" + "".join(cells))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _write(path: Path, results: dict[str, Any]) -> Path:
@@ -103,4 +139,9 @@ def _write(path: Path, results: dict[str, Any]) -> Path:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FileNotFoundError) as wrong_input:
+        notes = getattr(wrong_input, "__notes__", [])
+        sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))

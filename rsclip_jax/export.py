@@ -6,6 +6,7 @@ The same command again continues what was interrupted. `rsclip_jax.embeddings` d
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,4 +70,10 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
+    try:
+        main(sys.argv[1:])
+    except (ValueError, FileNotFoundError) as wrong_input:
+        sys.exit(f"export: {wrong_input}")
+    except KeyboardInterrupt:
+        sys.exit("\nexport: interrupted; the same command continues")

@@ -103,8 +103,16 @@ def test_metrics_are_printed_and_written_with_what_made_them(workdir, data, caps
     assert results["dataset_fingerprints"] == {"places": dataset_fingerprint(data, "places")}
     assert sorted(p.name for p in (workdir / "eval").iterdir()) == ["results.json", "val.png"]
     printed = capsys.readouterr().out
-    assert f"i2t_R@1 {metrics['val/i2t_R@1']:.2f}" in " ".join(printed.split())
     assert str(workdir / "eval" / "val.png") in printed
+
+
+def test_table_has_a_row_for_each_kind_of_text():
+    metrics = {"i2t_R@1": 1.0, "mean_recall": 2.25, "long_multi_i2t_R@1": 33.333, "top1": 4.0}
+    assert [line.split() for line in evaluate.table(metrics).splitlines()] == [
+        ["i2t_R@1", "mean_recall", "top1"],
+        ["1.00", "2.25", "4.00"],
+        ["long_multi", "33.33"],
+    ]
 
 
 def test_fields_of_the_config_are_overridden(workdir, data, tmp_path):
@@ -117,6 +125,24 @@ def test_fields_of_the_config_are_overridden(workdir, data, tmp_path):
     assert results["evals"]["val"]["split"] == "test"
     assert results["evals"]["scenes"]["templates"] == "skyscript"
     assert not (workdir / "eval").exists()
+
+
+def test_evaluators_can_be_added_and_defaults_overridden(config):
+    new = evaluate.override(
+        config,
+        [
+            "--config.evals.aid.type=zero_shot",
+            "--config.evals.aid.data=aid",
+            "--config.evals.val.protocols=('any',)",
+            "--config.evals.scenes.normalize_each=True",
+        ],
+    )
+    assert new.evals.aid.data == "aid"
+    assert new.evals.aid.templates == "georsclip"
+    assert new.evals.val.protocols == ("any",)
+    assert new.evals.val.texts == ("short",)
+    assert new.evals.scenes.normalize_each is True
+    assert "aid" not in config.evals
 
 
 @pytest.mark.parametrize(

@@ -37,21 +37,30 @@ def build(config: Any, encoder: Encoder) -> dict[str, Evaluator]:
         kind = fields.pop("type", None)
         if kind not in TYPES:
             raise ValueError(f"{where}.type={kind!r}: {_expected(kind, list(TYPES))}")
-        known = inspect.signature(TYPES[kind]).parameters.values()
-        known = [p for p in known if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        known = fields_of(kind)
         for field in fields:
-            if field not in [p.name for p in known]:
-                expected = _expected(field, [p.name for p in known])
-                raise ValueError(f"{where}.{field}: no such field; {expected}")
-        for p in known:
-            if p.default is inspect.Parameter.empty and p.name not in fields:
-                raise ValueError(f"{where} needs the field {p.name!r}")
+            if field not in known:
+                raise ValueError(f"{where}.{field}: no such field; {_expected(field, list(known))}")
+        fields = {**known, **fields}
+        for field in ("data", "split"):
+            if not fields[field]:
+                raise ValueError(f"{where} needs the field {field!r}")
         try:
             evaluators[name] = TYPES[kind](config, encoder, **fields)
         except (ValueError, FileNotFoundError) as error:
             error.add_note(f"(while making the evaluator {where})")
             raise
     return evaluators
+
+
+def fields_of(kind: str) -> dict[str, Any]:
+    """Return the fields of one of TYPES, beside `type`, and their defaults ("" if required)."""
+    parameters = inspect.signature(TYPES[kind]).parameters.values()
+    return {
+        p.name: "" if p.default is inspect.Parameter.empty else p.default
+        for p in parameters
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
 
 
 def draw(evaluators: Mapping[str, Evaluator], directory: str | os.PathLike) -> list[Path]:
