@@ -1,0 +1,190 @@
+"""Speed of the input pipeline beside the limit that decoding and resizing alone set.
+
+    python -m benchmarks.input_pipeline
+    python -m benchmarks.input_pipeline --data_dir=data --name=rsicd --image_size=128
+
+Without --name it writes a data set of procedural 256-pixel JPEG files with five captions each into
+a temporary directory. Measured in turn, with the same number of threads, for the same samples:
+
+    same    bytes in memory -> JPEG decode -> crop -> resize, in the pipeline's own way
+            (scaled decode, bicubic or bilinear or area), boxes computed beforehand
+    area    the same, but decoded at full scale, and always area averaging where a crop shrinks and
+            bicubic where it grows: the limit that PERFORMANCE figures of others mean
+    full    the pipeline: reads ArrayRecord, decodes, crops at random, resizes, flips and turns,
+            tokenises one caption of 77 tokens, fills the batch
+
+Neither limit reads a file, draws a random number, flips, tokenises or keeps its results. Each round
+measures all of them, one after the other; the medians over the rounds and of the ratios within a
+round are printed, by wall time and by CPU time of the process (steadier on a busy machine).
+"""
+
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+
+import cv2
+import numpy as np
+import simplejpeg
+from absl import app, flags
+
+from rsclip_jax.data import images
+from rsclip_jax.data.assemble import available_cores
+from rsclip_jax.data.pipeline import train_dataset, train_iterator
+from rsclip_jax.data.records import open_source, write_dataset
+from rsclip_jax.data.text import ClipTokenizer
+
+_DATA_DIR = flags.DEFINE_string("data_dir", "data", "Directory of the prepared data sets.")
+_NAME = flags.DEFINE_string("name", None, "Data set to read; by default one is made.")
+_SPLIT = flags.DEFINE_string("split", "train", "Its split.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the result in pixels.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images in a batch.")
+_BATCHES = flags.DEFINE_integer("batches", 4, "Batches of one measurement.")
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "How often all is measured.")
+_THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0: one for each core.")
+_LONG = flags.DEFINE_bool("long", False, "Also compose and tokenise long captions, 248 tokens.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as temporary:
+        data_dir, name = _DATA_DIR.value, _NAME.value
+        if name is None:
+            data_dir, name = temporary, "procedural"
+            write_dataset(data_dir, name, {_SPLIT.value: procedural_records()})
+        measure(data_dir, name)
+
+
+def procedural_records(count: int = 16384, distinct: int = 1024) -> Iterator[dict]:
+    """Make records of smooth noise and edges: JPEG files of the size of aerial photographs'.
+
+    So many, since Grain's shuffle takes 60 us a sample for a thousand, but 3 us from 16,384 on.
+    """
+    rng = np.random.default_rng(0)
+    encoded = [_procedural_jpeg(rng) for _ in range(distinct)]
+    words = ["field", "road", "houses", "trees", "river", "green", "large", "next", "to", "many"]
+    for i in range(count):
+        captions = [" ".join(sentence) + " ." for sentence in rng.choice(words, (5, 9))]
+        yield {"id": str(i), "image": encoded[i % distinct], "captions": captions}
+
+
+def _procedural_jpeg(rng: np.random.Generator) -> bytes:
+    image = np.full((256, 256, 3), 120, np.float32)
+    for cells, strength in ((4, 90), (24, 45), (100, 38)):
+        noise = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
+        noise = noise.mean(axis=2, keepdims=True) * 0.8 + noise * 0.2
+        image += strength * cv2.resize(noise, (256, 256), interpolation=cv2.INTER_CUBIC)
+    for _ in range(12):
+        (top, left), (height, width) = rng.integers(0, 256, 2), rng.integers(8, 60, 2)
+        image[top : top + height, left : left + width] += rng.uniform(-70, 70)
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    return simplejpeg.encode_jpeg(image, quality=80, colorsubsampling="420")
+
+
+def measure(data_dir: str, name: str) -> None:
+    """Alternate between the limits and the pipeline; print medians."""
+    threads = _THREADS.value or available_cores()
+    count = _BATCHES.value * _BATCH_SIZE.value
+    config = {
+        "data_dir": data_dir,
+        "data": {name: 1.0},
+        "split": _SPLIT.value,
+        "batch_size": _BATCH_SIZE.value,
+        "lengths": {"text": 77} | ({"text_long": 248} if _LONG.value else {}),
+        "ir": False,
+        "caption": "random",
+        "long_caption": "auto",
+        "crop": (0.5, 1.0),
+        "flip": True,
+        "right_angles": True,
+        "rotate": 0.0,
+        "threads": threads,
+        "workers": 0,
+    }
+    tokenizers = {field: ClipTokenizer(length) for field, length in config["lengths"].items()}
+    dataset = train_dataset(config, _IMAGE_SIZE.value, tokenizers, seed=0)
+    first_steps = itertools.count(0, _BATCHES.value)
+    source = open_source(data_dir, name, _SPLIT.value)
+    rng = np.random.default_rng(0)
+    augmentation = images.Augmentation(flip=False, right_angles=False)
+    encoded = [source[i % len(source)]["image"] for i in range(count)]
+    samples = [
+        (data, images.draw_geometry(augmentation, rng.random(8), *images.dimensions(data)))
+        for data in encoded
+    ]
+    print(
+        f"{name}: {len(source)} records, {statistics.mean(map(len, encoded)) / 1024:.1f} KiB an "
+        f"image; {threads} threads, {_ROUNDS.value} rounds of {count} images, to "
+        f"{_IMAGE_SIZE.value} px"
+    )
+    pool = futures.ThreadPoolExecutor(threads)
+
+    def full() -> None:
+        start = next(first_steps)
+        # Ends with the last batch, lest work done ahead be counted as the limits'.
+        for batch in train_iterator(dataset[: start + _BATCHES.value], start, config):
+            assert len(batch["image"]) == _BATCH_SIZE.value
+
+    def limit(resize: Callable) -> Callable[[], None]:
+        def task(start: int) -> None:
+            for data, geometry in samples[start : start + 8]:
+                resize(data, geometry)
+
+        return lambda: list(pool.map(task, range(0, count, 8)))
+
+    measured = {"same": limit(decode_and_resize), "area": limit(decode_and_area), "full": full}
+    for run in measured.values():
+        run()
+    wall: dict[str, list[float]] = {kind: [] for kind in measured}
+    cpu: dict[str, list[float]] = {kind: [] for kind in measured}
+    for turn in range(_ROUNDS.value):
+        order = list(measured) if turn % 2 else list(reversed(measured))
+        for kind in order:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            measured[kind]()
+            wall[kind].append(time.perf_counter() - start)
+            cpu[kind].append(time.process_time() - cpu_start)
+    report("wall", wall, count, threads)
+    report("CPU", cpu, count, 1)
+
+
+def decode_and_resize(data: bytes, geometry: images.Geometry) -> np.ndarray:
+    """Decode, crop and resize in the pipeline's own way, without its flips."""
+    out = np.empty((_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3), np.uint8)
+    images.train_view(data, geometry, out)
+    return out
+
+
+def decode_and_area(data: bytes, geometry: images.Geometry) -> np.ndarray:
+    """Decode at full scale, crop, and resize by area where that shrinks and bicubic otherwise."""
+    image = simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
+    rows, columns = image.shape[:2]
+    top, left, height, width = geometry.box
+    crop = image[
+        int(top * rows) : int((top + height) * rows),
+        int(left * columns) : int((left + width) * columns),
+    ]
+    size = _IMAGE_SIZE.value
+    shrinks = max(crop.shape[:2]) > size
+    return cv2.resize(
+        crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
+
+
+def report(title: str, seconds: dict[str, list[float]], count: int, threads: int) -> None:
+    """Print images per second (of CPU time: on one core) and the ratios to the limits."""
+    print(f"by {title} time" + (f" ({threads} threads on {os.cpu_count()} cores)" * (threads > 1)))
+    for kind, values in seconds.items():
+        median = statistics.median(values)
+        line = f"  {kind:5} {count / median:8.0f} images/s  {median / count * 1e6:7.0f} us an image"
+        if kind != "full":
+            ratios = [limit / full for limit, full in zip(values, seconds["full"], strict=True)]
+            line += f"   full reaches {statistics.median(ratios):.1%} of it"
+        print(line)
+
+
+if __name__ == "__main__":
+    app.run(main)

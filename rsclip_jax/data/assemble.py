@@ -1,0 +1,170 @@
+"""Records -> arrays of a training batch: the part of the input pipeline that costs time."""
+
+import bisect
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from rsclip_jax.data import images
+from rsclip_jax.data.captions import TextChoice
+
+Tokenizer = Callable[[list[str]], np.ndarray]
+Source = Sequence[Mapping[str, Any]]
+
+# Random numbers of a sample: those of its geometry, then those of its texts.
+DRAWS = images.GEOMETRY_DRAWS + TextChoice.draws
+# A thread takes so many samples at a time, fewer where a batch would not keep all threads busy.
+_TASK_SAMPLES = 32
+
+
+class Assemble:
+    """Make the batch of a step from the indices of its samples, in parallel.
+
+    Index i belongs to the last source that starts at or before i. Picklable, for worker processes.
+
+    Args:
+      sources, input_config, image_size, tokenizers: see `pipeline.dataset_of_sources`.
+      seed: of the random numbers.
+      host_index, host_count: sample i of this host is sample i * host_count + host_index of the
+        global batch.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        input_config: Mapping[str, Any],
+        image_size: int,
+        tokenizers: Mapping[str, Tokenizer],
+        *,
+        seed: int,
+        host_index: int,
+        host_count: int,
+    ):
+        self._names = list(sources)
+        self._sources = list(sources.values())
+        sizes = [len(source) for source in self._sources]
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._image_size = image_size
+        self._seed = seed
+        self._host_index = host_index
+        self._host_count = host_count
+        self._ir = bool(input_config["ir"])
+        self._augmentation = from_config(images.Augmentation, input_config)
+        self._choice = from_config(TextChoice, input_config)
+        self._lengths = dict(input_config["lengths"])
+        if missing := sorted(set(self._lengths) - set(tokenizers)):
+            raise ValueError(f"input.lengths asks for {missing}, but no tokenizer was given for it")
+        self._tokenizers = {field: tokenizers[field] for field in self._lengths}
+        for field, length in self._lengths.items():
+            if (shape := np.shape(self._tokenizers[field]([""]))) != (1, length):
+                raise ValueError(
+                    f"the tokenizer of {field!r} makes rows of {shape[1:]} tokens, but "
+                    f"input.lengths asks for {length}"
+                )
+        cores = available_cores() // max(input_config["workers"], 1)
+        self._threads = input_config["threads"] or max(cores, 1)
+        self._make_pool()
+        # A setting that does not go with the data should fail now, not in the middle of an epoch.
+        self._assemble(self.starts, np.zeros((len(self.starts), DRAWS)))
+
+    def _make_pool(self) -> None:
+        self._pool = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="input")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_pool()
+
+    def __call__(self, step: int, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """Return the batch of a step: arrays [b, ...], row i from the sample with indices[i]."""
+        rng = np.random.default_rng((self._seed, step))
+        draws = rng.random((len(indices) * self._host_count, DRAWS))
+        return self._assemble(indices, draws[self._host_index :: self._host_count])
+
+    def _assemble(self, indices: Sequence[int], draws: np.ndarray) -> dict[str, np.ndarray]:
+        count = len(indices)
+        shape = (count, self._image_size, self._image_size, 3)
+        batch = {"image": np.empty(shape, np.uint8)}
+        if self._ir:
+            batch["ir"] = np.zeros(shape, np.uint8)
+            batch["ir_mask"] = np.zeros(count, bool)
+        for field, length in self._lengths.items():
+            batch[field] = np.empty((count, length), np.int32)
+        task_samples = min(_TASK_SAMPLES, math.ceil(count / (2 * self._threads)))
+        tasks = [
+            self._pool.submit(self._fill, batch, slice(row, row + task_samples), indices, draws)
+            for row in range(0, count, task_samples)
+        ]
+        try:
+            for task in tasks:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+        return batch
+
+    def _fill(
+        self, batch: dict[str, np.ndarray], rows: slice, indices: Sequence[int], draws: np.ndarray
+    ) -> None:
+        """Write some rows of the batch.
+
+        First all records are read, then all images made, then all texts: sample by sample, each
+        stage finds its code and data evicted from the caches, which costs 80 us a sample.
+        """
+        places = [self._locate(index) for index in indices[rows]]
+        records = [self._sources[number][place] for number, place in places]
+        draws = draws[rows].tolist()
+        texts: dict[str, list[str]] = {field: [] for field in self._lengths}
+        try:
+            for i in range(len(records)):
+                self._see(records[i], draws[i][: images.GEOMETRY_DRAWS], batch, rows.start + i)
+            for i in range(len(records)):
+                for field, chosen in texts.items():
+                    chosen.append(
+                        self._choice.choose(records[i], field, draws[i][images.GEOMETRY_DRAWS :])
+                    )
+        except ValueError as error:
+            name = self._names[places[i][0]]
+            raise ValueError(
+                f"record {records[i]['id']!r} of data set {name!r}: {error}"
+            ) from error
+        for field, chosen in texts.items():
+            batch[field][rows] = self._tokenizers[field](chosen)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Return the number of the source that holds a sample, and its place there."""
+        number = bisect.bisect_right(self.starts, index) - 1
+        return number, index - self.starts[number]
+
+    def _see(
+        self,
+        record: Mapping[str, Any],
+        draws: Sequence[float],
+        batch: dict[str, np.ndarray],
+        row: int,
+    ) -> None:
+        image = record["image"]
+        geometry = images.draw_geometry(self._augmentation, draws, *images.dimensions(image))
+        images.train_view(image, geometry, batch["image"][row])
+        if self._ir and record["ir"]:
+            images.train_view(record["ir"], geometry, batch["ir"][row])
+            batch["ir_mask"][row] = True
+
+
+def from_config(kind: type, input_config: Mapping[str, Any]) -> Any:
+    """Make a dataclass from the fields of `config.input` that are called like its own."""
+    return kind(**{field.name: input_config[field.name] for field in dataclasses.fields(kind)})
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,320 @@
+"""Decoding, CLIP's evaluation preprocessing and the geometry of training views."""
+
+import io
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsclip_jax.data import images
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "preprocess.npz"
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
+IDENTITY = images.Geometry((0.0, 0.0, 1.0, 1.0), 1.0, 0.0, False, False, False)
+
+
+def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Draw smooth noise: what JPEG and resampling are made for."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3), np.float32)
+    for cells, strength in ((3, 80), (12, 40), (40, 12)):
+        noise = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
+        image += strength * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(image + 128, 0, 255).astype(np.uint8)
+
+
+def encode(image: np.ndarray | Image.Image, file_format: str = "PNG", **options) -> bytes:
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def pillow_pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def rms(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a.astype(np.float64) - b) ** 2)))
+
+
+def view(data: bytes, geometry: images.Geometry, size: int) -> np.ndarray:
+    out = np.full((size, size, 3), 77, np.uint8)
+    images.train_view(data, geometry, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"quality": 90}, {"quality": 75, "subsampling": 0}, {"quality": 85, "progressive": True}],
+)
+def test_jpeg_pixels_equal_pillows(options):
+    data = encode(photograph(123, 201), "JPEG", **options)
+    np.testing.assert_array_equal(images.decode(data), pillow_pixels(data))
+    assert images.dimensions(data) == (123, 201)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA"])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_modes_become_three_channels_and_alpha_is_dropped(mode, file_format):
+    image = Image.fromarray(photograph(20, 31)).convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.fromarray(photograph(20, 31, seed=1)).convert("L"))
+    data = encode(image, file_format)
+    np.testing.assert_array_equal(images.decode(data), np.asarray(image.convert("RGB")))
+    assert images.dimensions(data) == (20, 31)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"), [("WEBP", {"lossless": True}), ("BMP", {}), ("GIF", {})]
+)
+def test_other_formats_equal_pillow(file_format, options):
+    data = encode(photograph(24, 30), file_format, **options)
+    np.testing.assert_array_equal(images.decode(data), pillow_pixels(data))
+
+
+def test_grey_and_cmyk_jpeg_become_rgb():
+    grey = encode(Image.fromarray(photograph(40, 50)).convert("L"), "JPEG")
+    cmyk = encode(Image.fromarray(photograph(40, 50)).convert("CMYK"), "JPEG")
+    np.testing.assert_array_equal(images.decode(grey), pillow_pixels(grey))
+    np.testing.assert_allclose(images.decode(cmyk).astype(int), pillow_pixels(cmyk), atol=1)
+
+
+def test_16_bit_infrared_is_stretched_between_its_percentiles():
+    # 0 ... 10,000: the 1st percentile is 100, the 99th is 9,900.
+    counts = np.random.default_rng(0).permutation(10001).astype(np.uint16).reshape(73, 137)
+    expected = np.clip(np.rint((counts.astype(np.float64) - 100) / 9800 * 255), 0, 255)
+    for data in (encode(counts), encode(counts, "TIFF"), encode(counts.astype(np.float32), "TIFF")):
+        decoded = images.decode(data)
+        assert decoded.dtype == np.uint8
+        for channel in range(3):
+            np.testing.assert_array_equal(decoded[..., channel], expected)
+
+
+def test_16_bit_colour_keeps_its_channels_apart():
+    colour = np.zeros((10, 10, 3), np.uint16)
+    colour[..., 0] = 4000
+    colour[..., 2] = 2000
+    ok, data = cv2.imencode(".png", colour[..., ::-1])
+    assert ok
+    np.testing.assert_array_equal(images.decode(data.tobytes())[3, 3], [255, 0, 128])
+
+
+def test_a_constant_or_blank_16_bit_image_becomes_black():
+    assert images.decode(encode(np.full((4, 5), 900, np.uint16))).max() == 0
+    assert images.decode(encode(np.full((4, 5), np.nan, np.float32), "TIFF")).max() == 0
+
+
+def test_exif_orientation_is_left_alone():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file_format in ("JPEG", "PNG", "WEBP"):
+        data = encode(photograph(20, 40), file_format, exif=exif)
+        assert images.decode(data).shape == (20, 40, 3)
+        assert images.dimensions(data) == (20, 40)
+
+
+PHOTO_JPEG = encode(photograph(64, 64), "JPEG")
+PHOTO_PNG = encode(photograph(64, 64))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<html>404</html>",
+        PHOTO_JPEG[:40],
+        PHOTO_JPEG[:-300],
+        PHOTO_PNG[:20],
+        PHOTO_PNG[:-900],
+    ],
+    ids=["empty", "html", "jpeg head", "jpeg cut", "png head", "png cut"],
+)
+def test_undecodable_data_are_refused_and_named(data):
+    with pytest.raises(ValueError, match=f"cannot decode {len(data)} bytes starting with"):
+        images.decode(data)
+    with pytest.raises(ValueError, match="cannot decode"):
+        view(data, IDENTITY, 8)
+
+
+def torchvision_preprocess(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize(size, BICUBIC) and CenterCrop(size) of a Pillow image, as torchvision defines them."""
+    height, width = image.shape[:2]
+    if width <= height:
+        new_width, new_height = size, int(size * height / width)
+    else:
+        new_width, new_height = int(size * width / height), size
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    top, left = round((new_height - size) / 2.0), round((new_width - size) / 2.0)
+    return np.asarray(resized)[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        (256, 256, 224),
+        (301, 417, 224),
+        (417, 301, 96),
+        (64, 64, 224),
+        (50, 233, 32),
+        (224, 300, 224),
+    ],
+)
+def test_eval_preprocess_equals_pillow(height, width, size):
+    image = photograph(height, width)
+    result = images.eval_preprocess(image, size)
+    assert result.shape == (size, size, 3) and result.dtype == np.uint8
+    np.testing.assert_array_equal(result, torchvision_preprocess(image, size))
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="needs ../shared/golden, which is not here")
+@pytest.mark.parametrize("name", ["256", "301x417"])
+def test_eval_preprocess_equals_the_golden_numbers(name):
+    golden = np.load(GOLDEN)
+    result = images.eval_preprocess(golden[f"rgb_{name}"], 224)
+    normalised = ((result / 255 - CLIP_MEAN) / CLIP_STD).transpose(2, 0, 1)
+    # float16 keeps 11 bits: of values up to 2.7, to half of 2^-9.
+    np.testing.assert_allclose(normalised, golden[f"out_{name}"], atol=2**-10 + 1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (200, 600), (600, 200)])
+def test_crops_keep_to_area_and_aspect_and_stay_inside(height, width):
+    rng = np.random.default_rng(0)
+    augmentation = images.Augmentation(crop=(0.3, 0.9))
+    areas, ratios, centres = [], [], []
+    for _ in range(2000):
+        geometry = images.draw_geometry(augmentation, rng.random(8), height, width)
+        top, left, box_height, box_width = geometry.box
+        assert min(top, left) >= 0 and top + box_height <= 1 + 1e-9 and left + box_width <= 1 + 1e-9
+        areas.append(box_height * box_width)
+        ratios.append(box_width * width / (box_height * height))
+        centres.append((top + box_height / 2, left + box_width / 2))
+    assert min(areas) >= 0.3 - 1e-9 and max(areas) <= 0.9 + 1e-9
+    np.testing.assert_allclose(np.percentile(areas, [0, 50, 100]), [0.3, 0.6, 0.9], atol=0.02)
+    np.testing.assert_allclose(np.mean(centres, axis=0), 0.5, atol=0.02)
+    if height == width:
+        assert min(ratios) >= 3 / 4 - 1e-9 and max(ratios) <= 4 / 3 + 1e-9
+        assert min(ratios) < 0.8 and max(ratios) > 1.25
+        assert abs(np.mean(np.log(ratios))) < 0.02
+
+
+def test_a_crop_of_a_long_strip_has_the_nearest_ratio_that_fits():
+    geometry = images.draw_geometry(images.Augmentation(crop=(0.5, 0.5)), np.full(8, 0.5), 10, 1000)
+    np.testing.assert_allclose(geometry.box, (0, 0.25, 1, 0.5))
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("columns", [False, True])
+def test_flips_and_right_angles_move_whole_pixels(turns, rows, columns):
+    image = photograph(32, 32)
+    draws = [0.5, 0.5, 0.5, 0.5, 0.75 - 0.5 * rows, 0.75 - 0.5 * columns, turns / 4 + 0.1, 0.5]
+    expected = image
+    if rows:
+        expected = expected[::-1]
+    if columns:
+        expected = expected[:, ::-1]
+    expected = np.rot90(expected, turns)
+    for crop in ((1.0, 1.0), ()):
+        geometry = images.draw_geometry(images.Augmentation(crop=crop), draws, 32, 32)
+        np.testing.assert_array_equal(view(encode(image), geometry, 32), expected)
+    # The warp takes another way to the same end; a hair's breadth of rotation makes it do so.
+    warped = view(encode(image), geometry._replace(box=(0, 0, 1, 1), angle=1e-9), 32)
+    np.testing.assert_allclose(warped.astype(int), expected, atol=1)
+
+
+def test_without_augmentation_a_view_is_the_evaluation_preprocessing():
+    augmentation = images.Augmentation(crop=(), flip=False, right_angles=False)
+    data = encode(photograph(90, 130), "JPEG")
+    geometry = images.draw_geometry(augmentation, np.random.default_rng(0).random(8), 90, 130)
+    expected = torchvision_preprocess(pillow_pixels(data), 48)
+    np.testing.assert_array_equal(view(data, geometry, 48), expected)
+
+
+@pytest.mark.parametrize("side", [40, 256, 300, 512, 1200])
+def test_a_crop_is_close_to_pillows_antialiased_bicubic_crop(side):
+    image = photograph(side, side)
+    data = encode(image, "JPEG", quality=95, subsampling=0)
+    geometry = IDENTITY._replace(box=(0.1, 0.2, 0.7, 0.8))
+    box = tuple(round(x * side) for x in (0.2, 0.1, 1.0, 0.8))
+    expected = Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC, box=box)
+    assert rms(view(data, geometry, 112), np.asarray(expected)) < 4
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_shrinking_averages_instead_of_picking_pixels(angle, file_format):
+    noise = np.random.default_rng(0).integers(0, 2, (512, 512, 1)).astype(np.uint8) * 255
+    data = encode(np.repeat(noise, 3, axis=2), file_format)
+    # The mean of 8 x 8 pixels of standard deviation 127 has 16; picked pixels keep theirs.
+    assert view(data, IDENTITY._replace(angle=angle), 64).std() < 30
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("flip_columns", [False, True])
+def test_rotation_by_an_angle_samples_the_rotated_place(transpose, flip_columns):
+    height, width, size, angle = 200, 300, 64, 0.6
+    y, x = np.mgrid[:height, :width] + 0.5
+    scene = np.stack([x * 0.8, y * 1.2, np.full_like(x, 50)], axis=-1)
+    top, left, box_height, box_width = 0.3, 0.35, 0.4, 0.3
+    geometry = images.Geometry(
+        (top, left, box_height, box_width), width / height, angle, transpose, False, flip_columns
+    )
+    result = view(encode(np.rint(scene).astype(np.uint8)), geometry, size)
+
+    down, right = (np.mgrid[:size, :size] + 0.5) / size - 0.5
+    if flip_columns:
+        right = -right
+    if transpose:
+        down, right = right, down
+    right, down = right * box_width * width, down * box_height * height
+    expected_x = (left + box_width / 2) * width + np.cos(angle) * right - np.sin(angle) * down
+    expected_y = (top + box_height / 2) * height + np.sin(angle) * right + np.cos(angle) * down
+    expected = np.stack([expected_x * 0.8, expected_y * 1.2, np.full_like(expected_x, 50)], -1)
+    np.testing.assert_allclose(result, expected, atol=1.5)
+
+
+@pytest.mark.parametrize("rotate", [0.0, 180.0])
+def test_images_of_one_place_stay_aligned_at_different_sizes(rotate):
+    scene = photograph(480, 640)
+    small = cv2.resize(scene, (160, 120), interpolation=cv2.INTER_AREA)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        draws = rng.random(8)
+        augmentation = images.Augmentation(crop=(0.4, 0.9), rotate=rotate)
+        geometry = images.draw_geometry(augmentation, draws, 480, 640)
+        large_view = view(encode(scene, "JPEG", quality=95), geometry, 64)
+        assert rms(large_view, view(encode(small), geometry, 64)) < 6
+        moved = images.draw_geometry(augmentation, (draws + 0.3) % 1, 480, 640)
+        assert rms(large_view, view(encode(small), moved, 64)) > 15
+
+
+def test_rotation_angles_fill_their_range():
+    rng = np.random.default_rng(0)
+    augmentation = images.Augmentation(rotate=30.0)
+    angles = [
+        math.degrees(images.draw_geometry(augmentation, rng.random(8), 9, 9).angle)
+        for _ in range(500)
+    ]
+    assert -30 <= min(angles) < -28 and 28 < max(angles) <= 30
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop", (0.0, 1.0)),
+        ("crop", (0.9, 0.5)),
+        ("crop", (0.5, 1.5)),
+        ("crop", (0.5,)),
+        ("rotate", -1.0),
+        ("rotate", 270.0),
+    ],
+)
+def test_impossible_augmentation_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} is .*expected"):
+        images.Augmentation(**{field: value})
