@@ -1,5 +1,6 @@
 """The command as a whole: what it keeps, what it skips, and that it is all or nothing."""
 
+import contextlib
 import io
 import json
 import os
@@ -344,11 +345,12 @@ app.run(prepare.main)
 """
 
 
-def stalled_run(root):
-    """Start a run that stops, with records written, in the middle of its input."""
-    toy(root, count=450)
-    marker = root / "stalled"
-    flags = command(root, "--workers=2")[3:]
+@pytest.fixture
+def stalled_run(tmp_path):
+    """A run that has stopped, with records written, in the middle of its input."""
+    toy(tmp_path, count=450)
+    marker = tmp_path / "stalled"
+    flags = command(tmp_path, "--workers=2")[3:]
     code = f"import sys; sys.argv[0] = {str(marker)!r}\n{STALLED}"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *flags], start_new_session=True, stderr=subprocess.PIPE
@@ -357,7 +359,10 @@ def stalled_run(root):
     while not marker.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.05)
-    return process
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def alive(pid):
@@ -368,14 +373,15 @@ def alive(pid):
         return False
 
 
-def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path):
-    process = stalled_run(tmp_path)
+def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path, stalled_run):
+    process = stalled_run
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
         children = file.read().split()
     assert len(children) >= 2
     leftovers = tmp_path / "data/.toy.incomplete"
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    process.stderr.close()
     assert any(leftovers.rglob("*.unfinished"))
     assert [path.name for path in (tmp_path / "data").iterdir()] == [leftovers.name]
     with pytest.raises(FileNotFoundError, match="there is none"):
@@ -390,11 +396,10 @@ def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path
     assert content(tmp_path / "data/toy/1.0.0") == content(tmp_path / "undisturbed/toy/1.0.0")
 
 
-def test_an_interrupted_run_tidies_up(tmp_path):
-    process = stalled_run(tmp_path)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: all processes get it
-    _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
+def test_an_interrupted_run_tidies_up(tmp_path, stalled_run):
+    os.killpg(stalled_run.pid, signal.SIGINT)  # as Ctrl-C in a terminal: all processes get it
+    _, error = stalled_run.communicate(timeout=30)
+    assert stalled_run.returncode == 130
     assert b"interrupted; nothing was written" in error
     assert b"Traceback" not in error
     assert list((tmp_path / "data").iterdir()) == []

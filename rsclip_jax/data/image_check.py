@@ -1,9 +1,8 @@
 """Is this file a whole image of a bearable size? And making it smaller."""
 
-import contextlib
 import io
+import re
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -18,8 +17,8 @@ _WIDTH_TAG, _HEIGHT_TAG = 256, 257  # TIFF 6.0, section 8
 def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
     """Return (height, width) in pixels of an encoded image that decodes to its last row.
 
-    The size is taken from the header, so that an absurd one costs no memory. Decoders fill up
-    truncated files with grey or black: those are refused.
+    The size is taken from the header, so that an absurd one costs no memory. Truncated files are
+    refused, which careless decoders fill up with grey.
 
     Args:
       data: a whole file.
@@ -40,14 +39,15 @@ def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
                     f"--max_pixels={max_pixels:,}"
                 )
             if not (_is_jpeg(data) and _is_flawless_jpeg(data)):
-                _load_strictly(data)
-                images.decode(data)  # what training will do: it also reads TIFFs Pillow cannot
+                images.decode(data)
     except _TooLarge as error:
         raise ValueError(str(error)) from None
     except Image.UnidentifiedImageError:
         raise ValueError("unreadable image: of no known format") from None
     except Exception as error:  # Damaged files make decoders raise whatever they please.
-        raise ValueError(f"unreadable image: {error}"[:300]) from error
+        # Pillow tells an address in memory: the same file shall have the same reason every time.
+        reason = re.sub(r"<_io.BytesIO[^>]*>", "", str(error))
+        raise ValueError(f"unreadable image: {reason}"[:300]) from error
     return height, width
 
 
@@ -62,8 +62,9 @@ def _is_jpeg(data: bytes) -> bool:
 def _header_size(data: bytes) -> tuple[int, int]:
     if _is_jpeg(data):
         return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # The user's limit counts.
     try:
-        with _pillow(data) as image:
+        with Image.open(io.BytesIO(data)) as image:
             return image.height, image.width
     except Image.UnidentifiedImageError:
         if data[:4] not in (b"II*\0", b"MM\0*"):
@@ -74,6 +75,8 @@ def _header_size(data: bytes) -> tuple[int, int]:
         file.seek(directory.next)
         directory.load(file)
         return directory[_HEIGHT_TAG], directory[_WIDTH_TAG]
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _is_flawless_jpeg(data: bytes) -> bool:
@@ -81,28 +84,8 @@ def _is_flawless_jpeg(data: bytes) -> bool:
     try:
         simplejpeg.decode_jpeg(data, min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError:
-        return False  # Truncated, or merely odd (stray bytes between markers): Pillow can tell.
+        return False  # Truncated, or merely odd (stray bytes between markers): `decode` can tell.
     return True
-
-
-def _load_strictly(data: bytes) -> None:
-    try:
-        with _pillow(data) as image:
-            image.load()  # OSError for truncated files, where OpenCV is silent.
-    except Image.UnidentifiedImageError:
-        pass  # Then OpenCV has the last word.
-
-
-@contextlib.contextmanager
-def _pillow(data: bytes) -> Iterator[Image.Image]:
-    """Open an image in Pillow without its own limit of pixels: the user's counts."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def shrink(data: bytes, side: int) -> bytes:

@@ -9,6 +9,8 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 
+import cv2
+
 from rsclip_jax.data.image_check import check_image, shrink
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
 from rsclip_jax.data.sources import Sample, read_file
@@ -164,6 +166,8 @@ _recipe: Recipe | None = None
 def _set_up(recipe: Recipe) -> None:
     global _recipe
     _recipe = recipe
+    # What OpenCV has to say about damaged files stands in skipped.jsonl, not between the progress.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _set_up_worker(recipe: Recipe) -> None:
