@@ -4,18 +4,18 @@
     python -m benchmarks.input_pipeline --data_dir=data --name=rsicd --image_size=128
 
 Without --name it writes a data set of procedural 256-pixel JPEG files with five captions each into
-a temporary directory. Measured in turn, with the same number of threads, for the same samples:
+a temporary directory. Measured in turn, on as many threads, over crops of the same distribution:
 
-    same    bytes in memory -> JPEG decode -> crop -> resize, in the pipeline's own way
-            (scaled decode, bicubic or bilinear or area), boxes computed beforehand
-    area    the same, but decoded at full scale, and always area averaging where a crop shrinks and
-            bicubic where it grows: the limit that PERFORMANCE figures of others mean
+    area    the bare limit: bytes in memory -> simplejpeg (fast DCT) -> crop -> OpenCV resize, area
+            averaging where the crop shrinks and bicubic where it grows
+    same    a harder limit: decode, crop and resize as the pipeline does it, which takes bilinear
+            for area where a crop shrinks by less than a third, and scaled decoding of large files
     full    the pipeline: reads ArrayRecord, decodes, crops at random, resizes, flips and turns,
-            tokenises one caption of 77 tokens, fills the batch
+            tokenises a caption of 77 tokens (--long: also a composed one of 248), fills the batch
 
 Neither limit reads a file, draws a random number, flips, tokenises or keeps its results. Each round
-measures all of them, one after the other; the medians over the rounds and of the ratios within a
-round are printed, by wall time and by CPU time of the process (steadier on a busy machine).
+measures all of them; medians over the rounds, and of the ratios within a round, are printed by wall
+time and by CPU time of the process, which is the steadier one on a busy machine.
 """
 
 import itertools
@@ -135,7 +135,7 @@ def measure(data_dir: str, name: str) -> None:
 
         return lambda: list(pool.map(task, range(0, count, 8)))
 
-    measured = {"same": limit(decode_and_resize), "area": limit(decode_and_area), "full": full}
+    measured = {"area": limit(decode_and_area), "same": limit(decode_and_resize), "full": full}
     for run in measured.values():
         run()
     wall: dict[str, list[float]] = {kind: [] for kind in measured}
@@ -159,7 +159,7 @@ def decode_and_resize(data: bytes, geometry: images.Geometry) -> np.ndarray:
 
 
 def decode_and_area(data: bytes, geometry: images.Geometry) -> np.ndarray:
-    """Decode at full scale, crop, and resize by area where that shrinks and bicubic otherwise."""
+    """Decode, crop, and resize by area where that shrinks and bicubic where not."""
     image = simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
     rows, columns = image.shape[:2]
     top, left, height, width = geometry.box

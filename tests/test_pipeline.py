@@ -288,15 +288,13 @@ def test_a_label_stands_in_for_missing_captions():
 def test_a_record_that_cannot_serve_is_named(changes, settings, message):
     with pytest.raises(ValueError, match=f"record 'a0' of data set 'a': .*{message}"):
         dataset(config(**settings), {"a": records("a", 1, **changes)})
-    # Further down the data set it comes up when it is read.
-    later = records("a", 40)
+    # Further down a data set it comes up when it is read.
     good = {"long_captions": ["L"], "ir_captions": ["w"]}
-    later[0] |= good
-    for r in later[1:]:
-        r.update(good if r["id"] != "a33" else changes)
-    data = dataset(config(batch_size=40, **settings), {"a": later})
-    with pytest.raises(ValueError, match=f"record 'a33' of data set 'a': .*{message}"):
-        data[0]
+    sources = {name: records(name, 40, **good) for name in "ab"}
+    sources["b"][33] = record("b", 33, **changes)
+    mixture = config(batch_size=80, data={"a": 1.0, "b": 1.0}, **settings)
+    with pytest.raises(ValueError, match=f"record 'b33' of data set 'b': .*{message}"):
+        dataset(mixture, sources)[0]
 
 
 @pytest.mark.parametrize(
