@@ -42,8 +42,8 @@ _NAME = flags.DEFINE_string("name", None, "Data set to read; by default one is m
 _SPLIT = flags.DEFINE_string("split", "train", "Its split.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the result in pixels.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images in a batch.")
-_BATCHES = flags.DEFINE_integer("batches", 4, "Batches of one measurement.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "How often all is measured.")
+_BATCHES = flags.DEFINE_integer("batches", 8, "Batches of one measurement.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "How often all is measured.")
 _THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0: one for each core.")
 _LONG = flags.DEFINE_bool("long", False, "Also compose and tokenise long captions, 248 tokens.")
 
