@@ -110,7 +110,7 @@ def _demo(_):
     c.input.data_dir = ""
     c.input.data = {"scenes": 1.0}
     c.input.batch_size = 128
-    c.input.lengths = {"text": 32, "text_long": 160}
+    c.input.lengths = {"text": 32, "text_long": 144}
     c.input.flip = False  # the captions tell left from right
     c.input.right_angles = False
     c.eval_steps = 200

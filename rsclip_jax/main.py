@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     from rsclip_jax.training.loop import train  # after the flags: --help stays fast
 
-    logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax reports every call
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every call
     train(_CONFIG.value, _WORKDIR.value)
 
 

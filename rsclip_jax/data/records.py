@@ -4,18 +4,21 @@ A data set lives in DATA_DIR/NAME/1.0.0/. `tfds.builder_from_directory` opens it
 needs TensorFlow.
 """
 
+import bisect
 import contextlib
 import difflib
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source, array_record_module
+from array_record.python import array_record_module
 
 from rsclip_jax.data.schema import FIELDS, check_name, features, parse, serialize
 
@@ -261,22 +264,49 @@ class RecordSource:
     """Random access to the records of one split: `len(source)`, `source[i]` -> dict (see above).
 
     Picklable (Grain sends it to worker processes) and safe to read from several threads.
+
+    Args:
+      shards: (path, first record, number of records) of each file in order.
+      title: what error messages call it.
     """
 
-    def __init__(self, data_source: array_record_data_source.ArrayRecordDataSource, title: str):
-        self._data_source = data_source
+    def __init__(self, shards: Sequence[tuple[str, int, int]], title: str):
+        self._shards = list(shards)
+        self._ends = list(itertools.accumulate(count for _, _, count in self._shards))
         self._title = title
+        self._open_readers()
+
+    def _open_readers(self) -> None:
+        self._readers: list = [None] * len(self._shards)
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._data_source)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self._title}, which has {len(self)}")
-        return parse(self._data_source[index])
+        shard = bisect.bisect_right(self._ends, index)
+        path, first, count = self._shards[shard]
+        if self._readers[shard] is None:
+            with self._lock:
+                if self._readers[shard] is None:
+                    self._readers[shard] = array_record_module.ArrayRecordReader(
+                        path, "readahead_buffer_size:0"
+                    )
+        position = first + index - (self._ends[shard] - count)
+        # As a range: read([position]) takes ten times as long, and longer in larger shards.
+        return parse(self._readers[shard].read(position, position + 1)[0])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_shards": self._shards, "_ends": self._ends, "_title": self._title}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open_readers()
 
     def __repr__(self) -> str:
         return f"RecordSource({self._title}, {len(self)} records)"
@@ -310,8 +340,8 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> RecordSou
         ) from error
     for instruction in instructions:
         _check_shard(Path(instruction.filename), instruction.examples_in_shard)
-    data_source = array_record_data_source.ArrayRecordDataSource(instructions)
-    return RecordSource(data_source, f"{name}/{split}")
+    shards = [(i.filename, i.skip, i.take) for i in instructions]
+    return RecordSource(shards, f"{name}/{split}")
 
 
 def _check_shard(path: Path, length: int) -> None:

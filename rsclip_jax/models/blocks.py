@@ -7,8 +7,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+
+@jax.custom_jvp
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Return x * sigmoid(1.702 x), OpenAI's approximation of GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+@quick_gelu.defjvp
+def _(primals, tangents):
+    # Written out, the backward pass is one fused loop: a fifth of an MLP's time on a CPU.
+    (x,), (dx,) = primals, tangents
+    s = jax.nn.sigmoid(1.702 * x)
+    return x * s, dx * (s + 1.702 * x * s * (1 - s))
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's weights
+    "quick_gelu": quick_gelu,  # OpenAI's weights
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # laion's weights
 }
 REMAT_POLICIES = {
@@ -51,6 +66,31 @@ def layer_norm(name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
+def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
+    """Attend over [B, L, H, D / H] queries, keys and values, softmax in float32."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # contiguous batched matmuls are the fast ones
+    logits = jnp.einsum("bhld,bhmd->bhlm", q, k, preferred_element_type=jnp.float32)
+    logits *= q.shape[-1] ** -0.5
+    if causal:
+        length = logits.shape[-1]
+        later = jnp.arange(length) > jnp.arange(length)[:, None]
+        logits = jnp.where(later, -jnp.inf, logits)
+    weights = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("bhlm,bhmd->bhld", weights, v).swapaxes(1, 2)
+
+
+class DenseParams(nn.Module):
+    """The kernel and bias of a dense layer, for a caller that multiplies several at once."""
+
+    features: int
+    std: float
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.normal(self.std), (width, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; `causal` masks what follows each position."""
 
@@ -60,26 +100,23 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         cfg = self.tower
-        width, heads = cfg.width, cfg.heads
-
-        def dense(name, std):
-            return nn.Dense(
-                width, dtype=cfg.dtype, kernel_init=nn.initializers.normal(std), name=name
-            )
-
+        batch, length, width = x_BxLxD.shape
+        parts = [DenseParams(width, width**-0.5, name=n)(width) for n in ("query", "key", "value")]
+        # One matmul three times as wide beats three: the input is read once.
+        kernel, bias = (
+            jnp.concatenate(part, axis=-1).astype(cfg.dtype) for part in zip(*parts, strict=True)
+        )
+        qkv = x_BxLxD.reshape(-1, width) @ kernel + bias
         q, k, v = (
-            dense(name, width**-0.5)(x_BxLxD).reshape(*x_BxLxD.shape[:2], heads, width // heads)
-            for name in ("query", "key", "value")
+            x.reshape(batch, length, cfg.heads, width // cfg.heads) for x in jnp.split(qkv, 3, -1)
         )
-        y = jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            is_causal=self.causal,
-            implementation=attention_implementation(cfg.attention, cfg.dtype, width // heads),
-        )
-        out_std = width**-0.5 * (2 * cfg.depth) ** -0.5
-        return dense("out", out_std)(y.reshape(x_BxLxD.shape))
+        if attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads) == "cudnn":
+            y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="cudnn")
+        else:
+            y = dot_product_attention(q, k, v, self.causal)
+        out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
+        out = nn.Dense(width, dtype=cfg.dtype, kernel_init=out_init, name="out")
+        return out(y.reshape(-1, width)).reshape(x_BxLxD.shape)
 
 
 class Mlp(nn.Module):
@@ -93,9 +130,12 @@ class Mlp(nn.Module):
         width = cfg.width
         fc1_init = nn.initializers.normal((2 * width) ** -0.5)
         fc2_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
-        h = nn.Dense(4 * width, dtype=cfg.dtype, kernel_init=fc1_init, name="fc1")(x_BxLxD)
+        # Matrices of two axes: XLA's CPU backend multiplies them faster than those of three.
+        h = x_BxLxD.reshape(-1, width)
+        h = nn.Dense(4 * width, dtype=cfg.dtype, kernel_init=fc1_init, name="fc1")(h)
         h = ACTIVATIONS[cfg.activation](h)
-        return nn.Dense(width, dtype=cfg.dtype, kernel_init=fc2_init, name="fc2")(h)
+        h = nn.Dense(width, dtype=cfg.dtype, kernel_init=fc2_init, name="fc2")(h)
+        return h.reshape(x_BxLxD.shape)
 
 
 class Block(nn.Module):

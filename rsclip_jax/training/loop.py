@@ -1,5 +1,6 @@
 """The training loop, from a config to a trained, evaluated and exported model."""
 
+import contextlib
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -77,45 +78,45 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
     step = int(state["step"])
     progress = Progress(config, model, workdir, step, total_steps)
     stop = StopSignal(checkpoints)
-    if step < total_steps:
-        iterator = pipeline.train_iterator(dataset, step, config.input)
-        batches = pipeline.device_prefetch(iterator, sharding.batch_sharding(mesh))
-        batch = next(batches)
-        train_step = compile_step(
-            make_train_step(model, tx, config, mesh, total_steps), state, batch, shardings, mesh
-        )
-        progress.start(step, waited=lambda: batches.wait_s)
-
-    while step < total_steps:
-        state, metrics = train_step(state, batch)
-        step += 1
-        try:
-            progress.push(step, metrics)
-        except FloatingPointError as error:
-            loss_fn = make_loss(model, config, mesh, total_steps)
-            error.add_note(diagnose(model, loss_fn, state, batch, config))
-            raise
-        scores = {}
-        last = step == total_steps
-        stopping = stop.reached(step)
-        with progress.paused():
-            if last or (config.eval_steps and step % config.eval_steps == 0):
-                scores = evaluate(evals, inference_params(state), workdir / "eval")
-                progress.scores(step, scores)
-            if last or stopping or checkpoints.due(step, scores):
-                progress.flush()
-                checkpoints.save(step, state, scores)
-        if stopping and not last:
-            break
-        if not last:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(progress.close)
+        cleanup.callback(checkpoints.close)
+        if step < total_steps:
+            iterator = pipeline.train_iterator(dataset, step, config.input)
+            batches = pipeline.device_prefetch(iterator, sharding.batch_sharding(mesh))
+            cleanup.callback(batches.close)
             batch = next(batches)
+            train_step = compile_step(
+                make_train_step(model, tx, config, mesh, total_steps), state, batch, shardings, mesh
+            )
+            progress.start(step, waited=lambda: batches.wait_s)
 
-    checkpoints.close()
-    progress.close()
-    if step < total_steps:
-        log(f"stopped at step {step}, which is saved; the same command resumes")
-    else:
-        write_embeddings(config, encoder, inference_params(state), workdir, step)
+        while step < total_steps:
+            state, metrics = train_step(state, batch)
+            step += 1
+            try:
+                progress.push(step, metrics)
+            except FloatingPointError as error:
+                loss_fn = make_loss(model, config, mesh, total_steps)
+                error.add_note(diagnose(model, loss_fn, state, batch, config))
+                raise
+            scores = {}
+            last = step == total_steps
+            stopping = stop.reached(step)
+            with progress.paused():
+                if last or (config.eval_steps and step % config.eval_steps == 0):
+                    scores = evaluate(evals, inference_params(state), workdir / "eval")
+                    progress.scores(step, scores)
+                if last or stopping or checkpoints.due(step, scores):
+                    progress.flush()
+                    checkpoints.save(step, state, scores)
+            if stopping and not last:
+                log(f"stopped at step {step}, which is saved; the same command resumes")
+                return state
+            if not last:
+                batch = next(batches)
+
+    write_embeddings(config, encoder, inference_params(state), workdir, step)
     return state
 
 
@@ -173,22 +174,21 @@ def inference_params(state: State) -> Any:
 
 def evaluate(evals: dict[str, Any], params: Any, directory: Path) -> dict[str, float]:
     """Run every evaluator, metric names prefixed with its own; pictures go into `directory`."""
-    scores = {}
-    for name, evaluator in evals.items():
-        scores |= {f"{name}/{metric}": value for metric, value in evaluator.run(params)}
-        if hasattr(evaluator, "picture") and jax.process_index() == 0:
-            directory.mkdir(exist_ok=True)
-            evaluator.picture(directory / f"{name}.png")
+    scores = {
+        f"{name}/{metric}": value
+        for name, evaluator in evals.items()
+        for metric, value in evaluator.run(params)
+    }
+    if jax.process_index() == 0:
+        evaluators.draw(evals, directory)
     return scores
 
 
-def write_embeddings(
-    config: ConfigDict, encoder: Encoder, params, workdir: Path, step: int
-) -> None:
-    """Export the embeddings that config.export asks for; what is already there is kept."""
+def write_embeddings(config: ConfigDict, encoder: Encoder, params: Any, workdir: Path, step: int):
+    """Export the embeddings that config.export asks for; shards that are there are kept."""
     for dataset, splits in config.export.items():
         output = workdir / "embeddings" / dataset
-        log(f"exporting embeddings of {dataset} to {output}")
+        log(f"writing embeddings of {dataset} to {output}")
         export_embeddings(
             encoder,
             params,
@@ -198,4 +198,5 @@ def write_embeddings(
             dataset=dataset,
             splits=splits,
             output=output,
+            overwrite=True,  # of an earlier end, when a run was continued for more steps
         )
