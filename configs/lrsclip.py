@@ -84,7 +84,7 @@ def _rsicd(_):
     c.warmup_steps = 100
     c.input.data = {"rsicd": 1.0}
     c.input.batch_size = 256
-    c.input.lengths = {"text": 24, "text_long": 80}
+    c.input.lengths = {"text": 24, "text_long": 48}
     c.input.crop = (0.4, 1.0)
     c.eval_steps = 200
     c.evals.val = {
@@ -115,7 +115,7 @@ def _demo(_):
     c.input.right_angles = False
     c.eval_steps = 200
     c.evals.val = {"type": "retrieval", "data": "scenes", "split": "val"}
-    c.evals.val.texts = ("short", "long")
+    c.evals.val.protocols = ("any",)
     c.evals.scene_types = {"type": "zero_shot", "data": "scenes", "split": "val"}
     c.evals.scene_types.templates = "georsclip"
     c.export.scenes = ("val",)

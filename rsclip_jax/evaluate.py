@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from ml_collections import ConfigDict, config_flags
 from rsclip_jax import evaluators, sharding
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.report import table
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 
 _NEW_EVALUATOR = re.compile(r"--?config\.evals\.(?P<name>\w+)\.type=(?P<type>\w+)$")
-
-_COLUMN = re.compile(r"(i2t_R@\d+|t2i_R@\d+|mean_recall)$")
 
 
 def main(argv: Sequence[str]) -> dict[str, float]:
@@ -113,21 +112,6 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     if left:
         raise ValueError(f"cannot understand {' '.join(left)}: expected --config.FIELD=VALUE")
     return holder.value
-
-
-def table(metrics: Mapping[str, float]) -> str:
-    """Lay metrics out with a row for each prefix ("long_multi_") and a column for what follows."""
-    rows: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        match = _COLUMN.search(name)
-        column = match[0] if match else name
-        rows.setdefault(name.removesuffix(column).rstrip("_"), {})[column] = value
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [" " * 12 + "".join(f"{column:>12}" for column in columns)]
-    for prefix, row in rows.items():
-        cells = (f"{row[c]:12.2f}" if c in row else " " * 12 for c in columns)
-        lines.append(f"  {prefix:10}" + "".join(cells))
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _write(path: Path, results: dict[str, Any]) -> Path:

@@ -5,6 +5,7 @@ The same command run again resumes where the run stopped. `--config.FIELD=VALUE`
 
 import logging
 
+import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -22,7 +23,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     from rsclip_jax.training.loop import train  # after the flags: --help stays fast
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every call
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
     train(_CONFIG.value, _WORKDIR.value)
 
 

@@ -68,10 +68,11 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
     state = checkpoints.restore(abstract_state, shardings)
     if state is not None:
         log(f"resuming {workdir} at step {int(state['step'])} of {total_steps}")
-    elif config.init_from:
-        state = jax.jit(wrap, out_shardings=shardings)(parameters_from(config, model))
     else:
-        params = jax.jit(init, out_shardings=shardings["params"])()
+        if config.init_from:
+            params = jax.device_put(parameters_from(config, model), shardings["params"])
+        else:
+            params = jax.jit(init, out_shardings=shardings["params"])()
         state = jax.jit(wrap, out_shardings=shardings)(params)
     log(describe_params(config, state["params"]) + f"; mesh {dict(mesh.shape)}")
 

@@ -30,7 +30,7 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+            self._events.add_scalar(name.replace("@", "_"), value, step)  # TensorBoard bars "@"
 
     def close(self) -> None:
         """Flush and close both files."""

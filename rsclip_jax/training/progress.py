@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from rsclip_jax.evaluators.report import table
 from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.flops import device_peak, forward_flops
 from rsclip_jax.training.metrics import MetricWriter
@@ -113,8 +114,12 @@ class Progress:
         self.flush()
         if self._writer and scores:
             self._writer.write(step, scores)
+        by_evaluator: dict[str, dict[str, float]] = {}
         for name, value in scores.items():
-            log(f"  {name:<40} {value:8.3f}")
+            evaluator, metric = name.split("/", 1)
+            by_evaluator.setdefault(evaluator, {})[metric] = value
+        for evaluator, metrics in by_evaluator.items():
+            log(f"step {step}, {evaluator}\n{table(metrics)}")
 
     def close(self) -> None:
         """Write what is pending and close the files."""

@@ -1,0 +1,122 @@
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+from small_run import flat, losses, small_config
+
+from rsclip_jax.training import loop
+from rsclip_jax.training.checkpoint import load_config, load_for_inference, save_config
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    """A run with checkpoints of steps 2, 4 and 6."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, loop.train(small_config(scenes), workdir)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy that a test may damage."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def largest_file(directory):
+    files = [p for p in directory.rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def truncate(step):
+    path = largest_file(step)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_a_bit(step):
+    path = largest_file(step / "params")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+def half_written(step):
+    shutil.rmtree(step / "train")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, half_written])
+def test_a_damaged_step_is_passed_over_with_a_warning(finished, run, scenes, damage, caplog):
+    damage(run / "checkpoints" / "6")
+    with caplog.at_level(logging.WARNING):
+        assert load_for_inference(run)[2] == (6 if damage is half_written else 4)
+        state = loop.train(small_config(scenes), run)
+    assert "passing over checkpoint 6" in caplog.text
+    assert (run / "checkpoints" / "6.damaged").is_dir()
+    assert losses(run) == losses(finished[0])
+    np.testing.assert_array_equal(flat(state["params"]), flat(finished[1]["params"]))
+    assert load_for_inference(run)[2] == 6  # written anew
+
+
+def test_an_empty_step_of_the_future_is_never_chosen(run, scenes, caplog):
+    (run / "checkpoints" / "100").mkdir()
+    with caplog.at_level(logging.WARNING):
+        state = loop.train(small_config(scenes), run)
+    assert int(state["step"]) == 6 and "passing over checkpoint 100" in caplog.text
+
+
+def test_a_run_whose_every_checkpoint_is_unreadable_is_not_started_over(run, scenes):
+    for step in (2, 4, 6):
+        truncate(run / "checkpoints" / str(step))
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"none of the checkpoints \[2, 4, 6\]"):
+        loop.train(small_config(scenes), run)
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(scenes, tmp_path, monkeypatch):
+    scores = iter([10.0, 30.0, 20.0, 25.0, 15.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"val/mean_recall": next(scores)})
+    config = small_config(
+        scenes, eval_steps=1, total_steps=5, checkpoint__keep=1, checkpoint__best="val/mean_recall"
+    )
+    loop.train(config, tmp_path)
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [2, 5]
+
+
+def test_only_the_newest_checkpoints_are_kept(scenes, tmp_path):
+    loop.train(small_config(scenes, checkpoint__steps=1, checkpoint__keep=2), tmp_path)
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [5, 6]
+
+
+def test_inference_loads_the_asked_step_or_says_what_there_is(finished, tmp_path):
+    assert load_for_inference(finished[0], step=2)[2] == 2
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3; it has \[2, 4, 6\]"):
+        load_for_inference(finished[0], step=3)
+    with pytest.raises(ValueError, match="is no workdir"):
+        load_for_inference(tmp_path)
+
+
+def test_configs_survive_their_file(finished, tmp_path, scenes):
+    config = load_config(finished[0] / "config.json")
+    assert config.loss_pairs == (("img", "txt_long", 1.0), ("img", "txt", 1.0))
+    assert config.model.vocab_size == 49408 and config.model.image_size == 32
+    save_config(tmp_path / "again.json", config)
+    assert load_config(tmp_path / "again.json") == config
+
+
+def test_lines_after_the_resumed_step_and_a_torn_line_are_dropped(run, scenes):
+    shutil.rmtree(run / "checkpoints" / "6")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "training_lo')
+    loop.train(small_config(scenes), run)
+    steps = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]

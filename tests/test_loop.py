@@ -1,0 +1,176 @@
+import json
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from small_run import flat, losses, small_config
+
+from configs import lrsclip
+from rsclip_jax.training import loop
+from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.preemption import StopSignal
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    """A run of 6 steps, never interrupted: (workdir, final state)."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, loop.train(small_config(scenes), workdir)
+
+
+def stop_at(monkeypatch, step):
+    monkeypatch.setattr(StopSignal, "reached", lambda self, at: at == step)
+
+
+def test_the_shipped_demo_trains_evaluates_draws_and_exports(scenes, tmp_path, capsys):
+    shipped = lrsclip.get_config("demo")
+    config = small_config(
+        scenes, evals=shipped.evals, export=shipped.export, total_steps=4, eval_steps=2
+    )
+    loop.train(config, tmp_path)
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    evaluated = [x["step"] for x in lines if "val/t2i_R@10" in x and "scene_types/top1" in x]
+    assert evaluated == [2, 4]
+    assert Image.open(tmp_path / "eval" / "val.png").size[0] > 500
+    (shard,) = (tmp_path / "embeddings" / "scenes").glob("*.parquet")
+    modalities = set(pq.read_table(shard)["modality"].to_pylist())
+    assert modalities == {"image", "text", "text_long"}
+    assert list((tmp_path / "tensorboard").iterdir())
+    out = capsys.readouterr().out
+    for shown in ("parameters", "compiled in", "temporary", "step 4/4", "samples/s", "MFU", "ETA"):
+        assert shown in out
+
+
+def test_the_loss_falls_on_data_it_has_seen(scenes, tmp_path):
+    config = small_config(scenes, total_steps=40, warmup_steps=5, lr=3e-3, checkpoint__steps=100)
+    loop.train(config, tmp_path)
+    curve = losses(tmp_path)
+    assert np.mean([curve[s] for s in range(36, 41)]) < 0.8 * curve[1]
+
+
+def test_resume_continues_the_same_loss_curve(finished, scenes, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        state = loop.train(small_config(scenes), tmp_path)
+        assert int(state["step"]) == 3
+    state = loop.train(small_config(scenes), tmp_path)
+    workdir, whole = finished
+    assert losses(tmp_path) == losses(workdir)
+    np.testing.assert_array_equal(flat(state["params"]), flat(whole["params"]))
+    np.testing.assert_array_equal(flat(state["opt_state"]), flat(whole["opt_state"]))
+
+
+def test_a_finished_run_is_not_trained_again(finished, scenes):
+    workdir, whole = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    state = loop.train(small_config(scenes), workdir)
+    assert (workdir / "metrics.jsonl").read_text() == before
+    np.testing.assert_array_equal(flat(state["params"]), flat(whole["params"]))
+
+
+def test_fsdp_trains_as_replicated_parameters_do(finished, scenes, tmp_path):
+    config = small_config(scenes, mesh={"data": 2, "fsdp": 4})
+    state = loop.train(config, tmp_path)
+    table = state["params"]["txt"]["token_embedding"]
+    assert table.addressable_shards[0].data.size == table.size // 4
+    workdir, whole = finished
+    np.testing.assert_allclose(
+        list(losses(tmp_path).values()), list(losses(workdir).values()), rtol=1e-4
+    )
+    np.testing.assert_allclose(flat(state["params"]), flat(whole["params"]), atol=2e-3)
+
+
+def test_a_run_resumes_on_another_mesh(finished, scenes, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        loop.train(small_config(scenes), tmp_path)
+    loop.train(small_config(scenes, mesh={"data": 4, "fsdp": 2}), tmp_path)
+    np.testing.assert_allclose(
+        list(losses(tmp_path).values()), list(losses(finished[0]).values()), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fields"),
+    [({"model__context_length": 100}, ["model.context_length: 248 there, 100 now"]),
+     ({"model__image_size": 64, "ema_decay": 0.9}, ["model.image_size", "ema_decay"]),
+     ({"schedule": (("img/.*", None), (".*", 1.0))}, ["schedule"])],
+)  # fmt: skip
+def test_another_architecture_in_an_old_workdir_is_refused(finished, scenes, overrides, fields):
+    with pytest.raises(ValueError, match="another architecture") as error:
+        loop.train(small_config(scenes, **overrides), finished[0])
+    for field in fields:
+        assert field in str(error.value)
+
+
+def test_kept_positions_survive_stretching_and_training(scenes, tmp_path):
+    base = small_config(scenes, model__context_length=77, total_steps=2)
+    loop.train(base, tmp_path / "base")
+    _, old, _ = load_for_inference(tmp_path / "base")
+    config = small_config(
+        scenes,
+        init_from=str(tmp_path / "base"),
+        frozen_positions=20,
+        wd_mask=(".*",),
+        wd=0.5,
+        lr=1e-2,
+    )
+    new = loop.train(config, tmp_path / "long")["params"]["txt"]["pos_embedding"]
+    old = old["txt"]["pos_embedding"]
+    assert new.shape == (248, old.shape[1])
+    np.testing.assert_array_equal(new[:20], old[:20])
+    assert np.all(np.any(new[20:32] != old[20:32], axis=1))
+
+
+def test_the_average_is_kept_and_preferred(scenes, tmp_path):
+    state = loop.train(small_config(scenes, ema_decay=0.5, total_steps=3), tmp_path)
+    _, params, step = load_for_inference(tmp_path)
+    assert step == 3
+    np.testing.assert_array_equal(flat(params), flat(state["ema"]))
+    assert np.any(flat(state["ema"]) != flat(state["params"]))
+
+
+def test_non_finite_steps_change_nothing_and_then_stop_the_run(scenes, tmp_path, capsys):
+    # The first step multiplies the parameters out of range, the following ones are not finite.
+    config = small_config(scenes, lr=1e36, max_bad_steps=3, grad_clip_norm=0.0, warmup_steps=0)
+    with pytest.raises(FloatingPointError, match="3 steps in a row") as error:
+        loop.train(config, tmp_path)
+    (diagnosis,) = error.value.__notes__
+    for word in ("parameters", "embeddings", "gradients", "config.lr"):
+        assert word in diagnosis
+    assert "parameters left as they were (3 in a row)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [({"total_epochs": 1.0}, "exactly one"),
+     ({"input__batch_size": 12}, "multiple of the 8 devices"),
+     ({"input__lengths": {"text": 16}}, "input.lengths.text_long"),
+     ({"input__lengths": {"text": 16, "text_long": 300}}, "text_long=300"),
+     ({"loss__kind": "sigmoid"}, "logit_bias"),
+     ({"loss_pairs": (("img", "ir", 1.0),)}, "config.input.ir=True"),
+     ({"model__vocab_size": 1000}, "config.model.vocab_size=1000"),
+     ({"tokenizer": "bert"}, "bert"),
+     ({"mesh": {"data": 3, "fsdp": 1}}, "config.mesh"),
+     ({"frozen_positions": 248}, "config.frozen_positions")],
+)  # fmt: skip
+def test_bad_configs_are_refused_before_any_work(scenes, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        loop.train(small_config(scenes, **overrides), tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_epochs_are_turned_into_steps(scenes, tmp_path):
+    state = loop.train(small_config(scenes, total_steps=0, total_epochs=0.5), tmp_path)
+    assert int(state["step"]) == 3  # 96 scenes / 16 per step / 2
+
+
+def test_the_sigmoid_loss_trains_its_bias(scenes, tmp_path):
+    config = small_config(
+        scenes, loss__kind="sigmoid", model__logit_bias=True, total_steps=2, lr=1e-2
+    )
+    state = loop.train(config, tmp_path)
+    assert float(state["params"]["b"]) != -10.0
+    assert jax.tree.leaves(state["params"])[0].dtype == np.float32
