@@ -4,29 +4,54 @@ The same command run again resumes where the run stopped. `--config.FIELD=VALUE`
 """
 
 import logging
+import sys
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, with an argument after a colon where it takes one."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run: checkpoints, metrics, evaluation, embeddings."
-)
-flags.mark_flags_as_required(["config", "workdir"])
+from rsclip_jax.overrides import check_fields
+
+
+def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    """Define --config, with the overrides of its fields in `argv`, and --workdir."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Configuration file, with an argument after a colon.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+    flags.DEFINE_string("workdir", None, "Directory of all that a run writes.", flag_values=values)
+    flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line; a wrong field is answered with the nearest right ones."""
+    file_only = [a for a in argv if not a.lstrip("-").startswith("config.")]
+    first = flags.FlagValues()
+    define_flags(first, file_only)
+    try:
+        first(file_only, known_only=True)
+        check_fields(first.config, argv)
+    except flags.Error:
+        pass  # what is missing or malformed, absl explains below, with the usage
+    except (ValueError, OSError) as error:
+        sys.exit(f"main: {error}")
+    return app.parse_flags_with_usage(argv)
 
 
 def main(argv: list[str]) -> None:
+    """Train as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    from rsclip_jax.training.loop import train  # after the flags: --help stays fast
+    from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
 
     absl.logging.set_verbosity(absl.logging.WARNING)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
-    train(_CONFIG.value, _WORKDIR.value)
+    train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    define_flags(flags.FLAGS, sys.argv)
+    app.run(main, flags_parser=parse_flags)

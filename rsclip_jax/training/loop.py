@@ -92,30 +92,30 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
             )
             progress.start(step, waited=lambda: batches.wait_s)
 
-        while step < total_steps:
-            state, metrics = train_step(state, batch)
-            step += 1
-            try:
+        try:
+            while step < total_steps:
+                state, metrics = train_step(state, batch)
+                step += 1
                 progress.push(step, metrics)
-            except FloatingPointError as error:
-                loss_fn = make_loss(model, config, mesh, total_steps)
-                error.add_note(diagnose(model, loss_fn, state, batch, config))
-                raise
-            scores = {}
-            last = step == total_steps
-            stopping = stop.reached(step)
-            with progress.paused():
+                scores = {}
+                last = step == total_steps
+                stopping = stop.reached(step)
                 if last or (config.eval_steps and step % config.eval_steps == 0):
-                    scores = evaluate(evals, inference_params(state), workdir / "eval")
-                    progress.scores(step, scores)
+                    with progress.paused():
+                        scores = evaluate(evals, inference_params(state), workdir / "eval")
+                        progress.scores(step, scores)
                 if last or stopping or checkpoints.due(step, scores):
-                    progress.flush()
-                    checkpoints.save(step, state, scores)
-            if stopping and not last:
-                log(f"stopped at step {step}, which is saved; the same command resumes")
-                return state
-            if not last:
-                batch = next(batches)
+                    with progress.paused():
+                        checkpoints.save(step, state, scores)
+                if stopping and not last:
+                    log(f"stopped at step {step}, which is saved; the same command resumes")
+                    return state
+                if not last:
+                    batch = next(batches)
+        except FloatingPointError as error:
+            loss_fn = make_loss(model, config, mesh, total_steps)
+            error.add_note(diagnose(model, loss_fn, state, batch, config))
+            raise
 
     write_embeddings(config, encoder, inference_params(state), workdir, step)
     return state

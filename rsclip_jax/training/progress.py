@@ -54,6 +54,7 @@ class Progress:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Keep what happens inside (evaluating, saving) out of the speed."""
+        self.flush()  # which waits for the step that is on its way
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
@@ -111,7 +112,6 @@ class Progress:
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Report evaluation results of a step."""
-        self.flush()
         if self._writer and scores:
             self._writer.write(step, scores)
         by_evaluator: dict[str, dict[str, float]] = {}

@@ -1,0 +1,48 @@
+"""open_clip's side of `train_step.py`; runs in an environment that need not have rsclip_jax."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+
+
+def main(variant: str, batch_size: int) -> None:
+    """Warm up, then answer each line of standard input with the seconds of a step."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = open_clip.create_model(f"ViT-{variant.replace('/', '-')}", device=device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
+    )
+    rng = np.random.default_rng(0)
+    image = torch.tensor(rng.normal(size=(batch_size, 3, 224, 224)), dtype=torch.float32).to(device)
+    text = rng.integers(1, 49406, (batch_size, 77))
+    text[:, -1] = 49407
+    text = torch.tensor(text).to(device)
+    loss_fn = ClipLoss()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        zimg, ztxt, scale = model(image, text)
+        loss_fn(zimg, ztxt, scale).backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(2):
+        step()
+    described = {"torch": torch.__version__, "open_clip": open_clip.__version__, "device": device}
+    print(json.dumps({**described, "threads": torch.get_num_threads()}), flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        times = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        print(json.dumps(times), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

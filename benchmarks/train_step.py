@@ -1,0 +1,95 @@
+"""Speed of the training step beside open_clip's, step by step in turn.
+
+    python -m venv torchenv && torchenv/bin/pip install torch torchvision open_clip_torch
+    python -m benchmarks.train_step --torch_python=torchenv/bin/python
+
+Each side is a process of its own that keeps a model of the same size (CLIP with 77 tokens, GELU,
+contrastive loss, AdamW, one batch of random numbers, float32) and takes a step when told to, so
+that a machine whose speed drifts favours neither. Medians over the rounds, and of the ratios
+within a round, are printed by wall time and by CPU time of the process, the steadier one on a busy
+machine. Compilation and the first two steps do not count. Without --torch_python only this side is
+measured.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+_TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter that has open_clip.")
+_VARIANT = flags.DEFINE_string("variant", "B/32", "B/32, B/16, L/14 or H/14.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples in a step.")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Steps of each side.")
+
+
+class Side:
+    """One of the processes that are compared."""
+
+    def __init__(self, name: str, python: str, script: str):
+        self.name = name
+        self.times: list[dict[str, float]] = []
+        arguments = [_VARIANT.value, str(_BATCH_SIZE.value)]
+        self._process = subprocess.Popen(
+            [python, str(Path(__file__).parent / script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.describe = self._answer()  # it answers once when it is warm
+
+    def step(self) -> None:
+        """Take one step and note its seconds."""
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        self.times.append(self._answer())
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def median(self, clock: str) -> float:
+        """Return the median seconds of a step."""
+        return statistics.median(times[clock] for times in self.times)
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.name} ended; its message stands above")
+        return json.loads(line)
+
+
+def main(_: Sequence[str]) -> None:
+    """Measure and print."""
+    sides = [Side("rsclip_jax", sys.executable, "jax_side.py")]
+    if _TORCH_PYTHON.value:
+        sides.append(Side("open_clip", _TORCH_PYTHON.value, "torch_side.py"))
+    else:
+        print("open_clip is not measured: give --torch_python, see the head of this file")
+    for _ in range(_ROUNDS.value):
+        for side in sides:
+            side.step()
+    print(f"{_VARIANT.value}, batch {_BATCH_SIZE.value}, float32; medians of {_ROUNDS.value} steps")
+    for side in sides:
+        side.close()
+        wall, cpu = side.median("wall"), side.median("cpu")
+        print(
+            f"{side.name:12}{wall:8.3f} s/step {_BATCH_SIZE.value / wall:8.2f} samples/s"
+            f"{cpu:9.3f} CPU s/step   {side.describe}"
+        )
+    if len(sides) == 2:
+        ours, theirs = sides
+        for clock in ("wall", "cpu"):
+            ratios = [b[clock] / a[clock] for a, b in zip(ours.times, theirs.times, strict=True)]
+            print(
+                f"open_clip's {clock} time over ours: median {statistics.median(ratios):.2f}, "
+                f"from {min(ratios):.2f} to {max(ratios):.2f}"
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,41 @@
+"""Checking `--config.FIELD=VALUE` arguments before ml_collections applies them."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+
+def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Refuse overrides of fields that the config does not have.
+
+    Raises:
+      ValueError: names the field and the nearest right ones.
+    """
+    known = list(_names(config))
+    for argument in arguments:
+        match = re.match(r"--?config\.([\w.]+)", argument)
+        if not match or match[1] in known:
+            continue
+        name = match[1]
+
+        def likeness(candidate: str, name: str = name) -> float:
+            ends = candidate.rpartition(".")[2], name.rpartition(".")[2]
+            prefix = ends[0].startswith(ends[1]) or ends[1].startswith(ends[0])
+            return 0.5 * prefix + max(
+                difflib.SequenceMatcher(None, *pair).ratio() for pair in ((candidate, name), ends)
+            )
+
+        near = sorted(known, key=likeness, reverse=True)[:3]
+        raise ValueError(
+            f"--config.{name}: the config has no such field; the nearest are "
+            + ", ".join(f"--config.{n}" for n in near)
+        )
+
+
+def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, ConfigDict):
+            yield from _names(value, f"{prefix}{key}.")
