@@ -18,9 +18,9 @@ from absl import flags
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags.
 
-import pytest  # noqa: E402
+import pytest
 
-from rsclip_jax.data.synthetic import write_scenes  # noqa: E402
+from rsclip_jax.data.synthetic import write_scenes
 
 
 @pytest.fixture(scope="session")
