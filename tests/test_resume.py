@@ -25,10 +25,11 @@ SMALL = {
 
 
 def start(scenes: str, workdir: Path, devices: int = 1, **overrides) -> subprocess.Popen:
-    flags = {**SMALL, "input.data_dir": scenes, **overrides}
+    fields = {**SMALL, "input.data_dir": scenes, **overrides}
     command = [sys.executable, "-m", "rsclip_jax.main", "--config=configs/lrsclip.py:demo"]
-    command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in flags.items())]
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
+    flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"
+    env = {**os.environ, "XLA_FLAGS": flags}
     return subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

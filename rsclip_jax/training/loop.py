@@ -78,8 +78,8 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
 
     step = int(state["step"])
     progress = Progress(config, model, workdir, step, total_steps)
-    stop = StopSignal(checkpoints)
     with contextlib.ExitStack() as cleanup:
+        stop = cleanup.enter_context(StopSignal(checkpoints))
         cleanup.callback(progress.close)
         cleanup.callback(checkpoints.close)
         if step < total_steps:

@@ -11,15 +11,26 @@ from rsclip_jax.training.checkpoint import Checkpoints
 class StopSignal:
     """Remember SIGTERM and the first Ctrl-C; a second Ctrl-C interrupts at once.
 
-    With several processes Orbax agrees on the step at which all of them stop.
+    A context manager: afterwards signals mean again what they meant before. With several processes
+    Orbax agrees on the step at which all of them stop.
     """
 
     def __init__(self, checkpoints: Checkpoints):
         self._checkpoints = checkpoints
         self._received = False
+        self._previous: dict = {}
+
+    def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._receive)
-            signal.signal(signal.SIGINT, self._receive)
+            self._previous = {
+                number: signal.signal(number, self._receive)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame) -> None:
         self._received = True
