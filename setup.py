@@ -2,30 +2,28 @@
 
 from setuptools import find_packages, setup
 
-# Lower bounds are what the test suite has run with. Caps stand where an API is known to move:
-# jax, flax and optax rename public functions in minor releases, Orbax its policies, OpenCV its
-# major versions.
+# Lower bounds are the versions that the test suite has run with on Python 3.11. Caps stand where an
+# API is known to move: jax, flax, optax, grain and Orbax rename things in minor releases.
 CORE = [
     "jax>=0.10.2,<0.13",
     "flax>=0.12.8,<0.14",
     "optax>=0.2.8,<0.4",
     "orbax-checkpoint>=0.12.8,<0.14",
     "grain>=0.2.18,<0.4",
-    "array_record>=0.8.3",
-    "tensorflow-datasets>=4.9.9",
+    "array_record>=0.8.6",
+    "tensorflow-datasets>=4.9.10,<5",
     "ml_collections>=1.1.0,<2",
-    "absl-py>=2.1",
-    "numpy>=2.0,<3",
-    "instant-clip-tokenizer==0.1.1",
-    "ftfy>=6.3,<7",
-    "sentencepiece>=0.2.0",
-    "simplejpeg>=1.8,<2",
-    "opencv-python-headless>=4.10,<6",
-    "pillow>=11",
-    "pyarrow>=18",
-    "safetensors>=0.5",
-    "tqdm>=4.66",
-    "tensorboardX>=2.6.2",
+    "absl-py>=2.5",
+    "numpy>=2.4,<3",
+    "instant-clip-tokenizer==0.1.1",  # the ids of a vocabulary are a contract
+    "ftfy>=6.3.1,<7",
+    "sentencepiece>=0.2.3",
+    "simplejpeg>=1.9,<2",
+    "opencv-python-headless>=5.0,<6",  # 4.x decodes some truncated files without complaint
+    "pillow>=13.0",
+    "pyarrow>=26",
+    "tqdm>=4.70",
+    "tensorboardX>=2.6.5",
 ]
 
 setup(
@@ -40,7 +38,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "torch": ["torch>=2.6"],
         "build": ["apache-beam>=2.60"],
-        "report": ["matplotlib>=3.9"],
-        "test": ["pytest>=8", "ruff>=0.9", "mypy>=1.14", "matplotlib>=3.9"],
+        "report": ["matplotlib>=3.11"],
+        "test": ["pytest>=9.2", "ruff>=0.17,<0.18", "mypy>=2.4,<3", "matplotlib>=3.11"],
     },
 )

@@ -22,7 +22,7 @@ def get_config():
     c.model.variant = "B/32"  # tiny, small, B/32, B/16, L/14, L/14-336, H/14
     c.model.image_size = 0  # pixels; 0: the variant's own
     c.model.context_length = 77  # text positions
-    c.model.activation = "quick_gelu"  # OpenAI's weights; "gelu": laion's
+    c.model.activation = ""  # "quick_gelu" (OpenAI), "gelu" (laion); "": laion's for H/14 only
     c.model.vocab_size = 0  # 0: the tokenizer's
     c.model.eot_id = -1  # -1: the tokenizer's
     c.model.mean = CLIP_MEAN

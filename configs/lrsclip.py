@@ -101,20 +101,21 @@ def _demo(_):
     c = _from_scratch()
     c.model.variant = "tiny"
     c.model.scan = False
-    c.total_steps = 400
-    c.warmup_steps = 40
+    c.total_steps = 150
+    c.warmup_steps = 20
     c.scenes = {"train": 2048, "val": 256}
     c.input.data_dir = ""
     c.input.data = {"scenes": 1.0}
     c.input.batch_size = 128
     c.input.lengths = {"text": 32, "text_long": 144}
     # No flips and turns: the captions tell left from right.
-    c.eval_steps = 200
+    c.eval_steps = 75
     c.evals.val = {"type": "retrieval", "data": "scenes", "split": "val"}
+    c.evals.val.texts = ("short", "long")
     c.evals.val.protocols = ("any",)
     c.evals.scene_types = {"type": "zero_shot", "data": "scenes", "split": "val"}
     c.evals.scene_types.templates = "georsclip"
     c.export.scenes = ("val",)
-    c.checkpoint.steps = 100
-    c.log_steps = 20
+    c.checkpoint.steps = 50
+    c.log_steps = 10
     return c

@@ -8,7 +8,8 @@ import pytest
 from small_run import flat, losses, small_config
 
 from rsclip_jax.training import loop
-from rsclip_jax.training.checkpoint import load_config, load_for_inference, save_config
+from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.workdir import load_config, lock_workdir, save_config
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +82,44 @@ def test_a_run_whose_every_checkpoint_is_unreadable_is_not_started_over(run, sce
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(scenes, tmp_path, monkeypatch):
-    scores = iter([10.0, 30.0, 20.0, 25.0, 15.0])
+    scores = iter([10.0, 30.0, 20.0, 25.0, 15.0, 12.0])
     monkeypatch.setattr(loop, "evaluate", lambda *_: {"val/mean_recall": next(scores)})
     config = small_config(
-        scenes, eval_steps=1, total_steps=5, checkpoint__keep=1, checkpoint__best="val/mean_recall"
+        scenes,
+        evals={"val": {"type": "retrieval", "data": "scenes", "split": "val"}},
+        eval_steps=1,
+        checkpoint__keep=1,
+        checkpoint__best="val/mean_recall",
     )
     loop.train(config, tmp_path)
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
-    assert kept == [2, 5]
+    assert kept == [2, 6]
+
+
+def test_a_best_metric_that_no_evaluator_yields_is_refused(scenes, tmp_path):
+    class Evaluator:
+        def run(self, params):
+            yield "mean_recall", 1.0
+
+    config = small_config(scenes, checkpoint__best="val/recall")
+    with pytest.raises(ValueError, match="'val/recall' is none of val/mean_recall"):
+        loop.evaluate({"val": Evaluator()}, None, config, tmp_path)
+    with pytest.raises(ValueError, match="EVALUATOR/METRIC"):
+        loop.train(small_config(scenes, checkpoint__best="test/mean_recall"), tmp_path)
+
+
+def test_checkpoints_by_time_alone(scenes, tmp_path):
+    config = small_config(scenes, checkpoint__steps=0, checkpoint__minutes=1e-6)
+    loop.train(config, tmp_path)
+    kept = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert 6 in kept and min(kept) < 6
+
+
+def test_an_architecture_may_change_while_nothing_is_saved(scenes, tmp_path):
+    with pytest.raises(ValueError, match="is no workdir"):
+        loop.train(small_config(scenes, init_from=str(tmp_path / "nowhere")), tmp_path / "run")
+    config = small_config(scenes, model__context_length=77)
+    assert int(loop.train(config, tmp_path / "run")["step"]) == 6
 
 
 def test_only_the_newest_checkpoints_are_kept(scenes, tmp_path):
@@ -120,3 +151,20 @@ def test_lines_after_the_resumed_step_and_a_torn_line_are_dropped(run, scenes):
     loop.train(small_config(scenes), run)
     steps = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_runs_cannot_share_a_workdir(run, scenes):
+    with lock_workdir(run), pytest.raises(ValueError, match="another process is training"):
+        loop.train(small_config(scenes), run)
+    assert int(loop.train(small_config(scenes), run)["step"]) == 6
+
+
+def test_a_failing_evaluation_loses_no_training(scenes, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", fail)
+        with pytest.raises(RuntimeError, match="no such picture"):
+            loop.train(small_config(scenes, eval_steps=3), tmp_path)
+    assert load_for_inference(tmp_path)[2] == 3

@@ -7,6 +7,7 @@ from PIL import Image
 from small_run import flat, losses, small_config
 
 from configs import lrsclip
+from rsclip_jax import evaluate, export
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.preemption import StopSignal
@@ -20,7 +21,7 @@ def finished(scenes, tmp_path_factory):
 
 
 def stop_at(monkeypatch, step):
-    monkeypatch.setattr(StopSignal, "reached", lambda self, at: at == step)
+    monkeypatch.setattr(StopSignal, "reached", lambda self, at, _: at == step)
 
 
 def test_the_shipped_demo_trains_evaluates_draws_and_exports(scenes, tmp_path, capsys):
@@ -38,6 +39,15 @@ def test_the_shipped_demo_trains_evaluates_draws_and_exports(scenes, tmp_path, c
     out = capsys.readouterr().out
     for shown in ("parameters", "compiled in", "temporary", "step 6/6", "samples/s", "MFU", "ETA"):
         assert shown in out
+
+    # The same alone, from the workdir.
+    metrics = evaluate.main([f"--model={tmp_path}", f"--output={tmp_path / 'alone'}"])
+    assert {k: v for k, v in lines[-1].items() if k != "step"} == pytest.approx(metrics, abs=1e-3)
+    arguments = [f"--model={tmp_path}", "--dataset=scenes", "--split=val"]
+    export.main([*arguments, f"--output={tmp_path / 'vectors'}"])
+    (again,) = (tmp_path / "vectors").glob("*.parquet")
+    vectors = [np.array(pq.read_table(p)["vector"].to_pylist()) for p in (shard, again)]
+    np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-5)
 
 
 def test_the_loss_falls_on_data_it_has_seen(scenes, tmp_path):
@@ -155,7 +165,8 @@ def test_non_finite_steps_change_nothing_and_then_stop_the_run(scenes, tmp_path,
      ({"model__vocab_size": 1000}, "config.model.vocab_size=1000"),
      ({"tokenizer": "bert"}, "bert"),
      ({"mesh": {"data": 3, "fsdp": 1}}, "config.mesh"),
-     ({"frozen_positions": 248}, "config.frozen_positions")],
+     ({"frozen_positions": 248}, "config.frozen_positions"),
+     ({"log_steps": 0}, "config.log_steps=0")],
 )  # fmt: skip
 def test_bad_configs_are_refused_before_any_work(scenes, tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
@@ -166,3 +177,9 @@ def test_bad_configs_are_refused_before_any_work(scenes, tmp_path, overrides, me
 def test_epochs_are_turned_into_steps(scenes):
     config = small_config(scenes, total_steps=0, total_epochs=2.5)
     assert loop.steps_of_epochs(config) == 15  # of 16 samples each, over 96 scenes
+
+
+def test_starting_from_a_model_of_another_activation_is_refused(finished, scenes, tmp_path):
+    config = small_config(scenes, init_from=str(finished[0]), model__activation="gelu")
+    with pytest.raises(ValueError, match=r"model\.activation: quick_gelu there, gelu now"):
+        loop.train(config, tmp_path)

@@ -20,7 +20,6 @@ SMALL = {
     "total_steps": STEPS, "warmup_steps": 5, "log_steps": 1, "eval_steps": 0,
     "model.image_size": 32, "model.scan": True, "input.batch_size": 16, "input.lengths.text": 16,
     "input.lengths.text_long": 32, "checkpoint.steps": 5, "scenes.train": 0,
-    "evals.val.texts": "('short',)",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import pytest
 from small_run import flat, small_config
 
 from rsclip_jax import sharding
+from rsclip_jax.data import train_sentencepiece
 from rsclip_jax.models import clip
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
@@ -51,7 +52,8 @@ def test_a_bad_batch_leaves_all_but_the_counters(parts):
     for part in ("params", "opt_state", "ema"):
         np.testing.assert_array_equal(flat(bad[part]), flat(good[part]))
     again, _ = step(bad, batch)
-    assert int(again["bad_steps"]) == 0 and np.any(flat(again["params"]) != flat(bad["params"]))
+    assert int(again["bad_steps"]) == 0 and int(again["bad_steps_total"]) == 1
+    assert np.any(flat(again["params"]) != flat(bad["params"]))
 
 
 def test_the_temperature_is_clamped(parts):
@@ -71,6 +73,8 @@ def test_the_average_follows_its_formula(parts):
     )
     expected = 0.9 * flat(params).astype(np.float64) + 0.1 * flat(state["params"])
     np.testing.assert_allclose(flat(state["ema"]), expected, atol=1e-6)
+    still = flat(state["params"]) == flat(params)  # a layer norm's kind that has not moved, say
+    np.testing.assert_array_equal(flat(state["ema"])[still], flat(params)[still])
 
 
 def test_states_become_plain_dicts_and_back(parts):
@@ -91,3 +95,23 @@ def test_parameters_of_another_model_are_refused_by_name(parts):
         adapt_params(model, wrong, "kps", 20, 4.0)
     assert "txt/proj: this model has (64, 64), the checkpoint (64, 32)" in str(error.value)
     assert "  t: this model has (), the checkpoint none" in str(error.value)
+
+
+@pytest.mark.parametrize("stretch", ["kps", "interpolate"])
+def test_positions_of_another_size_are_fitted(parts, stretch):
+    config, model, params, _, _ = parts
+    smaller = clip.build({**config.model, "image_size": 16, "context_length": 77})
+    old = clip.init_params(smaller, jax.random.key(1))
+    new = adapt_params(model, old, stretch, 20, 4.0)
+    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, params)
+    kept = np.array_equal(new["txt"]["pos_embedding"][:20], old["txt"]["pos_embedding"][:20])
+    assert kept == (stretch == "kps")
+
+
+def test_a_sentencepiece_vocabulary_sizes_the_model(tmp_path):
+    words = ["ship", "harbour", "white", "road", "field", "green", "river", "bridge"]
+    captions = [f"a {a} near the {b}" for a in words for b in words]
+    (tmp_path / "own.model").write_bytes(train_sentencepiece.train(captions, 60, "bpe"))
+    config = small_config("unused", tokenizer=f"sentencepiece:{tmp_path / 'own.model'}")
+    resolved = resolve(config, tmp_path)
+    assert (resolved.model.vocab_size, resolved.model.eot_id) == (60, 2)

@@ -15,15 +15,16 @@ from rsclip_jax.models.vit import VisionTower
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# (patch, image width, depth, heads, text width, depth, heads, embedding size, image size)
+# (patch, image width, depth, heads, text width, depth, heads, embedding size, image size,
+#  activation of the weights that are published at this size)
 VARIANTS = {
-    "tiny": (8, 96, 3, 3, 64, 2, 2, 64, 64),
-    "small": (16, 192, 4, 3, 128, 2, 2, 128, 96),
-    "B/32": (32, 768, 12, 12, 512, 12, 8, 512, 224),
-    "B/16": (16, 768, 12, 12, 512, 12, 8, 512, 224),
-    "L/14": (14, 1024, 24, 16, 768, 12, 12, 768, 224),
-    "L/14-336": (14, 1024, 24, 16, 768, 12, 12, 768, 336),
-    "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024, 224),
+    "tiny": (8, 96, 3, 3, 64, 2, 2, 64, 64, "quick_gelu"),
+    "small": (16, 192, 4, 3, 128, 2, 2, 128, 96, "quick_gelu"),
+    "B/32": (32, 768, 12, 12, 512, 12, 8, 512, 224, "quick_gelu"),
+    "B/16": (16, 768, 12, 12, 512, 12, 8, 512, 224, "quick_gelu"),
+    "L/14": (14, 1024, 24, 16, 768, 12, 12, 768, 224, "quick_gelu"),
+    "L/14-336": (14, 1024, 24, 16, 768, 12, 12, 768, 336, "quick_gelu"),
+    "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024, 224, "gelu"),
 }
 
 
@@ -113,13 +114,16 @@ def build(config: Mapping[str, Any]) -> CLIP:
     """
     if config["variant"] not in VARIANTS:
         raise ValueError(f"config.model.variant={config['variant']!r}: one of {list(VARIANTS)}")
-    patch, iw, idepth, iheads, tw, tdepth, theads, embed, size = VARIANTS[config["variant"]]
+    patch, iw, idepth, iheads, tw, tdepth, theads, embed, size, activation = VARIANTS[
+        config["variant"]
+    ]
     size = config["image_size"] or size
     if size % patch:
         raise ValueError(
             f"config.model.image_size={size}: expected a multiple of the patch size {patch}"
         )
-    shared = {k: config[k] for k in ("activation", "dtype", "attention", "remat", "scan")}
+    shared = {k: config[k] for k in ("dtype", "attention", "remat", "scan")}
+    shared["activation"] = config["activation"] or activation
     return CLIP(
         image=Tower(iw, idepth, iheads, **shared),
         text=Tower(tw, tdepth, theads, **shared),

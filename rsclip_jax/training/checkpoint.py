@@ -4,7 +4,7 @@ A step holds the items `params`, `ema` (where kept), `train` (optimiser state, c
 whose checksums tell a whole step from one that was damaged after it was written.
 """
 
-import json
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -20,9 +20,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rsclip_jax.models import clip
 from rsclip_jax.sharding import replicated
 from rsclip_jax.training.state import State, from_plain, to_plain
-
-CONFIG_FILE = "config.json"
-ARCHITECTURE = ("model", "tokenizer", "schedule")  # what a checkpoint's arrays depend on
+from rsclip_jax.training.workdir import CONFIG_FILE, load_config
 
 
 class Checkpoints:
@@ -44,7 +42,7 @@ class Checkpoints:
         if config.best:
             keeps.append(
                 policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[config.best],
+                    get_metric_fn=lambda metrics: metrics.get(config.best, -float("inf")),
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 )
@@ -119,7 +117,9 @@ class Checkpoints:
 
     def _put_aside(self, steps: list[int]) -> None:
         for step in steps:
-            os.replace(self._directory / str(step), self._directory / f"{step}.damaged")
+            names = (f"{step}.damaged{i or ''}" for i in itertools.count())
+            free = next(name for name in names if not (self._directory / name).exists())
+            os.replace(self._directory / str(step), self._directory / free)
         if steps:
             self._manager.reload()
 
@@ -131,52 +131,6 @@ class Checkpoints:
         """Wait for the writing to end."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Remember the config in a new workdir; in an old one, refuse another architecture.
-
-    Raises:
-      ValueError: names every architecture field that differs from the run's own.
-    """
-    path = workdir / CONFIG_FILE
-    if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        save_config(path, config)
-        return
-    old, new = _flat(load_config(path)), _flat(config)
-    changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    show = {k: f"  {k}: {old.get(k, 'absent')} there, {new.get(k, 'absent')} now" for k in changed}
-    refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE]
-    if bool(old.get("ema_decay")) != bool(new.get("ema_decay")):
-        refused.append("ema_decay")
-    if refused:
-        raise ValueError(
-            f"{workdir} holds a run of another architecture:\n"
-            + "\n".join(show[k] for k in refused)
-            + "\nUse another --workdir, or set these fields as they were."
-        )
-    if changed:
-        logging.warning("%s: resuming with changed fields\n%s", workdir, "\n".join(show.values()))
-        save_config(path, config)
-
-
-def save_config(path: Path, config: ConfigDict) -> None:
-    """Write a config as JSON, atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def load_config(path: Path) -> ConfigDict:
-    """Read a config that `save_config` wrote; JSON's lists become tuples again."""
-
-    def tuples(value):
-        if isinstance(value, dict):
-            return {k: tuples(v) for k, v in value.items()}
-        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-    return ConfigDict(tuples(json.loads(path.read_text())))
 
 
 def load_for_inference(
@@ -261,16 +215,6 @@ def _bit_sum(leaves: list[jax.Array]) -> jax.Array:
 def _checksum(tree: Any) -> int:
     """Sum the bits of 32-bit arrays, each weighted by its place; exact on any sharding."""
     return int(_bit_sum(jax.tree.leaves(tree)))
-
-
-def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _first_line(error: Exception) -> str:

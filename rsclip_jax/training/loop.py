@@ -15,7 +15,7 @@ from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip
-from rsclip_jax.training.checkpoint import Checkpoints, check_workdir, load_for_inference
+from rsclip_jax.training.checkpoint import Checkpoints, load_for_inference
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.optim import describe_params, make_optimizer
 from rsclip_jax.training.preemption import StopSignal
@@ -23,6 +23,7 @@ from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import State, adapt_params, make_state
 from rsclip_jax.training.step import make_loss, make_train_step
+from rsclip_jax.training.workdir import changed_fields, check_workdir, lock_workdir
 
 
 def train(config: ConfigDict, workdir: str | Path) -> State:
@@ -35,7 +36,12 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
       ValueError: a config that cannot be trained, or a workdir of another architecture.
       FloatingPointError: `config.max_bad_steps` steps in a row were not finite.
     """
-    workdir = Path(workdir).absolute()
+    with contextlib.ExitStack() as held:
+        return _train(config, Path(workdir).absolute(), held)
+
+
+def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> State:
+    stop = held.enter_context(StopSignal())
     config = resolve(config, workdir)
     mesh = sharding.make_mesh(**config.mesh)
     if config.input.batch_size % mesh.size:
@@ -44,6 +50,9 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
             f"{mesh.size} devices"
         )
     draw_scenes(config)
+    for name, splits in config.export.items():
+        for split in splits:
+            open_source(config.input.data_dir, name, split)  # what is not there is told now
     dataset = pipeline.train_dataset(
         config.input,
         config.model.image_size,
@@ -55,6 +64,7 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
     model = clip.build(config.model)
     encoder = Encoder(model, mesh)
     evals = evaluators.build(config, encoder)
+    held.enter_context(lock_workdir(workdir))
     check_workdir(workdir, config)
     total_steps = config.total_steps or steps_of_epochs(config)
 
@@ -73,13 +83,13 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
             params = jax.device_put(parameters_from(config, model), shardings["params"])
         else:
             params = jax.jit(init, out_shardings=shardings["params"])()
-        state = jax.jit(wrap, out_shardings=shardings)(params)
+        state = jax.jit(wrap, out_shardings=shardings, donate_argnums=0)(params)
+        del params
     log(describe_params(config, state["params"]) + f"; mesh {dict(mesh.shape)}")
 
     step = int(state["step"])
     progress = Progress(config, model, workdir, step, total_steps)
     with contextlib.ExitStack() as cleanup:
-        stop = cleanup.enter_context(StopSignal(checkpoints))
         cleanup.callback(progress.close)
         cleanup.callback(checkpoints.close)
         if step < total_steps:
@@ -99,10 +109,14 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
                 progress.push(step, metrics)
                 scores = {}
                 last = step == total_steps
-                stopping = stop.reached(step)
-                if last or (config.eval_steps and step % config.eval_steps == 0):
+                stopping = stop.reached(step, checkpoints)
+                if last or (due(config.eval_steps, step) and not stopping):
                     with progress.paused():
-                        scores = evaluate(evals, inference_params(state), workdir / "eval")
+                        try:
+                            scores = evaluate(evals, inference_params(state), config, workdir)
+                        except Exception:
+                            checkpoints.save(step, state, {})  # the training is not to blame
+                            raise
                         progress.scores(step, scores)
                 if last or stopping or checkpoints.due(step, scores):
                     with progress.paused():
@@ -117,20 +131,25 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
             error.add_note(diagnose(model, loss_fn, state, batch, config))
             raise
 
+    stop.release()
     write_embeddings(config, encoder, inference_params(state), workdir, step)
     return state
 
 
 def draw_scenes(config: ConfigDict) -> None:
-    """Draw the synthetic scenes that config.scenes asks for, where their data set is absent."""
-    if not config.scenes.train or jax.process_index() != 0:
+    """Draw the data set "scenes" where config.scenes asks for it and it is absent."""
+    if not config.scenes.train or "scenes" not in config.input.data or jax.process_index() != 0:
         return
-    (name,) = config.input.data
-    if not (Path(config.input.data_dir) / name).exists():
+    if not (Path(config.input.data_dir) / "scenes").exists():
         log(f"drawing {config.scenes.train + config.scenes.val} scenes")
         synthetic.write_scenes(
-            config.input.data_dir, name, config.scenes.train, config.scenes.val, config.seed
+            config.input.data_dir, "scenes", config.scenes.train, config.scenes.val, config.seed
         )
+
+
+def due(interval: int, step: int) -> bool:
+    """Tell whether what is done every `interval` steps (0: never) is due."""
+    return bool(interval) and step % interval == 0
 
 
 def steps_of_epochs(config: ConfigDict) -> int:
@@ -143,8 +162,20 @@ def steps_of_epochs(config: ConfigDict) -> int:
 
 
 def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
-    """Load config.init_from, its positions stretched or resampled to this model's."""
-    _, params, step = load_for_inference(config.init_from)
+    """Load config.init_from, its positions stretched or resampled to this model's.
+
+    Raises:
+      ValueError: the two models would read the same parameters in different ways.
+    """
+    source, params, step = load_for_inference(config.init_from)
+    same = {f"model.{field}" for field in ("variant", "activation", "mean", "std", "eot_id")}
+    wrong = changed_fields(source, config).keys() & {*same, "tokenizer"}
+    if wrong:
+        changed = changed_fields(source, config)
+        raise ValueError(
+            f"config.init_from={config.init_from!r} is a model that reads its parameters otherwise:\n"
+            + "\n".join(changed[field] for field in sorted(wrong))
+        )
     log(f"starting from {config.init_from}, step {step}")
     return adapt_params(model, params, config.model.stretch, config.model.keep, config.model.ratio)
 
@@ -173,20 +204,31 @@ def inference_params(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
-def evaluate(evals: dict[str, Any], params: Any, directory: Path) -> dict[str, float]:
-    """Run every evaluator, metric names prefixed with its own; pictures go into `directory`."""
+def evaluate(evals: dict[str, Any], params: Any, config: Any, workdir: Path) -> dict[str, float]:
+    """Run every evaluator, metric names prefixed with its own; pictures go to WORKDIR/eval.
+
+    Raises:
+      ValueError: none of the metrics is config.checkpoint.best.
+    """
     scores = {
         f"{name}/{metric}": value
         for name, evaluator in evals.items()
         for metric, value in evaluator.run(params)
     }
     if jax.process_index() == 0:
-        evaluators.draw(evals, directory)
+        evaluators.draw(evals, workdir / "eval")
+    if config.checkpoint.best and config.checkpoint.best not in scores:
+        raise ValueError(
+            f"config.checkpoint.best={config.checkpoint.best!r} is none of {', '.join(scores)}"
+        )
     return scores
 
 
 def write_embeddings(config: ConfigDict, encoder: Encoder, params: Any, workdir: Path, step: int):
     """Export the embeddings that config.export asks for; shards that are there are kept."""
+    if config.export and jax.process_count() > 1:
+        log("embeddings are written by one process: run rsclip_jax.export for config.export")
+        return
     for dataset, splits in config.export.items():
         output = workdir / "embeddings" / dataset
         log(f"writing embeddings of {dataset} to {output}")

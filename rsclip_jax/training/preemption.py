@@ -15,8 +15,7 @@ class StopSignal:
     Orbax agrees on the step at which all of them stop.
     """
 
-    def __init__(self, checkpoints: Checkpoints):
-        self._checkpoints = checkpoints
+    def __init__(self):
         self._received = False
         self._previous: dict = {}
 
@@ -29,6 +28,10 @@ class StopSignal:
         return self
 
     def __exit__(self, *_) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the signals back: what follows can be stopped at any moment."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -36,8 +39,8 @@ class StopSignal:
         self._received = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def reached(self, step: int) -> bool:
+    def reached(self, step: int, checkpoints: Checkpoints) -> bool:
         """Tell whether to save this step and stop."""
         if jax.process_count() > 1:
-            return self._checkpoints.reached_preemption(step)
+            return checkpoints.reached_preemption(step)
         return self._received

@@ -34,7 +34,6 @@ class Progress:
         self._total_steps = total_steps
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict] | None = None
-        self._bad_steps = 0
         flops = forward_flops(model, config.input.lengths, config.input.ir)
         self._step_flops = 3 * flops * config.input.batch_size
         peak, source = device_peak()
@@ -76,7 +75,6 @@ class Progress:
         self._pending = None
         metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
         if bad := int(metrics.pop("bad_steps")):
-            self._bad_steps += 1
             log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
         if bad >= self._config.max_bad_steps:
             raise FloatingPointError(f"{bad} steps in a row were not finite")
@@ -90,7 +88,6 @@ class Progress:
         input_bound = (self._waited() - waited) / seconds
         self._restart(step)
         metrics |= {
-            "bad_steps_total": self._bad_steps,
             "samples_per_s": rate * self._config.input.batch_size,
             "mfu": rate * self._step_flops / self._peak,
             "input_wait": input_bound,

@@ -36,7 +36,8 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
                 f"has {value}; leave the field at {unset}"
             )
         model[field] = value
-    model.image_size = clip.build(model).image_size
+    built = clip.build(model)
+    model.image_size, model.activation = built.image_size, built.image.activation
     _check(config)
     return config
 
@@ -68,6 +69,15 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(
             f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
             "give exactly one of them"
+        )
+    for field in ("log_steps", "max_bad_steps"):
+        if config[field] < 1:
+            raise ValueError(f"config.{field}={config[field]}: expected 1 or more")
+    best = config.checkpoint.best
+    if best and best.split("/")[0] not in config.evals:
+        raise ValueError(
+            f"config.checkpoint.best={best!r}: expected EVALUATOR/METRIC with one of the "
+            f"evaluators {sorted(config.evals)}, such as 'val/mean_recall'"
         )
     if config.frozen_positions and config.frozen_positions >= config.model.context_length:
         raise ValueError(

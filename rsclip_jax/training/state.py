@@ -1,4 +1,4 @@
-"""The train state: a plain dict of `step`, `params`, `opt_state`, `bad_steps` and maybe `ema`."""
+"""The train state: a plain dict of counters, `params`, `opt_state` and maybe `ema`."""
 
 from typing import Any
 
@@ -19,6 +19,7 @@ def make_state(params: Any, tx: optax.GradientTransformation, ema: bool) -> Stat
         "params": params,
         "opt_state": tx.init(params),
         "bad_steps": jnp.zeros((), jnp.int32),
+        "bad_steps_total": jnp.zeros((), jnp.int32),
     }
     if ema:
         # A copy: the donated step must not receive one buffer twice.

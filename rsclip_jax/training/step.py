@@ -44,8 +44,8 @@ def make_train_step(
 ) -> Callable[[State, dict], tuple[State, dict]]:
     """Return (state, batch) -> (state, metrics).
 
-    A step whose loss or gradient is not finite changes nothing but `step` and `bad_steps`, the
-    number of such steps in a row. Metrics are float32 scalars.
+    A step whose loss or gradient is not finite changes nothing but the counters: `step`,
+    `bad_steps` (such steps in a row) and `bad_steps_total`. Metrics are scalars.
     """
     loss_fn = make_loss(model, config, mesh, total_steps)
     lr = learning_rate(config.lr, config.warmup_steps, total_steps)
@@ -65,21 +65,24 @@ def make_train_step(
             }
         new = {"params": new_params, "opt_state": opt_state}
         if config.ema_decay:
-            decay = config.ema_decay
+            # In this form a parameter that does not move is averaged to itself, bit by bit.
             new["ema"] = jax.tree.map(
-                lambda e, p: decay * e + (1 - decay) * p, state["ema"], new_params
+                lambda e, p: e + (1 - config.ema_decay) * (p - e), state["ema"], new_params
             )
         kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, {k: state[k] for k in new})
         bad_steps = jnp.where(good, 0, state["bad_steps"] + 1)
+        bad_steps_total = state["bad_steps_total"] + ~good
         metrics |= {
             "training_loss": loss,
             "l2_grads": l2_grads,
             "l2_params": optax.tree.norm(kept["params"]),
             "l2_updates": optax.tree.norm(updates),
-            "lr": lr(step),
+            "lr": lr(step - state["bad_steps_total"]),  # a bad step is no step of the schedule
             "scale": jnp.exp(params["t"]),
             "bad_steps": bad_steps,
+            "bad_steps_total": bad_steps_total,
         }
-        return {"step": step + 1, "bad_steps": bad_steps, **kept}, metrics
+        counters = {"step": step + 1, "bad_steps": bad_steps, "bad_steps_total": bad_steps_total}
+        return {**counters, **kept}, metrics
 
     return train_step

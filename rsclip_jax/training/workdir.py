@@ -1,0 +1,100 @@
+"""The directory of a run: its config, and that only one run uses it."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+CONFIG_FILE = "config.json"
+# What the arrays of a checkpoint, and their meaning, depend on.
+ARCHITECTURE = ("model", "tokenizer", "schedule")
+EXECUTION = {f"model.{field}" for field in ("dtype", "attention", "scan", "remat")}
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Make the workdir and keep a second run out of it; a process that dies lets go of it.
+
+    Raises:
+      ValueError: another run is in it.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is training in {workdir}") from error
+        yield
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Remember the config; where there are checkpoints, refuse another architecture.
+
+    Raises:
+      ValueError: names every architecture field that differs from the run's own.
+    """
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        old = load_config(path)
+        changed = changed_fields(old, config)
+        refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE and k not in EXECUTION]
+        if bool(old.ema_decay) != bool(config.ema_decay):
+            refused.append("ema_decay")
+        if refused and any((workdir / "checkpoints").glob("*")):
+            raise ValueError(
+                f"{workdir} holds a run of another architecture:\n"
+                + "\n".join(changed[field] for field in refused)
+                + "\nUse another --workdir, or set these fields as they were."
+            )
+        if changed:
+            lines = "\n".join(changed.values())
+            logging.warning("%s: resuming with changed fields\n%s", workdir, lines)
+    save_config(path, config)
+
+
+def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
+    """Return field -> "  field: value there, value now" for all that differ."""
+    there, now = _flat(old), _flat(new)
+    return {
+        k: f"  {k}: {there.get(k, 'absent')} there, {now.get(k, 'absent')} now"
+        for k in sorted(there.keys() | now.keys())
+        if there.get(k) != now.get(k)
+    }
+
+
+def save_config(path: Path, config: ConfigDict) -> None:
+    """Write a config as JSON, atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def load_config(path: Path) -> ConfigDict:
+    """Read a config that `save_config` wrote; JSON's lists become tuples again."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(json.loads(path.read_text())))
+
+
+def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
