@@ -124,8 +124,8 @@ def test_kept_positions_survive_stretching_and_training(scenes, tmp_path):
         wd=0.5,
         lr=1e-2,
     )
-    new = loop.train(config, tmp_path / "long")["params"]["txt"]["pos_embedding"]
-    old = old["txt"]["pos_embedding"]
+    new = np.asarray(loop.train(config, tmp_path / "long")["params"]["txt"]["pos_embedding"])
+    old = np.asarray(old["txt"]["pos_embedding"])
     assert new.shape == (248, old.shape[1])
     np.testing.assert_array_equal(new[:20], old[:20])
     assert np.all(np.any(new[20:32] != old[20:32], axis=1))

@@ -173,7 +173,7 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
     if wrong:
         changed = changed_fields(source, config)
         raise ValueError(
-            f"config.init_from={config.init_from!r} is a model that reads its parameters otherwise:\n"
+            f"config.init_from={config.init_from!r}: that model reads its parameters otherwise\n"
             + "\n".join(changed[field] for field in sorted(wrong))
         )
     log(f"starting from {config.init_from}, step {step}")
