@@ -1,5 +1,6 @@
 """Analytic FLOPs of the model, and the peak rate of the device, for MFU."""
 
+import functools
 import time
 from collections.abc import Mapping
 
@@ -38,6 +39,7 @@ def forward_flops(model: CLIP, lengths: Mapping[str, int], ir: bool = False) -> 
     return (1 + ir) * image + texts
 
 
+@functools.cache
 def device_peak() -> tuple[float, str]:
     """Return one device's peak FLOP/s and where the figure comes from.
 

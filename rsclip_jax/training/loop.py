@@ -190,12 +190,13 @@ def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.
         out_shardings=(shardings, sharding.replicated(mesh)),
     )
     compiled = jitted.lower(state, batch).compile()
-    memory = compiled.memory_analysis()
-    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    log(
-        f"compiled in {perf_counter() - start:.1f} s; memory per device: "
-        f"{arguments / 2**20:.0f} MiB state and batch, {temporary / 2**20:.0f} MiB temporary"
-    )
+    needs = ""
+    if memory := compiled.memory_analysis():  # not every backend tells
+        needs = (
+            f"; memory per device: {memory.argument_size_in_bytes / 2**20:.0f} MiB state and "
+            f"batch, {memory.temp_size_in_bytes / 2**20:.0f} MiB temporary"
+        )
+    log(f"compiled in {perf_counter() - start:.1f} s{needs}")
     return compiled
 
 

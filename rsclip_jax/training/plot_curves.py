@@ -36,7 +36,8 @@ def plot_curves(workdir: str | Path, output: str | Path) -> None:
     names = list(dict.fromkeys(name for line in lines for name in line))
     losses = [n for n in names if n.startswith("loss_")]
     recalls = [n for n in names if n.endswith(("t2i_R@10", "i2t_R@10", "mean_recall", "top1"))]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
+    right.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for name in losses:
         left.plot(*series(name), label=name.removeprefix("loss_").replace("_", " - ", 1))
     for name in recalls:
@@ -47,7 +48,7 @@ def plot_curves(workdir: str | Path, output: str | Path) -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(output, dpi=110)
     plt.close(figure)
 
