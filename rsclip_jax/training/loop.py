@@ -133,6 +133,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
 
     stop.release()
     write_embeddings(config, encoder, inference_params(state), workdir, step)
+    log(f"done: step {step}, everything is in {workdir}")
     return state
 
 
