@@ -353,7 +353,11 @@ def stalled_run(tmp_path):
     flags = command(tmp_path, "--workers=2")[3:]
     code = f"import sys; sys.argv[0] = {str(marker)!r}\n{STALLED}"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *flags], start_new_session=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, *flags],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        # A test run in the background of a shell ignores Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not marker.exists():
