@@ -15,6 +15,7 @@ Input forms:
 """
 
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -91,10 +92,12 @@ def prepare(options: Options) -> Summary:
         overwrite=options.overwrite,
     ) as writer:
         skipped_list = writer.directory / "skipped.jsonl"
-        outcomes = without_duplicates(ingest(source, recipe, workers))
         progress = Progress(options.name, source.size)
-        with open(skipped_list, "w", encoding="utf-8", errors="backslashreplace") as file:
-            for outcome in outcomes:
+        with (
+            open(skipped_list, "w", encoding="utf-8", errors="backslashreplace") as file,
+            contextlib.closing(ingest(source, recipe, workers)) as outcomes,
+        ):
+            for outcome in without_duplicates(outcomes):
                 summary.add(outcome)
                 if outcome.reason:
                     line = {key: getattr(outcome, key) for key in ("id", "path", "where", "reason")}

@@ -2,12 +2,13 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 import cv2
 
@@ -103,7 +104,9 @@ def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int]]:
     return data, size
 
 
-def ingest(samples: Iterable[Sample], recipe: Recipe, workers: int) -> Iterator[Outcome]:
+def ingest(
+    samples: Iterable[Sample], recipe: Recipe, workers: int
+) -> Generator[Outcome, None, None]:
     """Process samples in `workers` processes and yield the outcomes in the order of the samples.
 
     At most WAITING_BYTES of images (but one chunk at least) are under way, whatever the input.
@@ -129,7 +132,9 @@ def ingest(samples: Iterable[Sample], recipe: Recipe, workers: int) -> Iterator[
                 future, done = waiting.popleft()
                 waiting_bytes -= done
                 yield from future.result()
-            waiting.append((pool.submit(_process_chunk, chunk), size))
+            with _born_deaf_to_ctrl_c():
+                future = pool.submit(_process_chunk, chunk)
+            waiting.append((future, size))
             waiting_bytes += size
         while waiting:
             yield from waiting.popleft()[0].result()
@@ -172,9 +177,20 @@ def _set_up(recipe: Recipe) -> None:
 
 def _set_up_worker(recipe: Recipe) -> None:
     _set_up(recipe)
-    # Ctrl-C reaches every process of the terminal: the parent decides what becomes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _born_deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started inside never see SIGINT: a child inherits the mask of its parent's thread.
+
+    Ctrl-C reaches every process of the terminal, and the parent decides what becomes of it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _die_with_parent() -> None:
