@@ -31,7 +31,7 @@ setup(
     version="0.1.0",
     description="Train remote-sensing CLIP models (GeoRSCLIP, LRSCLIP, FusionRS) in JAX",
     packages=find_packages(include=["rsclip_jax", "rsclip_jax.*"]),
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.13",  # instant-clip-tokenizer has no wheels above 3.12
     install_requires=CORE,
     extras_require={
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],

@@ -66,17 +66,26 @@ def layer_norm(name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
-def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
-    """Attend over [B, L, H, D / H] queries, keys and values, softmax in float32."""
+def dot_product_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """Attend over [B, L, H, D / H] queries, keys and values, softmax in float32.
+
+    Args:
+      mask: boolean, broadcast to [B, H, L queries, L keys]: True where a query sees a key.
+    """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # contiguous batched matmuls are the fast ones
     logits = jnp.einsum("bhld,bhmd->bhlm", q, k, preferred_element_type=jnp.float32)
     logits *= q.shape[-1] ** -0.5
-    if causal:
-        length = logits.shape[-1]
-        later = jnp.arange(length) > jnp.arange(length)[:, None]
-        logits = jnp.where(later, -jnp.inf, logits)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits).astype(v.dtype)
     return jnp.einsum("bhlm,bhmd->bhld", weights, v).swapaxes(1, 2)
+
+
+def take_tokens(x_BxLxD: jax.Array, at: jax.Array | None) -> jax.Array:
+    """Take one token of each row, [B, 1, D], at the positions `at` [B]; all of them for None."""
+    return x_BxLxD if at is None else jnp.take_along_axis(x_BxLxD, at[:, None, None], axis=1)
 
 
 class DenseParams(nn.Module):
@@ -92,31 +101,47 @@ class DenseParams(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; `causal` masks what follows each position."""
+    """Multi-head self-attention; `causal` masks what follows each position.
+
+    With `at`, int32 [B], only these positions ask: returns [B, 1, D] instead of [B, L, D].
+    """
 
     tower: Tower
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    def __call__(self, x_BxLxD: jax.Array, at: jax.Array | None = None) -> jax.Array:
         cfg = self.tower
         batch, length, width = x_BxLxD.shape
-        parts = [DenseParams(width, width**-0.5, name=n)(width) for n in ("query", "key", "value")]
-        # One matmul three times as wide beats three: the input is read once.
-        kernel, bias = (
-            jnp.concatenate(part, axis=-1).astype(cfg.dtype) for part in zip(*parts, strict=True)
-        )
-        qkv = x_BxLxD.reshape(-1, width) @ kernel + bias
-        q, k, v = (
-            x.reshape(batch, length, cfg.heads, width // cfg.heads) for x in jnp.split(qkv, 3, -1)
-        )
-        if attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads) == "cudnn":
+        params = {
+            n: DenseParams(width, width**-0.5, name=n)(width) for n in ("query", "key", "value")
+        }
+
+        def project(x: jax.Array, *names: str) -> list[jax.Array]:
+            # One matmul as wide as all of them: the input is read once.
+            kernel, bias = (
+                jnp.concatenate(part, axis=-1).astype(cfg.dtype)
+                for part in zip(*(params[n] for n in names), strict=True)
+            )
+            y = x.reshape(-1, width) @ kernel + bias
+            shape = (batch, -1, cfg.heads, width // cfg.heads)
+            return [part.reshape(shape) for part in jnp.split(y, len(names), axis=-1)]
+
+        if at is None:
+            q, k, v = project(x_BxLxD, "query", "key", "value")
+        else:
+            (q,) = project(take_tokens(x_BxLxD, at), "query")
+            k, v = project(x_BxLxD, "key", "value")
+        kind = attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads)
+        if kind == "cudnn" and at is None:
             y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="cudnn")
         else:
-            y = dot_product_attention(q, k, v, self.causal)
+            positions = jnp.arange(length)[None] if at is None else at[:, None]
+            mask = jnp.arange(length) <= positions[:, None, :, None] if self.causal else None
+            y = dot_product_attention(q, k, v, mask)
         out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
         out = nn.Dense(width, dtype=cfg.dtype, kernel_init=out_init, name="out")
-        return out(y.reshape(-1, width)).reshape(x_BxLxD.shape)
+        return out(y.reshape(-1, width)).reshape(batch, -1, width)
 
 
 class Mlp(nn.Module):
@@ -139,27 +164,31 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One residual layer: x + attn(ln_1(x)), then x + mlp(ln_2(x))."""
+    """One residual layer: x + attn(ln_1(x)), then x + mlp(ln_2(x)); of the tokens `at` only."""
 
     tower: Tower
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, _) -> tuple[jax.Array, None]:
-        x, dtype = x_BxLxD, self.tower.dtype
-        x = x + Attention(self.tower, self.causal, name="attn")(layer_norm("ln_1")(x).astype(dtype))
-        x = x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype))
-        return x, None
+    def __call__(self, x_BxLxD: jax.Array, at: jax.Array | None = None) -> jax.Array:
+        dtype = self.tower.dtype
+        h = layer_norm("ln_1")(x_BxLxD).astype(dtype)
+        x = take_tokens(x_BxLxD, at) + Attention(self.tower, self.causal, name="attn")(h, at)
+        return x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype))
 
 
 class Transformer(nn.Module):
-    """`depth` blocks. Parameters lie under `blocks`, every leaf with a leading layer axis."""
+    """`depth` blocks. Parameters lie under `blocks`, every leaf with a leading layer axis.
+
+    A CLIP tower reads one token of the last layer: with `at`, int32 [B], the last layer computes
+    that token alone (keys and values aside) and [B, 1, D] is returned, instead of [B, L, D].
+    """
 
     tower: Tower
     causal: bool = False
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    def __call__(self, x_BxLxD: jax.Array, at: jax.Array | None = None) -> jax.Array:
         cfg = self.tower
         if cfg.activation not in ACTIVATIONS:
             raise ValueError(
@@ -167,15 +196,21 @@ class Transformer(nn.Module):
             )
         if cfg.remat not in REMAT_POLICIES:
             raise ValueError(f"config.model.remat={cfg.remat!r}: one of {sorted(REMAT_POLICIES)}")
-        block = Block
+        block = Block(cfg, self.causal, parent=None)
+
+        def init(rng: jax.Array) -> dict:
+            keys = jax.random.split(rng, cfg.depth)
+            return jax.vmap(lambda key: block.init(key, x_BxLxD)["params"])(keys)
+
+        def layer(x: jax.Array, params: dict, at: jax.Array | None = None):
+            return block.apply({"params": params}, x, at), None
+
         if cfg.remat != "none":
-            block = nn.remat(Block, policy=REMAT_POLICIES[cfg.remat], prevent_cse=not cfg.scan)
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=cfg.depth,
-            unroll=1 if cfg.scan else cfg.depth,
-        )
-        x, _ = layers(cfg, self.causal, name="blocks")(x_BxLxD, None)
-        return x
+            policy = REMAT_POLICIES[cfg.remat]
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not cfg.scan)
+        leaves, tree = jax.tree.flatten(self.param("blocks", init))
+        # `split`, not two slices: its gradient is one concatenation.
+        most, last = zip(*(jax.lax.split(p, (cfg.depth - 1, 1)) for p in leaves), strict=True)
+        unroll = 1 if cfg.scan else max(1, cfg.depth - 1)
+        x, _ = jax.lax.scan(layer, x_BxLxD, tree.unflatten(most), unroll=unroll)
+        return layer(x, tree.unflatten(p[0] for p in last), at)[0]

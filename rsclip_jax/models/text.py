@@ -36,9 +36,8 @@ class TextTower(nn.Module):
             "pos_embedding", nn.initializers.normal(0.01), (self.context_length, cfg.width)
         )
         x = table[ids].astype(cfg.dtype) + positions[:length].astype(cfg.dtype)
-        x = Transformer(cfg, causal=True, name="transformer")(x)
         eot = jnp.argmax(ids == self.eot_id, axis=1)
-        x = jnp.take_along_axis(x, eot[:, None, None], axis=1)[:, 0]
+        x = Transformer(cfg, causal=True, name="transformer")(x, at=eot)[:, 0]
         x = layer_norm("ln_final")(x)
         proj_init = nn.initializers.normal(cfg.width**-0.5)
         proj = self.param("proj", proj_init, (cfg.width, self.embed_dim))

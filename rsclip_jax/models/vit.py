@@ -54,7 +54,8 @@ class VisionTower(nn.Module):
         cls = jnp.broadcast_to(cls.astype(cfg.dtype), (x.shape[0], 1, cfg.width))
         x = jnp.concatenate([cls, x], axis=1) + positions.astype(cfg.dtype)
         x = layer_norm("ln_pre")(x).astype(cfg.dtype)
-        x = Transformer(cfg, name="transformer")(x)
-        x = layer_norm("ln_post")(x[:, 0])
+        first = jnp.zeros(x.shape[0], jnp.int32)
+        x = Transformer(cfg, name="transformer")(x, at=first)[:, 0]
+        x = layer_norm("ln_post")(x)
         proj = self.param("proj", init, (cfg.width, self.embed_dim))
         return jnp.dot(x.astype(cfg.dtype), proj.astype(cfg.dtype)).astype(jnp.float32)

@@ -24,10 +24,14 @@ PEAK = {
 
 
 def tower_flops(tower: Tower, length: int) -> float:
-    """Count the forward FLOPs of a transformer over `length` tokens (a multiply-add is two)."""
-    dense = 24 * length * tower.width**2
-    attention = 4 * length**2 * tower.width
-    return tower.depth * (dense + attention)
+    """Count the forward FLOPs of a transformer over `length` tokens (a multiply-add is two).
+
+    The last layer computes keys and values of all tokens, and the rest of the one that is read.
+    """
+    width = tower.width
+    layer = 24 * length * width**2 + 4 * length**2 * width
+    last = (4 * length + 20) * width**2 + 4 * length * width
+    return (tower.depth - 1) * layer + last
 
 
 def forward_flops(model: CLIP, lengths: Mapping[str, int], ir: bool = False) -> float:

@@ -13,6 +13,7 @@ from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.optim import learning_rate
 from rsclip_jax.training.state import State
 
+MOVING = ("params", "opt_state", "ema")  # what a step changes, beside the counters
 INPUTS = ("image", "ir", "text", "text_long", "text_ir")
 
 
@@ -56,33 +57,34 @@ def make_train_step(
         l2_grads = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(l2_grads)
 
-        updates, opt_state = tx.update(grads, state["opt_state"], params)
-        new_params = optax.apply_updates(params, updates)
-        if config.loss.max_scale:
-            new_params = {
-                **new_params,
-                "t": jnp.minimum(new_params["t"], jnp.log(config.loss.max_scale)),
-            }
-        new = {"params": new_params, "opt_state": opt_state}
-        if config.ema_decay:
-            # In this form a parameter that does not move is averaged to itself, bit by bit.
-            new["ema"] = jax.tree.map(
-                lambda e, p: e + (1 - config.ema_decay) * (p - e), state["ema"], new_params
-            )
-        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, {k: state[k] for k in new})
+        def update() -> dict:
+            updates, opt_state = tx.update(grads, state["opt_state"], params)
+            new_params = optax.apply_updates(params, updates)
+            if config.loss.max_scale:
+                t = jnp.minimum(new_params["t"], jnp.log(config.loss.max_scale))
+                new_params = {**new_params, "t": t}
+            new = {"params": new_params, "opt_state": opt_state}
+            if config.ema_decay:
+                # In this form a parameter that does not move is averaged to itself, bit by bit.
+                new["ema"] = jax.tree.map(
+                    lambda e, p: e + (1 - config.ema_decay) * (p - e), state["ema"], new_params
+                )
+            return new
+
+        # A branch, not a choice leaf by leaf: that would be another pass over the whole state.
+        new = jax.lax.cond(good, update, lambda: {k: state[k] for k in MOVING if k in state})
         bad_steps = jnp.where(good, 0, state["bad_steps"] + 1)
         bad_steps_total = state["bad_steps_total"] + ~good
         metrics |= {
             "training_loss": loss,
             "l2_grads": l2_grads,
-            "l2_params": optax.tree.norm(kept["params"]),
-            "l2_updates": optax.tree.norm(updates),
+            "l2_params": optax.tree.norm(new["params"]),
             "lr": lr(step - state["bad_steps_total"]),  # a bad step is no step of the schedule
             "scale": jnp.exp(params["t"]),
             "bad_steps": bad_steps,
             "bad_steps_total": bad_steps_total,
         }
         counters = {"step": step + 1, "bad_steps": bad_steps, "bad_steps_total": bad_steps_total}
-        return {**counters, **kept}, metrics
+        return {**counters, **new}, metrics
 
     return train_step
