@@ -251,7 +251,7 @@ def _embed(
 ) -> dict[str, tuple[list[dict[str, Any]], list[str | None], np.ndarray]]:
     """Embed the records of `batches`: modality -> (record, caption, vector) of each of its rows."""
     found: list[dict[str, Any]] = []
-    images = {name: ([], []) for name in wanted}
+    images: dict[str, tuple[list, list]] = {name: ([], []) for name in wanted}
     for batch in batches:
         here = records_of(batch)
         found += here
@@ -260,7 +260,7 @@ def _embed(
             if present.any():
                 owners += [record for record, p in zip(here, present, strict=True) if p]
                 vectors.append(getattr(encoder, name)(params, batch[name][present]))
-    columns = {
+    columns: dict[str, tuple[list, list, np.ndarray]] = {
         name: (owners, [None] * len(owners), np.concatenate(vectors))
         for name, (owners, vectors) in images.items()
         if owners

@@ -105,6 +105,7 @@ class Encoder:
             if pending is not None:
                 out.append(_fetch(*pending))
             pending = following
+        assert pending is not None  # there was a row, hence a batch
         return np.concatenate([*out, _fetch(*pending)])
 
     def _whole(self, size: int) -> int:
@@ -120,14 +121,16 @@ class Encoder:
         if len(batch) < size:
             padded = np.zeros((size, *batch.shape[1:]), batch.dtype)
             padded[: len(batch)] = batch
+        placed: np.ndarray | jax.Array = padded
         if self._sharding is not None:
-            padded = jax.make_array_from_callback(
+            placed = jax.make_array_from_callback(
                 padded.shape, self._sharding, lambda index: padded[index]
             )
-        return self._apply(params, padded, field=field, normalize=normalize), len(batch)
+        return self._apply(params, placed, field=field, normalize=normalize), len(batch)
 
     def _embed(self, params: Any, rows: jax.Array, *, field: str, normalize: bool) -> jax.Array:
-        out = self._model.apply({"params": params}, **{field: rows}, normalize=normalize)
+        inputs: dict[str, Any] = {field: rows}
+        out: Any = self._model.apply({"params": params}, **inputs, normalize=normalize)
         return out[{"image": "zimg", "ir": "zir", "text": "ztxt"}[field]]
 
 

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     evals = evaluators.build(config, Encoder(clip.build(config.model), mesh, args.batch_size))
     output = Path(args.output or Path(args.model) / "eval")
 
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, evaluator in evals.items():
         start = time.perf_counter()
         found = dict(evaluator.run(params))

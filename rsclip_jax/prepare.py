@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -264,7 +265,8 @@ def options_from_flags() -> Options:
         if names
     }
     fields = [field.name for field in dataclasses.fields(Options) if field.name != "columns"]
-    return Options(columns=columns, **{field: values[field].value for field in fields})
+    others: dict[str, Any] = {field: values[field].value for field in fields}
+    return Options(columns=columns, **others)
 
 
 def main(argv: list[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,12 +14,19 @@ from rsclip_jax.data import images
 from rsclip_jax.data.captions import TextChoice
 
 Tokenizer = Callable[[list[str]], np.ndarray]
-Source = Sequence[Mapping[str, Any]]
 
 # Random numbers of a sample: those of its geometry, then those of its texts.
 DRAWS = images.GEOMETRY_DRAWS + TextChoice.draws
 # A thread takes so many samples at a time, fewer where a batch would not keep all threads busy.
 _TASK_SAMPLES = 32
+
+
+class Source(Protocol):
+    """Random access to records: a `records.RecordSource`, or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 class Assemble:
@@ -91,7 +98,7 @@ class Assemble:
     def _assemble(self, indices: Sequence[int], draws: np.ndarray) -> dict[str, np.ndarray]:
         count = len(indices)
         shape = (count, self._image_size, self._image_size, 3)
-        batch = {"image": np.empty(shape, np.uint8)}
+        batch: dict[str, np.ndarray] = {"image": np.empty(shape, np.uint8)}
         if self._ir:
             batch["ir"] = np.zeros(shape, np.uint8)
             batch["ir_mask"] = np.zeros(count, bool)

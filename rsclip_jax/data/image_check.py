@@ -102,6 +102,6 @@ def shrink(data: bytes, side: int) -> bytes:
     short = min(image.size)
     if short <= side:
         return data
-    size = tuple(max(side, round(length * side / short)) for length in image.size)
-    small = image.resize(size, Image.Resampling.BICUBIC)
+    width, height = (max(side, round(length * side / short)) for length in image.size)
+    small = image.resize((width, height), Image.Resampling.BICUBIC)
     return simplejpeg.encode_jpeg(np.asarray(small), quality=JPEG_QUALITY)

@@ -229,6 +229,7 @@ def _reorient(image: np.ndarray, geometry: Geometry) -> None:
 
 def _warp(image: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
     """Crop, rotate, resize, flip: one bilinear warp, antialiased by a filter before it."""
+    assert geometry.box is not None  # `train_view` does without a warp then
     size = len(out)
     top, left, height, width = geometry.box
     shrinking = max(height * image.shape[0], width * image.shape[1]) / size

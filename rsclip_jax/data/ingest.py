@@ -144,7 +144,8 @@ def ingest(
 
 def _chunks(samples: Iterable[Sample], root: str) -> Iterator[tuple[list[Sample], int]]:
     """Cut samples into chunks of a few MiB, and tell their size in bytes."""
-    chunk, size = [], 0
+    chunk: list[Sample] = []
+    size = 0
     for sample in samples:
         weight = sum(_weight(image, root) for image in (sample.image, sample.ir) if image)
         if chunk and (len(chunk) == CHUNK_SAMPLES or size + weight > CHUNK_BYTES):
@@ -195,9 +196,12 @@ def _born_deaf_to_ctrl_c() -> Iterator[None]:
 
 def _die_with_parent() -> None:
     """Without it, workers whose parent was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers run this
+    parent.join()
     os._exit(1)
 
 
 def _process_chunk(chunk: list[Sample]) -> list[Outcome]:
+    assert _recipe is not None  # `_set_up` came first
     return [process(sample, _recipe) for sample in chunk]

@@ -173,6 +173,7 @@ class DatasetWriter:
         self._splits[split].write(serialized)
 
     def __exit__(self, kind, error, trace) -> None:
+        assert self._lock is not None  # since `__enter__`
         committed = False
         try:
             if kind is None:

@@ -106,6 +106,7 @@ def _row_sample(where: str, position: int, row: dict, columns: Columns) -> Sampl
     except ValueError as error:
         return Sample(where, position, problem=str(error))
     if "id" not in columns:
+        assert isinstance(sample.image, str)  # a path, as in every table
         sample.id = sample.image
     if not sample.image:
         sample.problem = f"no image: column {columns['image'][0]!r} is empty"
@@ -121,7 +122,8 @@ def _all_rows(rows: Callable, paths: list[Path], encoding: str) -> Iterator[_Row
         with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
             try:
                 for line, row in rows(file, path):
-                    yield f"{path.name}:{line}", row, done + file.buffer.tell()
+                    position = done + file.buffer.tell()  # type: ignore[attr-defined]
+                    yield f"{path.name}:{line}", row, position
             except UnicodeDecodeError as error:
                 raise InputError(f"{path} is not {encoding} (--encoding): {error}") from error
         done += path.stat().st_size
@@ -162,6 +164,7 @@ def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | 
     csv.field_size_limit(MAX_ROW_CHARS)
     reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     header: list[str] = []
+    row: dict[str, Any] | str
     try:
         for cells in reader:
             if not cells:

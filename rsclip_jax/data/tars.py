@@ -79,7 +79,8 @@ def _all_groups(paths: list[Path]) -> Iterator[_Group]:
 def _groups(tar: tarfile.TarFile, archive: str) -> Iterator[_Group]:
     group = None
     while (member := tar.next()) is not None:
-        tar.members.clear()  # TarFile remembers every member: gigabytes for millions of them.
+        # TarFile remembers every member: gigabytes for millions of them.
+        tar.members.clear()  # type: ignore[attr-defined]
         directory, base = os.path.split(member.name.removeprefix("./"))
         stem, _, extension = base.partition(".")
         extension = extension.lower()
@@ -104,7 +105,9 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if not member.isreg():
         raise ValueError(f"link or device, not a file: {member.name!r}")
     check_size(member.size)
-    return tar.extractfile(member).read()
+    file = tar.extractfile(member)
+    assert file is not None  # as for every regular file
+    return file.read()
 
 
 def _sample(group: _Group, columns: Columns) -> Sample:

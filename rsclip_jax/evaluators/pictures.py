@@ -177,7 +177,7 @@ def _thumbnail(block: Image.Image, pixels: np.ndarray, at: tuple[int, int], colo
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    return ImageFont.load_default(size)  # type: ignore[return-value]
 
 
 def _lines(draw: ImageDraw.ImageDraw, at: tuple[int, int], lines, font, colour: str) -> None:

@@ -212,5 +212,5 @@ class Transformer(nn.Module):
         # `split`, not two slices: its gradient is one concatenation.
         most, last = zip(*(jax.lax.split(p, (cfg.depth - 1, 1)) for p in leaves), strict=True)
         unroll = 1 if cfg.scan else max(1, cfg.depth - 1)
-        x, _ = jax.lax.scan(layer, x_BxLxD, tree.unflatten(most), unroll=unroll)
-        return layer(x, tree.unflatten(p[0] for p in last), at)[0]
+        x, _ = jax.lax.scan(layer, x_BxLxD, jax.tree.unflatten(tree, most), unroll=unroll)
+        return layer(x, jax.tree.unflatten(tree, [p[0] for p in last]), at)[0]

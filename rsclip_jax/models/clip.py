@@ -78,7 +78,7 @@ class CLIP(nn.Module):
           `zimg`, `zir`, `ztxt`, `ztxt_long`, `ztxt_ir` for those given, float32 [B, embed_dim];
           `t` = exp(log scale), and `b` where the model has a bias.
         """
-        out = {}
+        out: dict[str, jax.Array] = {}
         images = {k: v for k, v in (("zimg", image), ("zir", ir)) if v is not None}
         if images:
             x = jnp.concatenate([self._standardise(v) for v in images.values()])

@@ -37,7 +37,7 @@ def plot_curves(workdir: str | Path, output: str | Path) -> None:
     losses = [n for n in names if n.startswith("loss_")]
     recalls = [n for n in names if n.endswith(("t2i_R@10", "i2t_R@10", "mean_recall", "top1"))]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
-    right.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+    right.set_prop_cycle(color=plt.get_cmap("tab20").colors)  # type: ignore[attr-defined]
     for name in losses:
         left.plot(*series(name), label=name.removeprefix("loss_").replace("_", " - ", 1))
     for name in recalls:

@@ -91,7 +91,7 @@ def load_config(path: Path) -> ConfigDict:
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
             flat |= _flat(value, f"{prefix}{key}.")

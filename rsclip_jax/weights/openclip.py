@@ -69,7 +69,7 @@ def from_state_dict(state: Mapping[str, np.ndarray]) -> dict:
             f"  missing: {missing or 'none'}\n  unexpected: {unexpected or 'none'}"
         )
 
-    params = {}
+    params: dict = {}
     for ours, theirs in TOP.items():
         _put(params, ours, np.asarray(state[theirs], np.float32))
     kernel = params["img"]["embedding"]["kernel"]  # [width, channels, p, p]
@@ -85,7 +85,7 @@ def from_state_dict(state: Mapping[str, np.ndarray]) -> dict:
 
 
 def _block(state: Mapping[str, np.ndarray], layer: str) -> dict:
-    block = {}
+    block: dict = {}
     for ours, theirs in BLOCK.items():
         value = np.asarray(state[layer + theirs], np.float32)
         value = value.T if ours.endswith("kernel") else value

@@ -39,7 +39,7 @@ class Canvas:
 
     def __init__(self, tilt: float, sun: str):
         self.material = np.full((SIDE, SIDE), palette.IDS[palette.GROUND], np.uint8)
-        self.light = np.full((SIDE, SIDE), NEUTRAL, np.uint8)
+        self.light: np.ndarray = np.full((SIDE, SIDE), NEUTRAL, np.uint8)
         self._tilt = tilt
         vertical, horizontal = sun.split()
         self._sun = 0.7 * _DOWN[horizontal], 0.7 * _DOWN[vertical]
@@ -204,20 +204,21 @@ def develop(canvas: Canvas, scene: Scene, size: int) -> tuple[np.ndarray, np.nda
     # Four bytes looked up as one number: twice as fast as four channels.
     packed = np.clip(table, 0, 255).astype(np.uint8).view(np.int32)
     channels = cv2.LUT(canvas.material, packed).view(np.uint8).reshape(SIDE, SIDE, 4)
-    channels = cv2.resize(channels, (size, size), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(channels, (size, size), interpolation=cv2.INTER_AREA)
     relief = _relief(canvas, surfaces, size, rng)
-    lit = cv2.multiply(channels, cv2.merge([relief] * 4), dtype=cv2.CV_32F)
+    lit = cv2.multiply(small, cv2.merge([relief] * 4), dtype=cv2.CV_32F)
     return _colour(lit[..., :3], relief), _infrared(lit[..., 3], rng)
 
 
 def _colour(lit: np.ndarray, relief: np.ndarray) -> np.ndarray:
     # The sky lights shadows, with its blue.
-    sky = cv2.max(1 - relief, 0.0)[..., None] * np.array((8, 12, 24), np.float32)
+    shade = cv2.max(1 - relief, 0.0)  # type: ignore[call-overload]
+    sky = shade[..., None] * np.array((8, 12, 24), np.float32)
     return cv2.convertScaleAbs(lit + sky, alpha=0.93, beta=10)
 
 
 def _infrared(lit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     # This sensor is a little softer and noisier than the colour camera.
-    image = cv2.GaussianBlur(lit, (0, 0), 0.5 * len(lit) / 128)
+    image: np.ndarray = cv2.GaussianBlur(lit, (0, 0), 0.5 * len(lit) / 128)
     image += 2.0 * rng.standard_normal(lit.shape, np.float32)
-    return cv2.convertScaleAbs(cv2.max(image, 0.0))
+    return cv2.convertScaleAbs(cv2.max(image, 0.0))  # type: ignore[call-overload]

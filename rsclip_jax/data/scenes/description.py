@@ -222,7 +222,7 @@ def describe(seed: int, index: int) -> Scene:
         ground = palette.TONES[tone]
         backdrop = {palette.GROUND: ground, palette.WATER: palette.WATERS.get(water)}.get(
             kind.backdrop
-        ) or palette.FIXED.get(kind.backdrop)
+        ) or palette.FIXED[kind.backdrop]
         if palette.distance(palette.main_surface(kind.noun, colour), backdrop) > LEGIBLE and (
             not water or palette.distance(palette.WATERS[water], ground) > LEGIBLE
         ):
@@ -237,7 +237,7 @@ def describe(seed: int, index: int) -> Scene:
             layout = "scattered"
     edge = _edge(rng, name, kind, layout, ground)
     corners = _corners(rng, name, kind, layout, edge, ground, colour)
-    cells = ()
+    cells: tuple[tuple[int, int], ...] = ()
     if layout == "scattered" or name in ("farmland", "harbour", "desert"):
         taken = corner_cells(corners)
         free = [(x, y) for y in range(3) for x in range(3) if (x, y) not in taken]

@@ -17,7 +17,7 @@ def paint(scene: Scene) -> Canvas:
     area = main_area(scene)
     painter = PAINTERS[scene.kind]
     if scene.edge:
-        _paint_edge(canvas, scene, rng)
+        _paint_edge(canvas, *scene.edge, rng)
     painter(canvas, scene, area, rng)
     for thing, place in scene.corners:
         _paint_corner(canvas, thing, *corner_centre(area, place), rng)
@@ -26,8 +26,7 @@ def paint(scene: Scene) -> Canvas:
     return canvas
 
 
-def _paint_edge(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
-    thing, side = scene.edge
+def _paint_edge(canvas: Canvas, thing: str, side: str, rng: np.random.Generator) -> None:
     canvas.turn(QUARTERS[side])
     middle = 0.095
     ends = ((-0.1, middle), (1.1, middle))

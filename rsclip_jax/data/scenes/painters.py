@@ -99,6 +99,7 @@ def _industrial(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generat
 def _harbour(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
     canvas.polygon(box(0.5, 0.5, 2, 2), WATER)
     canvas.ripple(rng.uniform(0, 3.1), 17, 0.05, rng)
+    assert scene.edge is not None  # every harbour has a quay
     canvas.turn(QUARTERS[scene.edge[1]])
     canvas.polygon(box(0.5, -0.03, 1.6, 0.32), "concrete", height=0.02)
     for x in np.arange(0.02, 1.0, 0.16):
@@ -222,7 +223,7 @@ def _junction(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator
         way, across = ways[arm], np.array((-ways[arm][1], ways[arm][0]))
         reach = (0.34 if scene.layout == "roundabout" else 0.24) + rng.uniform(0, 0.03)
         at = np.array((x, y)) + way * reach + across * lane * 0.05
-        truck(canvas, *at, np.arctan2(way[1], way[0]))
+        truck(canvas, at[0], at[1], np.arctan2(way[1], way[0]))
 
 
 def _parking_lot(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:

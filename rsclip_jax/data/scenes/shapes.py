@@ -34,9 +34,9 @@ def tree(canvas: Canvas, x: float, y: float, radius: float, rng: np.random.Gener
 
 
 def dashes(canvas: Canvas, start: tuple, end: tuple, number: int, width: float = 0.008) -> None:
-    start, end = np.array(start), np.array(end)
+    first, last = np.array(start), np.array(end)
     for i in range(number):
-        part = [start + (end - start) * (i + at) / number for at in (0.2, 0.75)]
+        part = [first + (last - first) * (i + at) / number for at in (0.2, 0.75)]
         canvas.line(part, width, "marking")
 
 
@@ -83,9 +83,8 @@ def truck(
     """Draw a truck (or a car) lying along `angle`."""
     canvas.polygon(box(x, y, length, width, angle), MAIN, height=0.014)
     way = np.array((np.cos(angle), np.sin(angle)))
-    canvas.polygon(
-        box(*(way * length * 0.27 + (x, y)), length * 0.13, width * 0.8, angle), None, light=72
-    )
+    cab = way * length * 0.27 + (x, y)
+    canvas.polygon(box(cab[0], cab[1], length * 0.13, width * 0.8, angle), None, light=72)
 
 
 def parasol(canvas: Canvas, x: float, y: float, radius: float) -> None:
