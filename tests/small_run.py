@@ -10,8 +10,12 @@ from configs import lrsclip
 
 
 def small_config(data_dir: str, **overrides) -> ConfigDict:
-    """Return `lrsclip.py:demo` at 32 px, 16 samples a step; overrides use dots as "__"."""
+    """Return `lrsclip.py:demo` at 32 px, 16 samples a step, with the vocabulary in `data_dir`.
+
+    Overrides use dots as "__".
+    """
     config = lrsclip.get_config("demo")
+    config.tokenizer = f"sentencepiece:{data_dir}/words.model"
     config.model.image_size = 32
     config.model.scan = True
     config.input.data_dir = data_dir

@@ -32,7 +32,7 @@ def largest_file(directory):
 
 
 def truncate(step):
-    path = largest_file(step)
+    path = largest_file(step / "params")
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -139,7 +139,7 @@ def test_inference_loads_the_asked_step_or_says_what_there_is(finished, tmp_path
 def test_configs_survive_their_file(finished, tmp_path, scenes):
     config = load_config(finished[0] / "config.json")
     assert config.loss_pairs == (("img", "txt_long", 1.0), ("img", "txt", 1.0))
-    assert config.model.vocab_size == 49408 and config.model.image_size == 32
+    assert config.model.vocab_size == 400 and config.model.image_size == 32
     save_config(tmp_path / "again.json", config)
     assert load_config(tmp_path / "again.json") == config
 

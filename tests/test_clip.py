@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rsclip_jax.models import clip
-from rsclip_jax.models.blocks import attention_implementation
+from rsclip_jax.models.blocks import Tower, Transformer, attention_implementation, take_tokens
 
 
 def outputs(name, **tower):
@@ -141,3 +141,26 @@ def test_too_long_texts_are_refused():
 def test_cudnn_attention_is_chosen_only_where_it_applies():
     assert attention_implementation("auto", "bfloat16", 64) == "xla"  # the tests run on a CPU
     assert attention_implementation("cudnn", "float32", 64) == "cudnn"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_a_last_layer_of_one_token_equals_that_token_of_all(causal, remat):
+    model = Transformer(Tower(width=32, depth=3, heads=2, remat=remat), causal)
+    x = jax.random.normal(jax.random.key(0), (4, 7, 32))
+    at = jnp.array([6, 2, 0, 3])
+    params = model.init(jax.random.key(1), x)
+
+    def asked(params, x):
+        return jnp.sum(jnp.sin(model.apply(params, x, at)))
+
+    def picked(params, x):
+        return jnp.sum(jnp.sin(take_tokens(model.apply(params, x), at)))
+
+    assert model.apply(params, x, at).shape == (4, 1, 32)
+    for got, expected in zip(
+        jax.tree.leaves(jax.jit(jax.value_and_grad(asked, argnums=(0, 1)))(params, x)),
+        jax.tree.leaves(jax.jit(jax.value_and_grad(picked, argnums=(0, 1)))(params, x)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

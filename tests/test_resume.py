@@ -24,7 +24,8 @@ SMALL = {
 
 
 def start(scenes: str, workdir: Path, devices: int = 1, **overrides) -> subprocess.Popen:
-    fields = {**SMALL, "input.data_dir": scenes, **overrides}
+    words = f"sentencepiece:{scenes}/words.model"
+    fields = {**SMALL, "input.data_dir": scenes, "tokenizer": words, **overrides}
     command = [sys.executable, "-m", "rsclip_jax.main", "--config=configs/lrsclip.py:demo"]
     command += [f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in fields.items())]
     flags = os.environ["XLA_FLAGS"] + f" --xla_force_host_platform_device_count={devices}"

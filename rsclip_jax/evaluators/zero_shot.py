@@ -102,7 +102,8 @@ class ZeroShot:
         spaces, lower case. Otherwise the words of the sorted labels, one for each, or, in any
         order and with further classes among them, names that include every label.
       normalize_each: see `classifier_weights`.
-      limit: only the first so many records; 0 for all.
+      limit: only the first so many records; 0 for all. Without `class_names` the classes are those
+        of the records that are read.
     """
 
     def __init__(
