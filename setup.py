@@ -39,6 +39,12 @@ setup(
         "torch": ["torch>=2.6"],
         "build": ["apache-beam>=2.60"],
         "report": ["matplotlib>=3.11"],
-        "test": ["pytest>=9.2", "ruff>=0.17,<0.18", "mypy>=2.4,<2.5", "matplotlib>=3.11"],
+        "test": [
+            "pytest>=9.2",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17,<0.18",
+            "mypy>=2.4,<2.5",
+            "matplotlib>=3.11",
+        ],
     },
 )
