@@ -21,7 +21,7 @@ from rsclip_jax.training.state import make_state
 from rsclip_jax.training.step import make_train_step
 
 
-def main(variant: str, batch_size: int) -> None:
+def main(variant: str, batch_size: int, text_length: int) -> None:
     """Compile, warm up, then answer each line with the seconds of a step."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what the package prints is no answer
     config = defaults.get_config()
@@ -42,7 +42,7 @@ def main(variant: str, batch_size: int) -> None:
     state = jax.device_put(state, shardings)
     rng = np.random.default_rng(0)
     size = model.image_size
-    text = rng.integers(1, 49406, (batch_size, 77), np.int32)
+    text = rng.integers(1, 49406, (batch_size, text_length), np.int32)
     text[:, -1] = 49407
     batch = {"image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8), "text": text}
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
@@ -70,4 +70,4 @@ def main(variant: str, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -24,16 +24,19 @@ from absl import app, flags
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter that has open_clip.")
 _VARIANT = flags.DEFINE_string("variant", "B/32", "B/32, B/16, L/14 or H/14.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples in a step.")
+_TEXT_LENGTH = flags.DEFINE_integer(
+    "text_length", 77, "Tokens of this side's captions (RSICD needs 24); open_clip pads to 77."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Steps of each side.")
 
 
 class Side:
     """One of the processes that are compared."""
 
-    def __init__(self, name: str, python: str, script: str):
+    def __init__(self, name: str, python: str, script: str, *settings: int):
         self.name = name
         self.times: list[dict[str, float]] = []
-        arguments = [_VARIANT.value, str(_BATCH_SIZE.value)]
+        arguments = [_VARIANT.value, str(_BATCH_SIZE.value), *map(str, settings)]
         self._process = subprocess.Popen(
             [python, str(Path(__file__).parent / script), *arguments],
             stdin=subprocess.PIPE,
@@ -66,7 +69,7 @@ class Side:
 
 def main(_: Sequence[str]) -> None:
     """Measure and print."""
-    sides = [Side("rsclip_jax", sys.executable, "jax_side.py")]
+    sides = [Side("rsclip_jax", sys.executable, "jax_side.py", _TEXT_LENGTH.value)]
     if _TORCH_PYTHON.value:
         sides.append(Side("open_clip", _TORCH_PYTHON.value, "torch_side.py"))
     else:
@@ -74,7 +77,10 @@ def main(_: Sequence[str]) -> None:
     for _ in range(_ROUNDS.value):
         for side in sides:
             side.step()
-    print(f"{_VARIANT.value}, batch {_BATCH_SIZE.value}, float32; medians of {_ROUNDS.value} steps")
+    print(
+        f"{_VARIANT.value}, batch {_BATCH_SIZE.value}, float32, captions of {_TEXT_LENGTH.value} "
+        f"tokens here; medians of {_ROUNDS.value} steps"
+    )
     for side in sides:
         side.close()
         wall, cpu = side.median("wall"), side.median("cpu")

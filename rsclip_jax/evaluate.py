@@ -11,7 +11,6 @@ type:
 
 import argparse
 import json
-import logging
 import os
 import re
 import sys
@@ -123,7 +122,6 @@ def _write(path: Path, results: dict[str, Any]) -> Path:
 
 
 if __name__ == "__main__":
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
     try:
         main(sys.argv[1:])
     except (ValueError, FileNotFoundError) as wrong_input:

@@ -6,7 +6,6 @@ The same command again continues what was interrupted. `rsclip_jax.embeddings` d
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +69,6 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
     try:
         main(sys.argv[1:])
     except (ValueError, FileNotFoundError) as wrong_input:

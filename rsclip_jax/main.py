@@ -3,7 +3,6 @@
 The same command run again resumes where the run stopped. `--config.FIELD=VALUE` overrides a field.
 """
 
-import logging
 import sys
 
 import absl.logging
@@ -45,10 +44,9 @@ def main(argv: list[str]) -> None:
     """Train as the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    absl.logging.set_verbosity(absl.logging.WARNING)
     from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
 
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

@@ -22,6 +22,8 @@ from rsclip_jax.sharding import replicated
 from rsclip_jax.training.state import State, from_plain, to_plain
 from rsclip_jax.training.workdir import CONFIG_FILE, load_config
 
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
+
 # By default every replica saves a slice of each array, and compiles a program to cut it out: ten
 # seconds before the first checkpoint, for nothing where one process holds all replicas.
 ocp.type_handlers.register_type_handler(
