@@ -10,7 +10,7 @@ Arguments after the colon:
                 RSITMD mean recall about 36, RSICD about 27 (the abstract's gains over GeoRSCLIP).
                 A second word sets the loss: `B/16,longclip` (1:1, label smoothing 0.1, principal
                 components), `B/16,longclip_first` (its first release, 1:0.1), `B/16,lrsclip`.
-    rsicd       a small model from scratch on RSICD, under 18 minutes on two CPU cores, text to
+    rsicd       a small model from scratch on RSICD, 18 minutes on two CPU cores, text to
                 image R@10 18.1 % on the validation images (docs/results.md); prepared with
                 python -m rsclip_jax.prepare --format=jsonl --input=captions.jsonl \\
                     --images=images --output=data --name=rsicd
