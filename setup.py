@@ -17,6 +17,8 @@ CORE = [
     "numpy>=2.4,<3",
     "instant-clip-tokenizer==0.1.1",  # the ids of a vocabulary are a contract
     "ftfy>=6.3.1,<7",
+    "safetensors>=0.8",
+    "scipy>=1.17",
     "sentencepiece>=0.2.3",
     "simplejpeg>=1.9,<2",
     "opencv-python-headless>=5.0,<6",  # 4.x decodes some truncated files without complaint

@@ -19,7 +19,8 @@ def get_config():
     c.tokenizer = "clip"  # or "sentencepiece:PATH.model"
 
     c.model = ConfigDict()
-    c.model.variant = "B/32"  # tiny, small, B/32, B/16, L/14, L/14-336, H/14
+    c.model.variant = "B/32"  # tiny, small, B/32, B/16, L/14, L/14-336, H/14, custom
+    c.model.sizes = ()  # of "custom": patch_size, image_width, ... (Sizes in models/clip.py)
     c.model.image_size = 0  # pixels; 0: the variant's own
     c.model.context_length = 77  # text positions
     c.model.activation = ""  # "quick_gelu" (OpenAI), "gelu" (laion); "": laion's for H/14 only

@@ -1,6 +1,7 @@
-"""Run the evaluators of a trained model's config.
+"""Run evaluators on a model: those of its run's config, and any others.
 
     python -m rsclip_jax.evaluate --model=WORKDIR [--config.evals.NAME.split=test ...]
+    python -m rsclip_jax.evaluate --model=ViT-B-32.pt --output=DIR --config.evals.aid.type=... ...
 
 Prints the metrics and writes them to OUTPUT/results.json, with pictures of retrieval beside them.
 Every field of the run's config can be overridden, as in training. A new evaluator begins with its
@@ -40,13 +41,17 @@ def main(argv: Sequence[str]) -> dict[str, float]:
         epilog="--config.FIELD=VALUE overrides a field of the run's config",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", required=True, help="workdir of a training run")
+    parser.add_argument(
+        "--model", required=True, help="workdir of a run, or weights (see rsclip_jax.convert)"
+    )
     parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     parser.add_argument("--data_dir", help="where the data sets lie (default: as in training)")
     parser.add_argument("--output", help="directory of the results (default: MODEL/eval)")
     parser.add_argument("--batch_size", type=int, default=256)
     # The config's flags can be defined only once the model is known, hence the two rounds.
     args, overrides = parser.parse_known_args(argv)
+    if not (args.output or Path(args.model).is_dir()):
+        parser.error("--output is needed where --model is no directory")
 
     mesh = sharding.make_mesh()
     config, params, step = load_for_inference(args.model, args.step, mesh)
@@ -71,7 +76,9 @@ def main(argv: Sequence[str]) -> dict[str, float]:
         "evals": config.evals.to_dict(),
         "dataset_fingerprints": {
             data: dataset_fingerprint(config.input.data_dir, data)
-            for data in sorted({settings["data"] for settings in config.evals.values()})
+            for data in sorted(
+                {fields["data"] for fields in config.evals.values() if "data" in fields}
+            )
         },
     }
     for path in [_write(output / "results.json", results), *evaluators.draw(evals, output)]:
@@ -124,6 +131,6 @@ def _write(path: Path, results: dict[str, Any]) -> Path:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as wrong_input:
+    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
         notes = getattr(wrong_input, "__notes__", [])
         sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))

@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m rsclip_jax.export", description=__doc__.splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--model", required=True, help="workdir of a training run")
+    parser.add_argument(
+        "--model", required=True, help="workdir of a run, or weights (see rsclip_jax.convert)"
+    )
     parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     parser.add_argument("--dataset", required=True, help="name of a prepared data set")
     parser.add_argument("--data_dir", help="where it lies (default: as in training)")
@@ -71,7 +73,7 @@ def _names(value: str) -> tuple[str, ...]:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError) as wrong_input:
+    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
         sys.exit(f"export: {wrong_input}")
     except KeyboardInterrupt:
         sys.exit("\nexport: interrupted; the same command continues")

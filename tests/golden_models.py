@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rsclip_jax.models.blocks import Tower
-from rsclip_jax.models.clip import CLIP
-from rsclip_jax.weights.openclip import from_state_dict
+from rsclip_jax.models import clip
+from rsclip_jax.weights import from_state_dict
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 FILES = {
@@ -16,23 +15,16 @@ FILES = {
 }
 
 
-def load(name: str, **tower) -> tuple[CLIP, dict, dict[str, np.ndarray]]:
-    """Return (model, params, arrays) of one golden file; `tower` overrides execution fields."""
+def state(name: str) -> dict[str, np.ndarray]:
+    """Return the state dict of one golden file."""
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return {k[6:]: arrays[k] for k in arrays.files if k.startswith("param/")}
+
+
+def load(name: str, **execution) -> tuple[clip.CLIP, dict, dict[str, np.ndarray]]:
+    """Return (model, params, arrays) of one golden file; `execution` overrides config.model."""
     arrays = dict(np.load(GOLDEN / f"{name}.npz"))
-    params = from_state_dict({k[6:]: v for k, v in arrays.items() if k.startswith("param/")})
-    tower = {"width": 64, "heads": 1, "activation": FILES[name], **tower}
-    depth = {
-        root: len(params[root]["transformer"]["blocks"]["ln_1"]["scale"]) for root in ("img", "txt")
-    }
-    model = CLIP(
-        image=Tower(depth=depth["img"], **tower),
-        text=Tower(depth=depth["txt"], **tower),
-        patch_size=8,
-        image_size=32,
-        context_length=len(params["txt"]["pos_embedding"]),
-        vocab_size=97,
-        eot_id=96,
-        embed_dim=24,
-    )
+    config, params = from_state_dict(state(name), FILES[name])
+    model = clip.build({**config.model.to_dict(), **execution})
     arrays["image"] = arrays["image"].transpose(0, 2, 3, 1)
     return model, params, arrays

@@ -1,13 +1,16 @@
 import json
 
+import golden_models
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 from PIL import Image
 from small_run import flat, losses, small_config
 
 from configs import lrsclip
 from rsclip_jax import evaluate, export
+from rsclip_jax.models.positions import stretch_positions
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.preemption import StopSignal
@@ -183,3 +186,28 @@ def test_starting_from_a_model_of_another_activation_is_refused(finished, scenes
     config = small_config(scenes, init_from=str(finished[0]), model__activation="gelu")
     with pytest.raises(ValueError, match=r"model\.activation: quick_gelu there, gelu now"):
         loop.train(config, tmp_path)
+
+
+def test_training_starts_from_another_codebases_file(scenes, tmp_path):
+    rng = np.random.default_rng(0)
+    state = golden_models.state("openclip_tiny_gelu")
+    state["token_embedding.weight"] = rng.normal(size=(49408, 64)).astype(np.float32)
+    safetensors.numpy.save_file(state, tmp_path / "base.safetensors")
+    config = small_config(
+        scenes,
+        tokenizer="clip",
+        total_steps=1,
+        lr=0.0,
+        init_from=str(tmp_path / "base.safetensors"),
+        model__variant="custom",
+        model__sizes=(8, 64, 2, 1, 64, 2, 1, 24, 32),
+        model__activation="quick_gelu",
+    )
+    loop.train(config, tmp_path / "run")
+    _, params, _ = load_for_inference(tmp_path / "run")
+    np.testing.assert_array_equal(params["txt"]["proj"], state["text_projection"])
+    expected = stretch_positions(state["positional_embedding"])
+    np.testing.assert_array_equal(params["txt"]["pos_embedding"], expected)
+    config.model.activation = "gelu"
+    with pytest.raises(ValueError, match=r"model\.activation: quick_gelu there, gelu now"):
+        loop.train(config, tmp_path / "other")

@@ -50,6 +50,22 @@ def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
     return _decode_pillow(data) if image is None else image
 
 
+def to_rgb8(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Turn a decoded image, a Pillow image or an array, into uint8 [H, W, 3] as `decode` does.
+
+    Raises:
+      ValueError: an array that is neither [H, W], [H, W, 1] nor [H, W, 3], or that is empty.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+            return np.asarray(image.convert("RGB"))
+        image = np.asarray(image)
+    image = np.asarray(image)
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
+        raise ValueError(f"an image of shape {image.shape}: expected [H, W, 3] or [H, W]")
+    return _rgb8(image)
+
+
 def dimensions(data: bytes) -> tuple[int, int]:
     """Return (height, width) in pixels of an encoded image, from its header where possible.
 
@@ -311,9 +327,7 @@ def _decode_opencv(data: bytes) -> np.ndarray | None:
 def _decode_pillow(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;"):
-                return _rgb8(np.asarray(image))
-            return np.asarray(image.convert("RGB"))
+            return to_rgb8(image)
     except Exception as error:  # Damaged files make Pillow's plugins raise whatever they please.
         raise ValueError(
             f"cannot decode {len(data)} bytes starting with {bytes(data[:12])!r} as an image: "

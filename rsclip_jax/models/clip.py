@@ -1,7 +1,7 @@
 """CLIP for RGB images, infrared images and text of any length."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,16 +15,30 @@ from rsclip_jax.models.vit import VisionTower
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-# (patch, image width, depth, heads, text width, depth, heads, embedding size, image size,
-#  activation of the weights that are published at this size)
+
+class Sizes(NamedTuple):
+    """Size of a CLIP, and the image size and activation of the weights published at that size."""
+
+    patch_size: int
+    image_width: int
+    image_depth: int
+    image_heads: int
+    text_width: int
+    text_depth: int
+    text_heads: int
+    embed_dim: int
+    image_size: int
+    activation: str = "quick_gelu"
+
+
 VARIANTS = {
-    "tiny": (8, 96, 3, 3, 64, 2, 2, 64, 64, "quick_gelu"),
-    "small": (16, 192, 4, 3, 128, 2, 2, 128, 96, "quick_gelu"),
-    "B/32": (32, 768, 12, 12, 512, 12, 8, 512, 224, "quick_gelu"),
-    "B/16": (16, 768, 12, 12, 512, 12, 8, 512, 224, "quick_gelu"),
-    "L/14": (14, 1024, 24, 16, 768, 12, 12, 768, 224, "quick_gelu"),
-    "L/14-336": (14, 1024, 24, 16, 768, 12, 12, 768, 336, "quick_gelu"),
-    "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024, 224, "gelu"),
+    "tiny": Sizes(8, 96, 3, 3, 64, 2, 2, 64, 64),
+    "small": Sizes(16, 192, 4, 3, 128, 2, 2, 128, 96),
+    "B/32": Sizes(32, 768, 12, 12, 512, 12, 8, 512, 224),
+    "B/16": Sizes(16, 768, 12, 12, 512, 12, 8, 512, 224),
+    "L/14": Sizes(14, 1024, 24, 16, 768, 12, 12, 768, 224),
+    "L/14-336": Sizes(14, 1024, 24, 16, 768, 12, 12, 768, 336),
+    "H/14": Sizes(14, 1280, 32, 16, 1024, 24, 16, 1024, 224, "gelu"),
 }
 
 
@@ -112,32 +126,51 @@ def build(config: Mapping[str, Any]) -> CLIP:
     Raises:
       ValueError: unknown variant, or an image size that the patch size does not divide.
     """
-    if config["variant"] not in VARIANTS:
-        raise ValueError(f"config.model.variant={config['variant']!r}: one of {list(VARIANTS)}")
-    patch, iw, idepth, iheads, tw, tdepth, theads, embed, size, activation = VARIANTS[
-        config["variant"]
-    ]
-    size = config["image_size"] or size
-    if size % patch:
+    sizes = sizes_of(config)
+    image_size = config["image_size"] or sizes.image_size
+    if image_size % sizes.patch_size:
         raise ValueError(
-            f"config.model.image_size={size}: expected a multiple of the patch size {patch}"
+            f"config.model.image_size={image_size}: expected a multiple of the patch size "
+            f"{sizes.patch_size}"
         )
     shared = {k: config[k] for k in ("dtype", "attention", "remat", "scan")}
-    shared["activation"] = config["activation"] or activation
+    shared["activation"] = config["activation"] or sizes.activation
     return CLIP(
-        image=Tower(iw, idepth, iheads, **shared),
-        text=Tower(tw, tdepth, theads, **shared),
-        patch_size=patch,
-        image_size=size,
+        image=Tower(sizes.image_width, sizes.image_depth, sizes.image_heads, **shared),
+        text=Tower(sizes.text_width, sizes.text_depth, sizes.text_heads, **shared),
+        patch_size=sizes.patch_size,
+        image_size=image_size,
         context_length=config["context_length"],
         vocab_size=config["vocab_size"],
         eot_id=config["eot_id"],
-        embed_dim=embed,
+        embed_dim=sizes.embed_dim,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         init_scale=config["init_scale"],
         logit_bias=config["logit_bias"],
     )
+
+
+def sizes_of(config: Mapping[str, Any]) -> Sizes:
+    """Return the sizes of `config.model`: its variant's, or `config.model.sizes` for "custom".
+
+    Raises:
+      ValueError: unknown variant, sizes that are missing or not of eight or more numbers.
+    """
+    variant, given = config["variant"], tuple(config.get("sizes", ()))
+    if (variant == "custom") != bool(given) or (variant != "custom" and variant not in VARIANTS):
+        raise ValueError(
+            f"config.model.variant={variant!r}, config.model.sizes={given}: expected one of "
+            f"{', '.join(VARIANTS)}, or 'custom' and the sizes ({', '.join(Sizes._fields)})"
+        )
+    if not given:
+        return VARIANTS[variant]
+    if len(given) not in (len(Sizes._fields) - 1, len(Sizes._fields)):
+        raise ValueError(
+            f"config.model.sizes={given}: expected ({', '.join(Sizes._fields)}), the activation "
+            "may be left out"
+        )
+    return Sizes(*given)
 
 
 def init_params(model: CLIP, rng: jax.Array) -> dict:

@@ -7,6 +7,7 @@ whose checksums tell a whole step from one that was damaged after it was written
 import itertools
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
+from rsclip_jax import weights
 from rsclip_jax.models import clip
 from rsclip_jax.sharding import replicated
+from rsclip_jax.training.progress import log
 from rsclip_jax.training.state import State, from_plain, to_plain
-from rsclip_jax.training.workdir import CONFIG_FILE, load_config
+from rsclip_jax.training.workdir import CONFIG_FILE, is_workdir, load_config, save_config
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
 
@@ -142,29 +145,42 @@ class Checkpoints:
 
 
 def load_for_inference(
-    workdir: str | os.PathLike, step: int | None = None, mesh: Mesh | None = None
+    path: str | os.PathLike,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    activation: str | None = None,
 ) -> tuple[ConfigDict, Any, int]:
-    """Load a run's config and parameters: the average (EMA) where the run keeps one.
+    """Load a model's config and parameters: of a run, the average (EMA) where it keeps one.
 
     Args:
-      workdir: the --workdir of the run.
-      step: which checkpoint; None for the newest whole one.
+      path: the --workdir of a run, a converted model, or weights of another codebase
+        (`rsclip_jax.weights`).
+      step: which checkpoint of a run; None for the newest whole one.
       mesh: replicate the parameters over it; None for the first device.
+      activation: for weights of another codebase, see `rsclip_jax.weights.read`.
 
     Returns:
-      (config, params, step).
+      (config, params, step); step 0 for weights of another codebase.
 
     Raises:
-      ValueError: not a workdir, or no such or no readable checkpoint.
+      FileNotFoundError, ImportError, ValueError: nothing there that can be read.
     """
-    workdir = Path(workdir).absolute()
-    if not (workdir / CONFIG_FILE).exists():
-        raise ValueError(f"{workdir} is no workdir of rsclip_jax.main: it has no {CONFIG_FILE}")
+    workdir = Path(path).absolute()
+    sharding = replicated(mesh) if mesh else SingleDeviceSharding(jax.devices()[0])
+    if not is_workdir(workdir):
+        if step is not None:
+            raise ValueError(f"{workdir} is no workdir of rsclip_jax.main: it has no steps")
+        config, params = weights.read(workdir, activation)
+        log(f"{workdir.name}: {weights.describe(config)}")
+        return config, jax.device_put(params, sharding), 0
     config = load_config(workdir / CONFIG_FILE)
+    if activation:
+        raise ValueError(
+            f"{workdir} is a run of {config.model.activation}; leave out the activation"
+        )
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} holds no checkpoint yet")
     name = "ema" if config.ema_decay else "params"
-    sharding = replicated(mesh) if mesh else SingleDeviceSharding(jax.devices()[0])
     model = clip.build(config.model)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -185,6 +201,30 @@ def load_for_inference(
             return config, params, candidate
     asked = f"the checkpoint of step {step}" if step is not None else "no checkpoint"
     raise ValueError(f"{workdir}: {asked} can{'not' if step is not None else ''} be read")
+
+
+def save_for_inference(workdir: Path, config: ConfigDict, params: Any) -> None:
+    """Write a model that was not trained here as a workdir of step 0; it appears when it is whole.
+
+    Raises:
+      ValueError: the directory is there and not empty.
+    """
+    if workdir.exists() and any(workdir.iterdir()):
+        raise ValueError(f"{workdir} is not empty; give a new directory")
+    unfinished = workdir.absolute().with_name(f".{workdir.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with ocp.CheckpointManager(unfinished / "checkpoints") as manager:
+        meta = {"step": 0, "checksums": {"params": _checksum(params)}}
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                meta=ocp.args.JsonSave(meta), params=ocp.args.StandardSave(params)
+            ),
+        )
+    config = config.copy_and_resolve_references().unlock()
+    config.ema_decay = 0.0  # these parameters are the only ones
+    save_config(unfinished / CONFIG_FILE, config)
+    os.replace(unfinished, workdir)
 
 
 def _items(state: State) -> dict[str, Any]:

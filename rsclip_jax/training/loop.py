@@ -169,7 +169,9 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
       ValueError: the two models would read the same parameters in different ways.
     """
     source, params, step = load_for_inference(config.init_from)
-    same = {f"model.{field}" for field in ("variant", "activation", "mean", "std", "eot_id")}
+    same = {
+        f"model.{field}" for field in ("variant", "sizes", "activation", "mean", "std", "eot_id")
+    }
     wrong = changed_fields(source, config).keys() & {*same, "tokenizer"}
     if wrong:
         changed = changed_fields(source, config)

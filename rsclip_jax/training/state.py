@@ -5,11 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from rsclip_jax.models import clip
 from rsclip_jax.models.positions import fit_image_positions, fit_text_positions
 
 State = dict[str, Any]
+STRETCH = {"stretch": "kps", "keep": 20, "ratio": 4.0}  # LRSCLIP's and Long-CLIP's
 
 
 def make_state(params: Any, tx: optax.GradientTransformation, ema: bool) -> State:
@@ -54,6 +56,22 @@ def adapt_params(model: clip.CLIP, params: Any, stretch: str, keep: int, ratio: 
     if wrong:
         raise ValueError("config.init_from does not fit config.model:\n" + "\n".join(wrong))
     return params
+
+
+def refit(
+    config: ConfigDict, params: Any, context_length: int | None, image_size: int | None
+) -> tuple[ConfigDict, Any]:
+    """Give a model another text length (KPS where it grows) or image size; None leaves it.
+
+    Raises:
+      ValueError: the patch size does not divide the image size, or KPS does not reach the length.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    if context_length:
+        config.model.context_length = config.input.lengths.text_long = context_length
+    config.model.image_size = image_size or config.model.image_size
+    stretch = {k: config.model.get(k, v) for k, v in STRETCH.items()}
+    return config, adapt_params(clip.build(config.model), params, **stretch)
 
 
 def to_plain(state: State) -> dict:

@@ -62,6 +62,14 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     save_config(path, config)
 
 
+def is_workdir(path: Path) -> bool:
+    """Tell a run's directory from one of Hugging Face, whose config.json names a model type."""
+    file = path / CONFIG_FILE
+    if not file.exists():
+        return (path / "checkpoints").is_dir()
+    return "model" in json.loads(file.read_text())
+
+
 def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
     """Return field -> "  field: value there, value now" for all that differ."""
     there, now = _flat(old), _flat(new)

@@ -1,0 +1,200 @@
+"""Weights of other codebases: OpenAI CLIP, open_clip, Hugging Face, Long-CLIP and their like."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rsclip_jax.models import clip
+from rsclip_jax.weights import files, layouts
+
+# Activation of published weights, which the tensors do not show. "": that of the architecture.
+PRESETS = {
+    "openai": "quick_gelu",
+    "laion": "gelu",
+    "longclip": "quick_gelu",
+    "lrsclip": "quick_gelu",
+    "georsclip": "",
+    "remoteclip": "",
+    "fusionrs": "quick_gelu",
+}
+
+
+CLIP_EOT = 49407
+# The sizes that tell a variant: those that the tensors show, but for the image's.
+SHOWN = (
+    "patch_size",
+    "image_width",
+    "image_depth",
+    "text_width",
+    "text_depth",
+    "embed_dim",
+)
+
+
+def read(path: str | os.PathLike, activation: str | None = None) -> tuple[ConfigDict, dict]:
+    """Read weights from a file or directory; see `from_state_dict` for what is returned.
+
+    Args:
+      activation: "quick_gelu" or "gelu", or a name of PRESETS; None takes what lies beside the
+        weights, else the architecture's own.
+
+    Raises:
+      FileNotFoundError, ImportError, ValueError: see `files.read`, `from_state_dict`.
+    """
+    state, hints = files.read(Path(path))
+    try:
+        return _convert(state, hints, activation)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_state_dict(state: Mapping[str, Any], preset: str | None = None) -> tuple[ConfigDict, dict]:
+    """Convert a state dict of OpenAI CLIP, open_clip, Hugging Face or Long-CLIP.
+
+    Layout, architecture, image size and context length are recognised from the tensors.
+
+    Args:
+      state: NumPy arrays by name; a leading `module.` of every name is dropped.
+      preset: whose weights they are (PRESETS), or an activation: what the tensors do not show. None
+        takes the architecture's own: GELU for H/14, QuickGELU for all others.
+
+    Returns:
+      (config, params): a config with what models and evaluators read of one, and parameters in
+      float32.
+
+    Raises:
+      ValueError: not a CLIP, an unknown preset, values that are not finite; or every missing,
+        unexpected and misshapen tensor.
+    """
+    return _convert(state, {}, preset)
+
+
+def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.ndarray]:
+    """Convert our parameters to "open_clip" (OpenAI's names), "huggingface" or "longclip".
+
+    Raises:
+      ValueError: unknown layout, or a model that the layout has no place for.
+    """
+    if layout not in layouts.LAYOUTS:
+        raise ValueError(f"layout={layout!r}: expected one of {', '.join(layouts.LAYOUTS)}")
+    if config.model.logit_bias and layout != "open_clip":
+        raise ValueError(f"the {layout} layout has no place for SigLIP's logit bias")
+    params = jax.device_get(params)
+    return {k: np.asarray(v, order="C") for k, v in layouts.to_tensors(params, layout).items()}
+
+
+def describe(config: ConfigDict) -> str:
+    """Return a line on what was recognised, and on the activation, which no tensor tells."""
+    model = config.model
+    variant = model.variant if model.variant != "custom" else f"sizes {tuple(model.sizes)}"
+    return (
+        f"{variant}, {model.image_size} px, {model.context_length} tokens, activation "
+        f"{model.activation} (say otherwise if its authors do)"
+    )
+
+
+def _convert(
+    state: Mapping[str, Any], hints: Mapping[str, Any], preset: str | None
+) -> tuple[ConfigDict, dict]:
+    if preset is not None and preset not in {**PRESETS, "quick_gelu": "", "gelu": ""}:
+        raise ValueError(
+            f"{preset!r}: expected an activation, 'quick_gelu' or 'gelu', or one of "
+            f"{', '.join(PRESETS)}"
+        )
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {name: np.asarray(value) for name, value in state.items()}
+    layout = layouts.recognise(state)
+    hints = dict(hints)
+    if layout == "longclip":
+        hints.setdefault("activation", "quick_gelu")
+    if preset is not None and PRESETS.get(preset, preset):
+        hints["activation"] = PRESETS.get(preset, preset)
+    model = recognise_model(state, layout, hints)
+    like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
+    params = layouts.from_tensors(state, like, layout)
+    infinite = [k for k, v in state.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
+    if infinite:
+        raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
+    return ConfigDict(
+        {
+            "model": model.to_dict(),
+            "tokenizer": "clip",
+            "ema_decay": 0.0,
+            "input": {
+                "data_dir": "data",
+                "lengths": {
+                    "text": min(77, model.context_length),
+                    "text_long": model.context_length,
+                },
+                "long_caption": "auto",
+            },
+            "evals": {},
+        }
+    ), params
+
+
+def recognise_model(
+    state: Mapping[str, np.ndarray], layout: str, hints: Mapping[str, Any]
+) -> ConfigDict:
+    """Recognise `config.model` from the shapes of the tensors."""
+    names = {entry.ours[0]: entry.theirs for entry in layouts.LAYOUTS[layout].top}
+
+    def shape(ours: str) -> tuple[int, ...]:
+        if names[ours] not in state:
+            raise ValueError(f"the tensor {names[ours]} is missing")
+        return state[names[ours]].shape
+
+    width, _, _, patch = shape("img/embedding/kernel")
+    vocab_size, text_width = shape("txt/token_embedding")
+    embed_dim = shape("img/proj")[0 if layout == "huggingface" else 1]
+    positions = shape("img/pos_embedding")[0]
+    grid = round((positions - 1) ** 0.5)
+    if 1 + grid * grid != positions:
+        raise ValueError(
+            f"{names['img/pos_embedding']}: {positions} rows are not 1 + a square grid"
+        )
+    depth = layouts.depths(state, layout)
+    sizes = clip.Sizes(
+        patch_size=patch,
+        image_width=width,
+        image_depth=depth["img"],
+        image_heads=max(1, width // 64),
+        text_width=text_width,
+        text_depth=depth["txt"],
+        text_heads=max(1, text_width // 64),
+        embed_dim=embed_dim,
+        image_size=grid * patch,
+    )
+    variant = "custom"
+    for name, known in clip.VARIANTS.items():
+        if [getattr(sizes, field) for field in SHOWN] == [getattr(known, field) for field in SHOWN]:
+            variant, sizes = name, known
+            break
+    heads = {k: hints[k] for k in ("image_heads", "text_heads") if k in hints}
+    if sizes != sizes._replace(**heads):
+        variant, sizes = "custom", sizes._replace(**heads)
+    return ConfigDict(
+        {
+            "variant": variant,
+            "sizes": tuple(sizes)[:-1] if variant == "custom" else (),
+            "image_size": grid * patch,
+            "context_length": shape("txt/pos_embedding")[0],
+            "activation": hints.get("activation", sizes.activation),
+            "vocab_size": vocab_size,
+            "eot_id": vocab_size - 1,  # the highest id in every CLIP vocabulary
+            "mean": tuple(hints.get("mean", clip.CLIP_MEAN)),
+            "std": tuple(hints.get("std", clip.CLIP_STD)),
+            "init_scale": 1 / 0.07,
+            "logit_bias": "logit_bias" in state,
+            "dtype": "float32",
+            "attention": "auto",
+            "scan": True,
+            "remat": "none",
+        }
+    )

@@ -1,0 +1,224 @@
+import itertools
+import json
+
+import golden_models
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from golden_models import FILES
+
+from rsclip_jax import weights
+from rsclip_jax.data.text import ClipTokenizer
+from rsclip_jax.models import clip
+from rsclip_jax.weights import files, layouts, vocabulary
+
+
+def golden_state(name="openclip_tiny_gelu"):
+    return golden_models.state(name)
+
+
+def equal(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "huggingface", "longclip"])
+@pytest.mark.parametrize("name", list(FILES))
+def test_a_round_trip_changes_no_bit(name, layout):
+    config, params = weights.from_state_dict(golden_state(name))
+    state = weights.to_state_dict(config, params, layout)
+    again, back = weights.from_state_dict({f"module.{k}": v for k, v in state.items()})
+    assert equal(params, back)
+    assert again.model == config.model
+    if layout == "open_clip" and name != "longclip_tiny":
+        assert equal(state, golden_state(name))
+
+
+@pytest.mark.parametrize("layout", list(layouts.LAYOUTS))
+@pytest.mark.parametrize("variant", ["B/32", "B/16", "L/14", "H/14"])
+def test_published_sizes_are_recognised(variant, layout):
+    fields = {"variant": variant, "image_size": 0, "activation": "", "context_length": 77}
+    fields |= {"vocab_size": 49408, "eot_id": 49407, "mean": (0,) * 3, "std": (1,) * 3}
+    fields |= {"dtype": "float32", "attention": "auto", "remat": "none", "scan": True}
+    model = clip.build({**fields, "init_scale": 1.0, "logit_bias": False})
+    like = jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda p: layouts.to_tensors(p, layout), like)
+    state = {k: np.broadcast_to(np.float32(0), v.shape) for k, v in shapes.items()}
+    found = weights.recognise_model(state, layouts.recognise(state), {})
+    assert found.variant == variant
+    assert clip.build(found).image == model.image
+    assert clip.build(found).text == model.text
+    assert (found.image_size, found.context_length, found.eot_id) == (224, 77, 49407)
+
+
+def test_every_missing_unexpected_and_misshapen_tensor_is_named():
+    state = golden_state()
+    del state["visual.ln_pre.weight"], state["transformer.resblocks.0.mlp.c_fc.bias"]
+    state["surprise"] = np.zeros(3)
+    state["ln_final.weight"] = np.zeros(5, np.float32)
+    with pytest.raises(ValueError) as error:
+        weights.from_state_dict(state)
+    for line in (
+        "missing: visual.ln_pre.weight (64,)",
+        "missing: transformer.resblocks.0.mlp.c_fc.bias (256,)",
+        "unexpected: surprise (3,)",
+        "misshapen: ln_final.weight is (5,), expected (64,)",
+    ):
+        assert line in str(error.value)
+
+
+def test_masks_and_archive_constants_are_no_parameters():
+    state = golden_state()
+    extra = {"attn_mask": np.zeros((77, 77)), "input_resolution": np.array(224)}
+    assert equal(weights.from_state_dict(state)[1], weights.from_state_dict({**state, **extra})[1])
+
+
+def test_long_clips_two_position_tables_are_merged():
+    state = golden_state("longclip_tiny")
+    state["positional_embedding_res"] = state["positional_embedding_res"] + 1
+    _, params = weights.from_state_dict(state)
+    table = params["txt"]["pos_embedding"]
+    np.testing.assert_array_equal(table[:20], state["positional_embedding"][:20])
+    np.testing.assert_array_equal(table[20:], state["positional_embedding_res"][20:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ln_final.bias": np.full(64, np.nan, np.float32)}, "NaN or infinite in ln_final.bias"),
+        ({"visual.positional_embedding": np.zeros((12, 64))}, "12 rows are not 1 \\+ a square"),
+    ],
+)
+def test_weights_that_cannot_work_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        weights.from_state_dict({**golden_state(), **change})
+
+
+def test_other_models_are_refused_with_what_was_found():
+    with pytest.raises(ValueError, match=r"conv1\.weight"):
+        weights.from_state_dict({"conv1.weight": np.zeros(3)})
+    with pytest.raises(ValueError, match="expected an activation"):
+        weights.from_state_dict(golden_state(), "swiglu")
+
+
+@pytest.mark.parametrize("preset", [None, "openai", "laion", "gelu"])
+def test_a_preset_or_a_name_sets_the_activation(preset):
+    expected = "gelu" if preset in ("laion", "gelu") else "quick_gelu"
+    assert weights.from_state_dict(golden_state(), preset)[0].model.activation == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_safetensors_are_read_as_float32(dtype, tmp_path):
+    state = {k: v.astype(dtype) for k, v in golden_state().items()}
+    safetensors.numpy.save_file(state, tmp_path / "x.safetensors")
+    _, params = weights.read(tmp_path / "x.safetensors")
+    assert params["txt"]["proj"].dtype == np.float32
+    np.testing.assert_array_equal(
+        params["txt"]["proj"], state["text_projection"].astype(np.float32)
+    )
+
+
+def huggingface_directory(path, **changes):
+    config, params = weights.from_state_dict(golden_state())
+    state = weights.to_state_dict(config, params, "huggingface")
+    safetensors.numpy.save_file(state, path / "model.safetensors")
+    tower = {"hidden_act": "gelu", "num_attention_heads": 2}
+    said = {"model_type": "clip", "vision_config": tower, "text_config": tower, **changes}
+    (path / "config.json").write_text(json.dumps(said))
+    (path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
+    return state
+
+
+def test_what_hugging_face_says_beside_the_weights_counts(tmp_path):
+    huggingface_directory(tmp_path)
+    config, _ = weights.read(tmp_path)
+    assert config.model.activation == "gelu"
+    assert config.model.mean == (0.5, 0.5, 0.5)
+    model = clip.build(config.model)
+    assert (model.image.heads, model.text.heads) == (2, 2)
+
+
+def test_sharded_weights_are_read_together(tmp_path):
+    state = huggingface_directory(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    names = sorted(state)
+    for shard, part in (("a.safetensors", names[::2]), ("b.safetensors", names[1::2])):
+        safetensors.numpy.save_file({k: state[k] for k in part}, tmp_path / shard)
+    index = {k: "ab"[i % 2] + ".safetensors" for i, k in enumerate(names)}
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": index}))
+    _, params = weights.read(tmp_path)
+    assert equal(params, weights.from_state_dict(golden_state())[1])
+    path.write_text(json.dumps({"weight_map": {names[0]: "../a.safetensors"}}))
+    with pytest.raises(ValueError, match="outside"):
+        weights.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "siglip"}, "model_type is 'siglip'"),
+        ({"text_config": {"hidden_act": "quick_gelu"}}, "gelu and quick_gelu"),
+    ],
+)
+def test_directories_of_other_models_are_refused(changes, message, tmp_path):
+    huggingface_directory(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        weights.read(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 6, 500, -100])
+def test_truncated_safetensors_are_refused(keep, tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.numpy.save(golden_state())[:keep])
+    with pytest.raises(ValueError, match=r"x\.safetensors is damaged"):
+        weights.read(path)
+
+
+def test_absent_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        weights.read(tmp_path / "nowhere")
+    with pytest.raises(
+        FileNotFoundError, match=r"no workdir .* none of open_clip_model\.safetensors"
+    ):
+        weights.read(tmp_path)
+
+
+def test_an_archive_that_would_unfold_is_refused(tmp_path):
+    import zipfile
+
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\0" * 10**6)
+    with pytest.raises(ValueError, match="would unfold to 1000000"):
+        files.read(path)
+
+
+@pytest.mark.parametrize("text", ["a harbor with 12 ships, isn't it?", "déjà vu 港口 \U0001f6a2 x"])
+def test_the_vocabulary_files_give_the_tokenizers_own_ids(text, tmp_path):
+    vocabulary.write_tokenizer(tmp_path, 77)
+    ids = json.loads((tmp_path / "vocab.json").read_text())
+    lines = (tmp_path / "merges.txt").read_text().split("\n")[1:-1]
+    assert len(ids) == 49408
+    assert len(lines) == 48894
+    rank = {tuple(line.split(" ")): i for i, line in enumerate(lines)}
+    letters = vocabulary._letters()
+    tokens = []
+    for word in _words(text):
+        parts = [letters[byte] for byte in word.encode()]
+        parts[-1] += "</w>"
+        while pairs := [p for p in itertools.pairwise(parts) if p in rank]:
+            best = min(pairs, key=rank.get)
+            at = next(i for i in range(len(parts)) if tuple(parts[i : i + 2]) == best)
+            parts[at : at + 2] = ["".join(best)]
+        tokens += [ids[part] for part in parts]
+    expected = ClipTokenizer(77)([text])[0]
+    assert [49406, *tokens, 49407] == expected[: len(tokens) + 2].tolist()
+
+
+def _words(text: str) -> list[str]:
+    """Split as CLIP does the texts above: contractions, letters, single digits, the rest."""
+    import re
+
+    return re.findall(r"'s|'t|[^\W\d_]+|\d|[^\s\w]+", text.lower())
