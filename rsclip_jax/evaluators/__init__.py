@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.probe import Probe
 from rsclip_jax.evaluators.retrieval import Retrieval
+from rsclip_jax.evaluators.semantic_localization import SemanticLocalization
 from rsclip_jax.evaluators.zero_shot import ZeroShot
 
-TYPES = {"retrieval": Retrieval, "zero_shot": ZeroShot}
+TYPES = {
+    "retrieval": Retrieval,
+    "zero_shot": ZeroShot,
+    "probe": Probe,
+    "semantic_localization": SemanticLocalization,
+}
 
 
 class Evaluator(Protocol):
@@ -42,8 +49,8 @@ def build(config: Any, encoder: Encoder) -> dict[str, Evaluator]:
             if field not in known:
                 raise ValueError(f"{where}.{field}: no such field; {_expected(field, list(known))}")
         fields = {**known, **fields}
-        for field in ("data", "split"):
-            if not fields[field]:
+        for field, default in known.items():
+            if default == "" and not fields[field]:
                 raise ValueError(f"{where} needs the field {field!r}")
         try:
             evaluators[name] = TYPES[kind](config, encoder, **fields)

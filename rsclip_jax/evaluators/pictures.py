@@ -1,10 +1,12 @@
-"""A picture of retrieval results: what the model finds, and how far off it is."""
+"""Pictures of what a model finds, and how far off it is: retrieval and localisation."""
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -56,6 +58,60 @@ def save_retrieval_picture(
         _section("Image to text"),
         *[_image_query(case, i) for i in others[:image_queries]],
     ]
+    _save_stack(path, blocks)
+
+
+def save_localization_picture(
+    path: str | os.PathLike,
+    scene_at: Callable[[str], np.ndarray],
+    results: Sequence[Mapping[str, Any]],
+    *,
+    queries: int = 4,
+) -> None:
+    """Draw a few localisations into a PNG file: described regions, and the map with its centres.
+
+    Args:
+      path: file to write; its directory is made.
+      scene_at: the scene of a name, uint8 [H, W, 3].
+      results: of each query `caption`, `jpg_name`, `points` (polygons [V, 2]), `map` (uint8
+        [H, W]), `centres` [C, 2] and the metrics.
+      queries: how many; the first, the last, and evenly between.
+    """
+    chosen = np.unique(np.linspace(0, len(results) - 1, queries).round().astype(int))
+    blocks = [_localization(scene_at(results[i]["jpg_name"]), results[i]) for i in chosen]
+    _save_stack(path, blocks)
+
+
+def _localization(scene: np.ndarray, result: Mapping[str, Any]) -> Image.Image:
+    side = (WIDTH - 2 * MARGIN - GAP) // 2
+    scale = side / max(scene.shape[:2])
+    size = tuple(max(1, round(scale * extent)) for extent in scene.shape[1::-1])
+    plain = Image.fromarray(cv2.resize(scene, size, interpolation=cv2.INTER_AREA))
+    grey = cv2.resize(result["map"], size, interpolation=cv2.INTER_AREA)
+    heat = cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    overlay = Image.blend(plain, Image.fromarray(heat), 0.6)
+    for picture in (plain, overlay):
+        draw = ImageDraw.Draw(picture)
+        for polygon in result["points"]:
+            corners = [tuple(corner) for corner in (scale * np.asarray(polygon)).tolist()]
+            draw.line([*corners, corners[0]], RIGHT, 3)
+    for x, y in (scale * np.asarray(result["centres"])).tolist():
+        draw.line((x - 9, y, x + 9, y), "white", 3)
+        draw.line((x, y - 9, x, y + 9), "white", 3)
+    block = Image.new("RGB", (WIDTH, size[1] + 84), "white")
+    words = ImageDraw.Draw(block)
+    words.text(
+        (MARGIN, 0), _cut(result["caption"].strip(), _font(16), WIDTH - 2 * MARGIN), INK, _font(16)
+    )
+    numbers = "   ".join(f"{name} {result[name]:.3f}" for name in ("Rsu", "Ras", "Rda", "Rmi"))
+    words.text((MARGIN, 26), f"{result['jpg_name']}   {numbers}", FAINT, _font(13))
+    block.paste(plain, (MARGIN, 52))
+    block.paste(overlay, (MARGIN + side + GAP, 52))
+    return block
+
+
+def _save_stack(path: str | os.PathLike, blocks: Sequence[Image.Image]) -> None:
+    """Write blocks one below the other, atomically."""
     canvas = Image.new("RGB", (WIDTH, sum(b.height for b in blocks) + 2 * MARGIN), "white")
     y = MARGIN
     for block in blocks:

@@ -1,0 +1,213 @@
+"""Classification on frozen image embeddings: linear probe, few-shot, nearest neighbours."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.examples import Examples
+
+# Inverse strengths of the L2 penalty that validation chooses from, as scikit-learn's C.
+STRENGTHS = tuple(float(10.0**power) for power in range(-2, 7))
+HELD_OUT = 0.2  # share of the training images that chooses the strength, where no split is given
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINO's weighted vote
+BLOCK = 1024
+
+
+def logistic_regression(
+    z: np.ndarray, labels: np.ndarray, classes: int, strength: float
+) -> np.ndarray:
+    """Fit a multinomial logistic regression with L2 penalty, as scikit-learn's.
+
+    Minimises `strength * sum of cross-entropies + |weights|^2 / 2` by L-BFGS, biases unpenalised.
+
+    Args:
+      z: [N, D]; labels: [N] integers in [0, classes).
+      strength: inverse of the penalty, > 0.
+
+    Returns:
+      float64 [D + 1, classes], the last row the biases: logits are `z @ w[:-1] + w[-1]`.
+    """
+    x = np.concatenate([z, np.ones((len(z), 1))], axis=1, dtype=np.float64)
+    target = np.eye(classes)[labels]
+    penalised = np.ones((x.shape[1], 1))
+    penalised[-1] = 0
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w = flat.reshape(-1, classes)
+        log_p = log_softmax(x @ w, axis=1)
+        # Divided by the strength: the scale of a mean, whatever the strength.
+        loss = -np.sum(target * log_p) + np.sum((penalised * w) ** 2) / (2 * strength)
+        gradient = x.T @ (np.exp(log_p) - target) + penalised * w / strength
+        return loss / len(x), gradient.ravel() / len(x)
+
+    start = np.zeros(x.shape[1] * classes)
+    options = {"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12}
+    return minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x.reshape(
+        -1, classes
+    )
+
+
+def predict(w: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return the classes [N] that `logistic_regression`'s weights give to embeddings [N, D]."""
+    return np.argmax(z @ w[:-1] + w[-1], axis=1)
+
+
+def nearest_neighbours(
+    z_train: np.ndarray, labels: np.ndarray, z: np.ndarray, neighbours: int = NEIGHBOURS
+) -> np.ndarray:
+    """Classify embeddings by their nearest training embeddings, weighted by exp(cosine / 0.07).
+
+    Args:
+      z_train: [N, D]; labels: [N] integers; z: [M, D]; all rows of length 1.
+
+    Returns:
+      [M] classes.
+    """
+    neighbours = min(neighbours, len(z_train))
+    target = np.eye(labels.max() + 1)[labels]
+    found = []
+    for start in range(0, len(z), BLOCK):
+        similarity = z[start : start + BLOCK] @ z_train.T
+        nearest = np.argpartition(-similarity, neighbours - 1, axis=1)[:, :neighbours]
+        votes = np.exp((np.take_along_axis(similarity, nearest, axis=1) - 1) / TEMPERATURE)
+        found.append(np.einsum("mk,mkc->mc", votes, target[nearest]).argmax(axis=1))
+    return np.concatenate(found)
+
+
+def choose_strength(
+    z: np.ndarray, labels: np.ndarray, z_val: np.ndarray, val_labels: np.ndarray, classes: int
+) -> float:
+    """Return the strength that is best on validation images, of equals the weakest fit."""
+    return max(
+        STRENGTHS,
+        key=lambda s: np.mean(
+            predict(logistic_regression(z, labels, classes, s), z_val) == val_labels
+        ),
+    )
+
+
+def draw_shots(labels: np.ndarray, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose `shots` indices of each class at random.
+
+    Raises:
+      ValueError: a class has fewer.
+    """
+    count = np.bincount(labels)
+    if count.min() < shots:
+        raise ValueError(f"shots={shots}: the rarest class has {count.min()} training images")
+    shuffled = rng.permutation(len(labels))
+    return np.concatenate([shuffled[labels[shuffled] == c][:shots] for c in range(len(count))])
+
+
+class Probe:
+    """Evaluator `{"type": "probe", "data": ..., "split": ..., "train_split": ...}`.
+
+    Metrics, top-1 accuracy in percent on `split`: `linear`, `knn`, and for each number of shots
+    `linear_Kshot`, the mean of `seeds` draws, with `linear_Kshot_std`.
+
+    Args:
+      config, encoder: see `evaluators.build`.
+      data, split: a labelled data set.
+      train_split: what is fitted.
+      val_split: what chooses the strength of the penalty; "none" holds out a fifth of each class of
+        `train_split`, and the chosen strength is then fitted on all of it. Few-shot fits use the
+        strength of the full fit: so few images could not choose.
+      shots: images per class of few-shot fits.
+      seeds: how many draws of them.
+      limit: only the first so many records of each split; 0 for all.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        encoder: Encoder,
+        *,
+        data: str,
+        split: str,
+        train_split: str = "train",
+        val_split: str = "none",
+        shots: Sequence[int] = (),
+        seeds: int = 3,
+        limit: int = 0,
+    ):
+        self._encoder = encoder
+        self._shots, self._seeds = tuple(shots), seeds
+        names = {"test": split, "train": train_split, "val": val_split}
+        if len(set(names.values())) < 3:
+            raise ValueError(
+                f"split={split!r}, train_split={train_split!r}, val_split={val_split!r}: expected "
+                "three different names"
+            )
+        if val_split == "none":
+            del names["val"]
+        self._examples = {
+            role: Examples(
+                config.input.data_dir,
+                data,
+                name,
+                image_size=encoder.image_size,
+                batch_size=encoder.batch_size,
+                limit=limit,
+            )
+            for role, name in names.items()
+        }
+
+    def run(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yield the names and values of the metrics."""
+        z: dict[str, np.ndarray] = {}
+        words: dict[str, list[str]] = {role: [] for role in self._examples}
+        for role, examples in self._examples.items():
+            batches = self._images(examples, words[role])
+            z[role] = np.concatenate(list(self._encoder.image_stream(params, batches)))
+        names = sorted(set(words["train"]))
+        number = {name: index for index, name in enumerate(names)}
+        unseen = sorted({word for found in words.values() for word in found} - number.keys())
+        if unseen:
+            raise ValueError(f"classes without a training image: {', '.join(unseen)}")
+        labels = {role: np.array([number[word] for word in found]) for role, found in words.items()}
+        train, test = (z["train"], labels["train"]), (z["test"], labels["test"])
+        if "val" in z:
+            fitted, held = train, (z["val"], labels["val"])
+        else:
+            keep = _held_out(labels["train"])
+            fitted, held = (train[0][~keep], train[1][~keep]), (train[0][keep], train[1][keep])
+        strength = choose_strength(*fitted, *held, len(names))
+
+        def accuracy(found: np.ndarray) -> float:
+            return 100 * float(np.mean(found == test[1]))
+
+        yield (
+            "linear",
+            accuracy(predict(logistic_regression(*train, len(names), strength), test[0])),
+        )
+        yield "knn", accuracy(nearest_neighbours(*train, test[0]))
+        for shots in self._shots:
+            scores = []
+            for seed in range(self._seeds):
+                some = draw_shots(train[1], shots, np.random.default_rng(seed))
+                w = logistic_regression(train[0][some], train[1][some], len(names), strength)
+                scores.append(accuracy(predict(w, test[0])))
+            yield f"linear_{shots}shot", float(np.mean(scores))
+            yield f"linear_{shots}shot_std", float(np.std(scores))
+
+    def _images(self, examples: Examples, labels: list[str]) -> Iterator[np.ndarray]:
+        for batch in examples:
+            for record_id, label in zip(batch["id"], batch["label"], strict=True):
+                if not label:
+                    raise ValueError(f"record {record_id!r} of {examples.name} has no label")
+            labels += batch["label"]
+            yield batch["image"]
+
+
+def _held_out(labels: np.ndarray) -> np.ndarray:
+    """Choose a fifth of each class, rounded down, at random: booleans [N]."""
+    keep = np.zeros(len(labels), bool)
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    for number in range(labels.max() + 1):
+        own = shuffled[labels[shuffled] == number]
+        keep[own[: int(HELD_OUT * len(own))]] = True
+    return keep

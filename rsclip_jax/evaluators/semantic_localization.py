@@ -1,0 +1,267 @@
+"""Semantic localisation (SeLo): where in a large scene is what a caption describes?
+
+The map is that of Yuan et al., "Learning to Evaluate Performance of Multi-modal Semantic
+Localization" (TGRS 2022), as GeoRSCLIP and LRSCLIP use it on AIR-SLT; the metrics are those of its
+released code. Two of that code's detours are left out, each worth at most a grey level: windows and
+maps are not written to JPEG files and read back.
+"""
+
+import concurrent.futures
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import ndimage
+
+from rsclip_jax.data import images
+from rsclip_jax.data.assemble import available_cores
+from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.pictures import save_localization_picture
+from rsclip_jax.evaluators.texts import tokenizer_for
+
+SCALES = (256, 512, 768)  # window sides in pixels
+CROP = 256  # side to which every window is resized before the model's own preprocessing
+MEDIAN = 251  # side of the median filter of the map
+SU_STEEPNESS = 0.707
+AS_STEEPNESS = 3.0
+REGION_EXPANSION = 1.5
+CENTRE_BLUR, CENTRE_BLURS, CENTRE_WINDOW, CENTRE_LEAST = 50, 5, 1000, 0.5
+
+Polygon = ArrayLike  # [V, 2], x and y in pixels
+
+
+def score(probability_map: ArrayLike, regions: Sequence[Polygon]) -> dict[str, float]:
+    """Compare a map with the regions that the caption describes.
+
+    Args:
+      probability_map: [H, W], uint8, or float in [0, 1].
+      regions: one polygon or more, each [V, 2] of x, y in pixels.
+
+    Returns:
+      "Rsu" (significant area), "Ras" (attention shift, lower is better), "Rda" (discrete
+      attention), and "Rmi" = 0.4 Rsu + 0.35 (1 - Ras) + 0.25 Rda; all in [0, 1].
+
+    Raises:
+      ValueError: not such a map, no region, or regions that cover no pixel or all of them.
+    """
+    probability = np.asarray(probability_map)
+    if probability.ndim != 2 or not probability.size:
+        raise ValueError(f"probability_map of shape {probability.shape}: expected [H, W]")
+    if probability.dtype == np.uint8:
+        probability = probability / 255
+    elif not (np.isfinite(probability).all() and 0 <= probability.min() <= probability.max() <= 1):
+        raise ValueError("probability_map: expected uint8, or float values from 0 to 1")
+    return _compare(probability, _polygons(regions), attention_centres(probability))
+
+
+def _polygons(regions: Sequence[Polygon]) -> list[np.ndarray]:
+    polygons = [np.asarray(region, np.float64).reshape(-1, 2) for region in regions]
+    if not polygons or min(map(len, polygons)) < 3:
+        raise ValueError("regions: expected one polygon or more, each of three points or more")
+    return polygons
+
+
+def _compare(
+    probability: np.ndarray, polygons: list[np.ndarray], centres: np.ndarray
+) -> dict[str, float]:
+    su = _significant_area(probability, polygons)
+    shift, discrete = [], []
+    for polygon in polygons:
+        middle = polygon.mean(axis=0).astype(int)
+        radius = int(REGION_EXPANSION * np.linalg.norm(polygon - middle, axis=1).mean())
+        distance = np.linalg.norm(centres - middle, axis=1)
+        inside = distance <= radius
+        shift.append(distance[inside].mean() / radius if inside.any() else 1.0)
+        discrete.append(_discreteness(centres[inside], radius))
+    attention = math.expm1(AS_STEEPNESS * np.mean(shift)) / math.expm1(AS_STEEPNESS)
+    da = float(np.mean(discrete))
+    mi = 0.4 * su + 0.35 * (1 - attention) + 0.25 * da
+    return {"Rsu": su, "Ras": attention, "Rda": da, "Rmi": mi}
+
+
+def attention_centres(probability: np.ndarray) -> np.ndarray:
+    """Find the peaks of a map [H, W] in [0, 1]: integers [C, 2] of x, y, the highest first."""
+    grey: np.ndarray = (255 * probability).astype(np.uint8)
+    for _ in range(CENTRE_BLURS):
+        grey = cv2.blur(grey, (CENTRE_BLUR, CENTRE_BLUR))
+    peaks = (grey == ndimage.maximum_filter(grey, CENTRE_WINDOW)) & (grey > 0)
+    number, _, _, centroids = cv2.connectedComponentsWithStats(
+        peaks.astype(np.uint8), connectivity=8
+    )
+    centres = centroids[1:number].astype(int)  # the first is the background
+    heights = probability[centres[:, 1], centres[:, 0]]
+    order = np.argsort(-heights, kind="stable")
+    return centres[order][heights[order] >= CENTRE_LEAST]
+
+
+def _significant_area(probability: np.ndarray, polygons: list[np.ndarray]) -> float:
+    height, width = probability.shape
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [polygon.astype(np.int32) for polygon in polygons], 1)
+    area, inside = int(mask.sum()), float(probability[mask > 0].sum())
+    if area in (0, mask.size):
+        raise ValueError(
+            f"the regions cover {area} of {mask.size} pixels of a map of {width} x {height}: "
+            f"expected some of them; are they those of another image?"
+        )
+    ratio = inside / (float(probability.sum()) - inside + 1e-7) * (mask.size - area) / area
+    return 1 - math.exp(-SU_STEEPNESS * ratio)
+
+
+def _discreteness(centres: np.ndarray, radius: int) -> float:
+    if len(centres) < 2:
+        return float(len(centres))
+    spread = np.linalg.norm(centres - centres.mean(axis=0), axis=1).mean()
+    return 0.5 * (1 - spread / radius) + math.exp(-0.5 * (len(centres) + 2))
+
+
+def windows(height: int, width: int, scales: Sequence[int] = SCALES) -> np.ndarray:
+    """Lay two grids of each scale over a scene, the second shifted by half a window both ways.
+
+    Returns:
+      [W, 4] integers y0, x0, y1, x1, each window once; those at the border are moved inside.
+    """
+    found = set()
+    for scale in scales:
+        for offset in (0, scale // 2):
+            rows, columns = (_spans(extent, scale, offset) for extent in (height, width))
+            found |= {(y0, x0, y1, x1) for y0, y1 in rows for x0, x1 in columns}
+    return np.array(sorted(found))
+
+
+def _spans(extent: int, scale: int, offset: int) -> list[tuple[int, int]]:
+    return [
+        (start, start + scale) if start + scale < extent else (max(0, extent - scale), extent)
+        for start in range(offset, extent, scale)
+    ]
+
+
+def heat_map(boxes: np.ndarray, scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Average the scores of the windows over each pixel, stretch to 0 ... 255 and take the median.
+
+    The average is constant between the edges of the windows: it is summed on the grid that they
+    make, exactly, and only then unfolded to pixels.
+
+    Args:
+      boxes: [W, 4], see `windows`; scores: [W].
+
+    Returns:
+      uint8 [H, W].
+    """
+    ys, xs = (
+        np.unique([0, extent, *boxes[:, [a, a + 2]].ravel()])
+        for a, extent in ((0, height), (1, width))
+    )
+    y0, x0, y1, x1 = (
+        np.searchsorted(edges, boxes[:, column]) for column, edges in enumerate((ys, xs, ys, xs))
+    )
+    sums = np.zeros((2, len(ys), len(xs)))
+    for values, total in zip((scores, np.ones(len(scores))), sums, strict=True):
+        for rows, columns, sign in ((y0, x0, 1), (y0, x1, -1), (y1, x0, -1), (y1, x1, 1)):
+            np.add.at(total, (rows, columns), sign * values)
+    total, count = sums.cumsum(1).cumsum(2)[:, :-1, :-1]
+    mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0.5)
+    mean -= mean.min()
+    grey = np.floor(255 * mean / (mean.max() or 1)).astype(np.uint8)
+    pixels = grey.repeat(np.diff(ys), axis=0).repeat(np.diff(xs), axis=1)
+    return cv2.medianBlur(pixels, MEDIAN)
+
+
+class SemanticLocalization:
+    """Evaluator `{"type": "semantic_localization", "annotations": ..., "images": ...}`.
+
+    Metrics: Rsu, Ras, Rda, Rmi, the means over the annotated captions.
+
+    Args:
+      config: the whole configuration; the tokenizer is read from it.
+      encoder: what embeds windows and captions.
+      annotations: AIR-SLT's anno.json, a list of {"caption", "jpg_name", "points"}.
+      images: the directory of the scenes.
+      scales: sides of the windows in pixels.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        encoder: Encoder,
+        *,
+        annotations: str,
+        images: str,
+        scales: Sequence[int] = SCALES,
+    ):
+        self._encoder = encoder
+        self._tokenizer = tokenizer_for(config, "text")
+        self._scales = tuple(scales)
+        self._images = Path(images)
+        self._queries = read_annotations(annotations, images)
+        self._results: list[dict[str, Any]] = []
+
+    def run(self, params: Any) -> Iterator[tuple[str, float]]:
+        """Yield the names and values of the metrics."""
+        self._results = []
+        for name in dict.fromkeys(query["jpg_name"] for query in self._queries):
+            scene = images.decode((self._images / name).read_bytes())
+            height, width, _ = scene.shape
+            boxes = windows(height, width, self._scales)
+            zimg = np.concatenate(
+                list(self._encoder.image_stream(params, crops(scene, boxes, self._encoder)))
+            )
+            for query in [q for q in self._queries if q["jpg_name"] == name]:
+                ztxt = self._encoder.text(params, self._tokenizer([query["caption"].strip()]))
+                found = heat_map(boxes, zimg @ ztxt[0], height, width)
+                centres = attention_centres(found / 255)
+                metrics = _compare(found / 255, query["points"], centres)
+                self._results.append({**query, **metrics, "map": found, "centres": centres})
+        for metric in ("Rsu", "Ras", "Rda", "Rmi"):
+            yield metric, float(np.mean([result[metric] for result in self._results]))
+
+    def picture(self, path: str | os.PathLike) -> None:
+        """Draw a few queries of the latest run into a PNG file."""
+        save_localization_picture(
+            path, lambda name: images.decode((self._images / name).read_bytes()), self._results
+        )
+
+
+def crops(scene: np.ndarray, boxes: np.ndarray, encoder: Encoder) -> Iterator[np.ndarray]:
+    """Cut the windows out of a scene [H, W, 3], in batches uint8 [B, S, S, 3] for the encoder."""
+
+    def crop(box: np.ndarray) -> np.ndarray:
+        y0, x0, y1, x1 = box
+        window = cv2.resize(scene[y0:y1, x0:x1], (CROP, CROP), interpolation=cv2.INTER_CUBIC)
+        return images.eval_preprocess(window, encoder.image_size)
+
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
+        for start in range(0, len(boxes), encoder.batch_size):
+            yield np.stack(list(pool.map(crop, boxes[start : start + encoder.batch_size])))
+
+
+def read_annotations(path: str | os.PathLike, images: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read AIR-SLT's annotations.
+
+    Raises:
+      FileNotFoundError: no such file, or a scene is not in the directory of the images.
+      ValueError: not such annotations.
+    """
+    try:
+        queries = json.loads(Path(path).read_text())
+        names = sorted({str(query["jpg_name"]) for query in queries})
+        for query in queries:
+            query["points"] = _polygons(query["points"])
+            query["caption"] = str(query["caption"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected a list of {{caption, jpg_name, points}}, as AIR-SLT's anno.json"
+        ) from error
+    absent = [name for name in names if not (Path(images) / name).exists()]
+    if absent:
+        raise FileNotFoundError(
+            f"{images} has not {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}: "
+            "AIR-SLT's scenes come with GeoRSCLIP's rs5m_test_data.zip, in AIR-SLT/imgs"
+        )
+    return queries

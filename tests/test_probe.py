@@ -1,0 +1,127 @@
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from rsclip_jax import evaluators
+from rsclip_jax.data.records import write_dataset
+from rsclip_jax.evaluators import probe
+
+
+def clusters(count=60, classes=3, width=8, noise=0.6):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % classes
+    z = np.eye(classes, width)[labels] + noise * rng.normal(size=(count, width))
+    return z / np.linalg.norm(z, axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
+def test_the_fit_is_where_the_penalised_gradient_vanishes(strength):
+    z, labels = clusters()
+    w = probe.logistic_regression(z, labels, 3, strength)
+
+    def loss(w):
+        log_p = jax.nn.log_softmax(z @ w[:-1] + w[-1])
+        return -strength * log_p[jnp.arange(len(z)), labels].sum() + (w[:-1] ** 2).sum() / 2
+
+    with jax.enable_x64():
+        gradient = jax.grad(loss)(jnp.asarray(w, jnp.float64))
+    assert np.abs(gradient).max() < 1e-3 * max(1.0, strength)
+
+
+def test_neighbours_are_those_of_a_full_sort():
+    z_train, labels = clusters(200)
+    z, _ = clusters(40, noise=0.9)
+    expected = []
+    for row in z:
+        similarity = z_train @ row
+        nearest = np.argsort(-similarity)[:20]
+        votes = np.bincount(labels[nearest], np.exp(similarity[nearest] / 0.07), minlength=3)
+        expected.append(votes.argmax())
+    np.testing.assert_array_equal(probe.nearest_neighbours(z_train, labels, z), expected)
+
+
+def test_shots_are_as_many_of_each_class_and_differ_by_seed():
+    labels = np.array([0, 1, 2] * 10)
+    draws = [probe.draw_shots(labels, 4, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    for draw in draws:
+        assert np.bincount(labels[draw]).tolist() == [4, 4, 4]
+        assert len(set(draw)) == 12
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert set(draws[0]) != set(draws[2])
+    with pytest.raises(ValueError, match="shots=11: the rarest class has 10"):
+        probe.draw_shots(labels, 11, np.random.default_rng(0))
+
+
+def test_a_fifth_of_each_class_is_held_out():
+    labels = np.repeat([0, 1], [10, 25])
+    assert np.bincount(labels[probe._held_out(labels)]).tolist() == [2, 5]
+
+
+class Pixels:
+    """Stands for an encoder: an image is the mean of its colours."""
+
+    batch_size, image_size = 16, 8
+
+    def image_stream(self, params, batches, field="image"):
+        for batch in batches:
+            z = batch.reshape(len(batch), -1, 3).mean(axis=1) - 127.0
+            yield (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Return the directory of a data set of red, green and blue images, a few of them wrong."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+
+    def record(split, number):
+        label = number % 3
+        pixels = rng.integers(0, 160, (16, 16, 3), np.uint8)
+        pixels[..., label] += 60
+        file = BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return {
+            "id": f"{split}{number}",
+            "image": file.getvalue(),
+            "label": ("red", "green", "blue")[label],
+        }
+
+    directory = tmp_path_factory.mktemp("probe")
+    write_dataset(
+        str(directory),
+        "colours",
+        {s: [record(s, i) for i in range(n)] for s, n in (("train", 60), ("test", 30))},
+    )
+    return str(directory)
+
+
+def build(directory, **fields):
+    evals = {"probe": {"type": "probe", "data": "colours", "split": "test", **fields}}
+    config = ConfigDict({"input": {"data_dir": directory}, "evals": evals})
+    return evaluators.build(config, Pixels())["probe"]
+
+
+def test_colours_are_told_apart(colours):
+    found = dict(build(colours, shots=(2, 8)).run(SimpleNamespace()))
+    assert list(found) == [
+        "linear",
+        "knn",
+        "linear_2shot",
+        "linear_2shot_std",
+        "linear_8shot",
+        "linear_8shot_std",
+    ]
+    assert found["linear"] == 100 and found["knn"] == 100
+    assert found["linear_8shot"] > 90
+
+
+def test_equal_splits_are_refused(colours):
+    with pytest.raises(ValueError, match="three different"):
+        build(colours, train_split="test")
