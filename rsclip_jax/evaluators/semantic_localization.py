@@ -17,7 +17,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from rsclip_jax.data import images
 from rsclip_jax.data.assemble import available_cores
@@ -53,9 +52,9 @@ def score(probability_map: ArrayLike, regions: Sequence[Polygon]) -> dict[str, f
     probability = np.asarray(probability_map)
     if probability.ndim != 2 or not probability.size:
         raise ValueError(f"probability_map of shape {probability.shape}: expected [H, W]")
-    if probability.dtype == np.uint8:
-        probability = probability / 255
-    elif not (np.isfinite(probability).all() and 0 <= probability.min() <= probability.max() <= 1):
+    if probability.dtype != np.uint8 and not (
+        np.isfinite(probability).all() and 0 <= probability.min() <= probability.max() <= 1
+    ):
         raise ValueError("probability_map: expected uint8, or float values from 0 to 1")
     return _compare(probability, _polygons(regions), attention_centres(probability))
 
@@ -86,31 +85,59 @@ def _compare(
 
 
 def attention_centres(probability: np.ndarray) -> np.ndarray:
-    """Find the peaks of a map [H, W] in [0, 1]: integers [C, 2] of x, y, the highest first."""
-    grey: np.ndarray = (255 * probability).astype(np.uint8)
+    """Find the peaks of a map [H, W], uint8 or in [0, 1]: [C, 2] of x, y, the highest first."""
+    if probability.dtype == np.uint8:  # as it would come out of the line below
+        grey = cv2.LUT(probability, (255 * (np.arange(256) / 255)).astype(np.uint8))
+    else:
+        grey = (255 * probability).astype(np.uint8)
     for _ in range(CENTRE_BLURS):
         grey = cv2.blur(grey, (CENTRE_BLUR, CENTRE_BLUR))
-    peaks = (grey == ndimage.maximum_filter(grey, CENTRE_WINDOW)) & (grey > 0)
+    peaks = (grey == window_maximum(grey, CENTRE_WINDOW)) & (grey > 0)
     number, _, _, centroids = cv2.connectedComponentsWithStats(
         peaks.astype(np.uint8), connectivity=8
     )
     centres = centroids[1:number].astype(int)  # the first is the background
-    heights = probability[centres[:, 1], centres[:, 0]]
+    heights = _unit(probability[centres[:, 1], centres[:, 0]])
     order = np.argsort(-heights, kind="stable")
     return centres[order][heights[order] >= CENTRE_LEAST]
+
+
+def window_maximum(grey: np.ndarray, size: int) -> np.ndarray:
+    """Return the maximum over the window [i - size // 2, i - size // 2 + size) along both axes.
+
+    That of spans of 2, 4, 8, ... pixels, then of the two that cover a window: the same as SciPy's
+    `maximum_filter`, in a third of its time. grey: uint8 [H, W].
+    """
+    for axis in (0, 1):
+        edge = [(0, 0), (0, 0)]
+        edge[axis] = (size // 2, size - size // 2 - 1)
+        run, span = np.pad(grey, edge), 1
+        while span < size:
+            step = min(span, size - span)
+            before, after = (slice(None),) * axis, slice(step, None)
+            run = np.maximum(run[*before, after], run[*before, :-step])
+            span += step
+        grey = run
+    return grey
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    return values / 255 if values.dtype == np.uint8 else values
 
 
 def _significant_area(probability: np.ndarray, polygons: list[np.ndarray]) -> float:
     height, width = probability.shape
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [polygon.astype(np.int32) for polygon in polygons], 1)
-    area, inside = int(mask.sum()), float(probability[mask > 0].sum())
+    level = 255 if probability.dtype == np.uint8 else 1
+    area, inside = int(mask.sum()), float(probability[mask > 0].sum() / level)
+    outside = float(probability.sum() / level) - inside
     if area in (0, mask.size):
         raise ValueError(
             f"the regions cover {area} of {mask.size} pixels of a map of {width} x {height}: "
             f"expected some of them; are they those of another image?"
         )
-    ratio = inside / (float(probability.sum()) - inside + 1e-7) * (mask.size - area) / area
+    ratio = inside / (outside + 1e-7) * (mask.size - area) / area
     return 1 - math.exp(-SU_STEEPNESS * ratio)
 
 
@@ -170,7 +197,20 @@ def heat_map(boxes: np.ndarray, scores: np.ndarray, height: int, width: int) -> 
     mean -= mean.min()
     grey = np.floor(255 * mean / (mean.max() or 1)).astype(np.uint8)
     pixels = grey.repeat(np.diff(ys), axis=0).repeat(np.diff(xs), axis=1)
-    return cv2.medianBlur(pixels, MEDIAN)
+    return _median(pixels)
+
+
+def _median(pixels: np.ndarray) -> np.ndarray:
+    """Take the median over MEDIAN x MEDIAN pixels, strips of rows at once on all cores."""
+    edges = np.linspace(0, len(pixels), available_cores() + 1).astype(int)
+
+    def strip(start: int, stop: int) -> np.ndarray:
+        first = max(0, start - MEDIAN // 2)  # with the rows that its own ones see
+        found = cv2.medianBlur(pixels[first : stop + MEDIAN // 2], MEDIAN)
+        return found[start - first : stop - first]
+
+    with concurrent.futures.ThreadPoolExecutor(len(edges) - 1) as pool:
+        return np.concatenate(list(pool.map(strip, edges[:-1], edges[1:])))
 
 
 class SemanticLocalization:
@@ -215,8 +255,8 @@ class SemanticLocalization:
             for query in [q for q in self._queries if q["jpg_name"] == name]:
                 ztxt = self._encoder.text(params, self._tokenizer([query["caption"].strip()]))
                 found = heat_map(boxes, zimg @ ztxt[0], height, width)
-                centres = attention_centres(found / 255)
-                metrics = _compare(found / 255, query["points"], centres)
+                centres = attention_centres(found)
+                metrics = _compare(found, query["points"], centres)
                 self._results.append({**query, **metrics, "map": found, "centres": centres})
         for metric in ("Rsu", "Ras", "Rda", "Rmi"):
             yield metric, float(np.mean([result[metric] for result in self._results]))
