@@ -14,8 +14,10 @@ def table(metrics: Mapping[str, float]) -> str:
         column = match[0] if match else name
         rows.setdefault(name.removesuffix(column).rstrip("_"), {})[column] = value
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [" " * 12 + "".join(f"{column:>12}" for column in columns)]
+    widths = [max(12, len(column) + 2) for column in columns]
+    pairs = list(zip(columns, widths, strict=True))
+    lines = [" " * 12 + "".join(f"{column:>{width}}" for column, width in pairs)]
     for prefix, row in rows.items():
-        cells = (f"{row[c]:12.2f}" if c in row else " " * 12 for c in columns)
+        cells = (f"{row[c]:{width}.2f}" if c in row else " " * width for c, width in pairs)
         lines.append(f"  {prefix:10}" + "".join(cells))
     return "\n".join(line.rstrip() for line in lines)

@@ -171,7 +171,7 @@ def load_for_inference(
         if step is not None:
             raise ValueError(f"{workdir} is no workdir of rsclip_jax.main: it has no steps")
         config, params = weights.read(workdir, activation)
-        log(f"{workdir.name}: {weights.describe(config)}")
+        log(f"{workdir.name}: {weights.describe(config)} (which no tensor tells)")
         return config, jax.device_put(params, sharding), 0
     config = load_config(workdir / CONFIG_FILE)
     if activation:

@@ -89,12 +89,12 @@ def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.
 
 
 def describe(config: ConfigDict) -> str:
-    """Return a line on what was recognised, and on the activation, which no tensor tells."""
+    """Return a line on the sizes and the activation of a model."""
     model = config.model
     variant = model.variant if model.variant != "custom" else f"sizes {tuple(model.sizes)}"
     return (
         f"{variant}, {model.image_size} px, {model.context_length} tokens, activation "
-        f"{model.activation} (say otherwise if its authors do)"
+        f"{model.activation}"
     )
 
 

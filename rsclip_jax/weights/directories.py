@@ -68,7 +68,7 @@ def _open_clip(directory: Path, model: ConfigDict, state: dict) -> None:
             },
         },
     )
-    safetensors.numpy.save_file(state, directory / "open_clip_model.safetensors", _METADATA)
+    _tensors(directory / "open_clip_model.safetensors", state)
 
 
 def _huggingface(directory: Path, model: ConfigDict, state: dict) -> None:
@@ -129,7 +129,7 @@ def _huggingface(directory: Path, model: ConfigDict, state: dict) -> None:
     )
     if model.eot_id == weights.CLIP_EOT:
         write_tokenizer(directory, model.context_length)
-    safetensors.numpy.save_file(state, directory / "model.safetensors", _METADATA)
+    _tensors(directory / "model.safetensors", state)
 
 
 def _longclip(directory: Path, model: ConfigDict, state: dict) -> None:
@@ -143,7 +143,9 @@ def _longclip(directory: Path, model: ConfigDict, state: dict) -> None:
     torch.save({k: torch.tensor(v) for k, v in state.items()}, directory / "longclip.pt")
 
 
-_METADATA = {"format": "pt"}  # transformers asks for it
+def _tensors(path: Path, state: dict) -> None:
+    # Not `save_file`: its files can be read by their owner alone.
+    path.write_bytes(safetensors.numpy.save(state, {"format": "pt"}))  # transformers asks for it
 
 
 def _json(path: Path, value: dict) -> None:
