@@ -22,18 +22,9 @@ PRESETS = {
     "remoteclip": "",
     "fusionrs": "quick_gelu",
 }
-
-
 CLIP_EOT = 49407
 # The sizes that tell a variant: those that the tensors show, but for the image's.
-SHOWN = (
-    "patch_size",
-    "image_width",
-    "image_depth",
-    "text_width",
-    "text_depth",
-    "embed_dim",
-)
+SHOWN = ("patch_size", "image_width", "image_depth", "text_width", "text_depth", "embed_dim")
 
 
 def read(path: str | os.PathLike, activation: str | None = None) -> tuple[ConfigDict, dict]:
