@@ -134,11 +134,8 @@ class Clip:
                 )
             encode = getattr(self._encoder, field)
             return encode(self.params, floats) if len(floats) else self._nothing()
-        one = isinstance(inputs, str | os.PathLike | Image.Image) or getattr(inputs, "ndim", 0) in (
-            2,
-            3,
-        )
-        listed = [inputs] if one else inputs
+        path_or_pil = isinstance(inputs, str | os.PathLike | Image.Image)
+        listed = [inputs] if path_or_pil or getattr(inputs, "ndim", 0) in (2, 3) else inputs
         batches = list(self._encoder.image_stream(self.params, self._batches(listed), field))
         return np.concatenate(batches) if batches else self._nothing()
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from small_run import flat, losses, small_config
 
+from configs import lrsclip
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
-from rsclip_jax.training.workdir import load_config, lock_workdir, save_config
+from rsclip_jax.training.workdir import check_workdir, load_config, lock_workdir, save_config
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +169,16 @@ def test_a_failing_evaluation_loses_no_training(scenes, tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="no such picture"):
             loop.train(small_config(scenes, eval_steps=3), tmp_path)
     assert load_for_inference(tmp_path)[2] == 3
+
+
+def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
+    config = lrsclip.get_config("demo")
+    old = config.copy_and_resolve_references().unlock()
+    del old.model["sizes"]
+    save_config(tmp_path / "config.json", old)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    check_workdir(tmp_path, config)
+    save_config(tmp_path / "config.json", old)
+    config.model.variant = "B/32"
+    with pytest.raises(ValueError, match=r"model\.variant: tiny there, B/32 now"):
+        check_workdir(tmp_path, config)

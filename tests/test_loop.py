@@ -10,6 +10,7 @@ from small_run import flat, losses, small_config
 
 from configs import lrsclip
 from rsclip_jax import evaluate, export
+from rsclip_jax.models import clip
 from rsclip_jax.models.positions import stretch_positions
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
@@ -211,3 +212,17 @@ def test_training_starts_from_another_codebases_file(scenes, tmp_path):
     config.model.activation = "gelu"
     with pytest.raises(ValueError, match=r"model\.activation: quick_gelu there, gelu now"):
         loop.train(config, tmp_path / "other")
+
+
+def test_another_name_of_the_same_sizes_is_no_other_model(scenes, finished, tmp_path):
+    tiny = clip.VARIANTS["tiny"]._asdict()
+    sizes = tuple(v for k, v in tiny.items() if k != "activation")
+    config = small_config(
+        scenes, init_from=str(finished[0]), model__variant="custom", model__sizes=sizes
+    )
+    config = loop.resolve(config, tmp_path)
+    params = loop.parameters_from(config, clip.build(config.model))
+    np.testing.assert_array_equal(flat(params), flat(finished[1]["params"]))
+    config.model.sizes = (*sizes[:3], 4, *sizes[4:])  # heads, which no shape tells
+    with pytest.raises(ValueError, match="image heads: 3 there, 4 now"):
+        loop.parameters_from(config, clip.build(config.model))

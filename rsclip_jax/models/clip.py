@@ -155,7 +155,7 @@ def sizes_of(config: Mapping[str, Any]) -> Sizes:
     """Return the sizes of `config.model`: its variant's, or `config.model.sizes` for "custom".
 
     Raises:
-      ValueError: unknown variant, sizes that are missing or not of eight or more numbers.
+      ValueError: unknown variant; sizes that are missing, or not nine numbers and an activation.
     """
     variant, given = config["variant"], tuple(config.get("sizes", ()))
     if (variant == "custom") != bool(given) or (variant != "custom" and variant not in VARIANTS):

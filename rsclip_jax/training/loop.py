@@ -23,7 +23,7 @@ from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import State, adapt_params, make_state
 from rsclip_jax.training.step import make_loss, make_train_step
-from rsclip_jax.training.workdir import changed_fields, check_workdir, lock_workdir
+from rsclip_jax.training.workdir import check_workdir, lock_workdir
 
 
 def train(config: ConfigDict, workdir: str | Path) -> State:
@@ -169,15 +169,20 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
       ValueError: the two models would read the same parameters in different ways.
     """
     source, params, step = load_for_inference(config.init_from)
-    same = {
-        f"model.{field}" for field in ("variant", "sizes", "activation", "mean", "std", "eot_id")
-    }
-    wrong = changed_fields(source, config).keys() & {*same, "tokenizer"}
+
+    def unseen(config: ConfigDict) -> dict[str, Any]:  # what the shapes of parameters do not tell
+        model = clip.build(config.model)
+        heads = {"image heads": model.image.heads, "text heads": model.text.heads}
+        fields = {f"model.{field}": getattr(model, field) for field in ("mean", "std", "eot_id")}
+        activation = {"model.activation": model.image.activation}
+        return {"tokenizer": config.tokenizer, **activation, **fields, **heads}
+
+    there, now = unseen(source), unseen(config)
+    wrong = [f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]]
     if wrong:
-        changed = changed_fields(source, config)
         raise ValueError(
             f"config.init_from={config.init_from!r}: that model reads its parameters otherwise\n"
-            + "\n".join(changed[field] for field in sorted(wrong))
+            + "\n".join(wrong)
         )
     log(f"starting from {config.init_from}, step {step}")
     return adapt_params(model, params, config.model.stretch, config.model.keep, config.model.ratio)

@@ -47,7 +47,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     if path.exists():
         old = load_config(path)
         changed = changed_fields(old, config)
-        refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE and k not in EXECUTION]
+        # A field that the run did not know, one of a later release, had no part in it.
+        known = _flat(old).keys() - EXECUTION
+        refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE and k in known]
         if bool(old.ema_decay) != bool(config.ema_decay):
             refused.append("ema_decay")
         if refused and any((workdir / "checkpoints").glob("*")):

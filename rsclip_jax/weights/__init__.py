@@ -109,7 +109,7 @@ def _convert(
     model = recognise_model(state, layout, hints)
     like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
     params = layouts.from_tensors(state, like, layout)
-    infinite = [k for k, v in state.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
+    infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
     if infinite:
         raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
     return ConfigDict(
