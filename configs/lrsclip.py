@@ -121,7 +121,6 @@ def _demo(_):
     c.evals.val.texts = ("short", "long")
     c.evals.val.protocols = ("any",)
     c.evals.scene_types = {"type": "zero_shot", "data": "scenes", "split": "val"}
-    c.evals.scene_types.templates = "georsclip"
     c.export.scenes = ("val",)
     c.checkpoint.steps = 50
     c.log_steps = 10

@@ -1,9 +1,13 @@
 """Run evaluators on a model: those of its run's config, and any others.
 
     python -m rsclip_jax.evaluate --model=WORKDIR [--config.evals.NAME.split=test ...]
-    python -m rsclip_jax.evaluate --model=ViT-B-32.pt --output=DIR --config.evals.aid.type=... ...
+    python -m rsclip_jax.evaluate --model=ViT-B-32.pt --suite=georsclip --data=DIR --output=OUTPUT
 
-Prints the metrics and writes them to OUTPUT/results.json, with pictures of retrieval beside them.
+Prints the metrics and writes OUTPUT/results.json, report.md and report.html, the last with pictures
+of what the model finds and confuses. A suite (georsclip, lrsclip, fusionrs) takes the place of the
+run's own evaluators: the benchmarks of that paper, beside published numbers, as far as DIR has
+their data sets; for the others it says where to get them.
+
 Every field of the run's config can be overridden, as in training. A new evaluator begins with its
 type:
 
@@ -11,6 +15,7 @@ type:
 """
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -23,10 +28,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import evaluators, sharding
+from rsclip_jax import evaluators, sharding, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.evaluators.report import table
+from rsclip_jax.evaluators import report, suites
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 
@@ -45,7 +50,8 @@ def main(argv: Sequence[str]) -> dict[str, float]:
         "--model", required=True, help="workdir of a run, or weights (see rsclip_jax.convert)"
     )
     parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
-    parser.add_argument("--data_dir", help="where the data sets lie (default: as in training)")
+    parser.add_argument("--suite", choices=suites.NAMES, help="benchmarks of a paper")
+    parser.add_argument("--data", help="where the data sets lie (default: as in training)")
     parser.add_argument("--output", help="directory of the results (default: MODEL/eval)")
     parser.add_argument("--batch_size", type=int, default=256)
     # The config's flags can be defined only once the model is known, hence the two rounds.
@@ -55,11 +61,20 @@ def main(argv: Sequence[str]) -> dict[str, float]:
 
     mesh = sharding.make_mesh()
     config, params, step = load_for_inference(args.model, args.step, mesh)
+    if args.data:
+        config.input.data_dir = str(Path(args.data).absolute())
+    suite = suites.load(args.suite, config.input.data_dir) if args.suite else None
+    if suite:
+        config.unlock().evals = ConfigDict(suite.evals)
+        for name, why in suite.skipped.items():
+            print(f"{name}: skipped, {why}\n")
     config = override(config, overrides)
-    if args.data_dir:
-        config.input.data_dir = str(Path(args.data_dir).absolute())
     if not config.evals:
-        raise ValueError(f"{args.model}: its config has no evaluators (config.evals is empty)")
+        raise ValueError(
+            f"--suite={args.suite}: none of its data sets is there, see above"
+            if suite
+            else f"{args.model}: its config has no evaluators (config.evals is empty); give --suite"
+        )
     evals = evaluators.build(config, Encoder(clip.build(config.model), mesh, args.batch_size))
     output = Path(args.output or Path(args.model) / "eval")
 
@@ -67,13 +82,18 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     for name, evaluator in evals.items():
         start = time.perf_counter()
         found = dict(evaluator.run(params))
-        print(f"{name} ({time.perf_counter() - start:.1f} s)\n{table(found)}\n")
+        print(f"{name} ({time.perf_counter() - start:.1f} s)\n{report.table(found)}\n")
         metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
     results = {
         "model": str(Path(args.model).absolute()),
+        "description": weights.describe(config),
         "step": step,
+        "date": f"{datetime.date.today()}",
         "metrics": metrics,
+        "details": {k: e.details() for k, e in evals.items() if hasattr(e, "details")},
         "evals": config.evals.to_dict(),
+        "suite": suite and {"title": suite.title, "note": suite.note, "published": suite.published},
+        "skipped": suite.skipped if suite else {},
         "dataset_fingerprints": {
             data: dataset_fingerprint(config.input.data_dir, data)
             for data in sorted(
@@ -81,7 +101,16 @@ def main(argv: Sequence[str]) -> dict[str, float]:
             )
         },
     }
-    for path in [_write(output / "results.json", results), *evaluators.draw(evals, output)]:
+    pictures = evaluators.draw(evals, output)
+    files = {
+        "results.json": json.dumps(results, indent=2) + "\n",
+        "report.md": report.markdown(results),
+        "report.html": report.page(results, pictures),
+    }
+    for path in [
+        *(_write(output / name, text) for name, text in files.items()),
+        *pictures.values(),
+    ]:
         print(path)
     return metrics
 
@@ -120,10 +149,10 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     return holder.value
 
 
-def _write(path: Path, results: dict[str, Any]) -> Path:
+def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(results, indent=2) + "\n")
+    unfinished.write_text(text)
     os.replace(unfinished, path)
     return path
 

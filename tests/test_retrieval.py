@@ -11,7 +11,7 @@ from PIL import Image
 
 from rsclip_jax import evaluators
 from rsclip_jax.data.records import write_dataset
-from rsclip_jax.evaluators import retrieval
+from rsclip_jax.evaluators import recall
 from rsclip_jax.evaluators.pictures import save_retrieval_picture
 from rsclip_jax.evaluators.retrieval import retrieval_metrics
 from rsclip_jax.evaluators.texts import caption_groups
@@ -56,9 +56,9 @@ def test_metrics_equal_the_golden_file():
 
 @pytest.mark.parametrize("image_block, text_block", [(1024, 4096), (7, 11), (60, 45), (1, 180)])
 def test_blocks_of_any_size_give_what_a_full_sort_gives(monkeypatch, image_block, text_block):
-    monkeypatch.setattr(retrieval, "IMAGE_BLOCK", image_block)
-    monkeypatch.setattr(retrieval, "TEXT_BLOCK", text_block)
-    monkeypatch.setattr(retrieval, "PAIR_BLOCK", 13)
+    monkeypatch.setattr(recall, "ROW_BLOCK", image_block)
+    monkeypatch.setattr(recall, "COLUMN_BLOCK", text_block)
+    monkeypatch.setattr(recall, "PAIR_BLOCK", 13)
     zimg, ztxt, index = made()
     metrics = retrieval_metrics(zimg, ztxt, index, ks=(1, 3, 20))
     right = index == np.arange(60)[:, None]

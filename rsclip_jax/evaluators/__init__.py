@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.ir_retrieval import IrRetrieval
 from rsclip_jax.evaluators.probe import Probe
 from rsclip_jax.evaluators.retrieval import Retrieval
 from rsclip_jax.evaluators.semantic_localization import SemanticLocalization
@@ -15,6 +16,7 @@ from rsclip_jax.evaluators.zero_shot import ZeroShot
 
 TYPES = {
     "retrieval": Retrieval,
+    "ir_retrieval": IrRetrieval,
     "zero_shot": ZeroShot,
     "probe": Probe,
     "semantic_localization": SemanticLocalization,
@@ -22,7 +24,11 @@ TYPES = {
 
 
 class Evaluator(Protocol):
-    """What every evaluator can do; some also draw: `picture(path)`, after a run."""
+    """What every evaluator can do.
+
+    Some also draw, `picture(path)`, and tell a report how the numbers came about, `details()`;
+    both of the latest run.
+    """
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield (metric name, value)."""
@@ -70,13 +76,13 @@ def fields_of(kind: str) -> dict[str, Any]:
     }
 
 
-def draw(evaluators: Mapping[str, Evaluator], directory: str | os.PathLike) -> list[Path]:
-    """Draw the latest run of those evaluators that can, into DIRECTORY/NAME.png."""
-    paths = []
+def draw(evaluators: Mapping[str, Evaluator], directory: str | os.PathLike) -> dict[str, Path]:
+    """Draw the latest run of those evaluators that can, into DIRECTORY/NAME.png; name -> path."""
+    paths = {}
     for name, evaluator in evaluators.items():
         if hasattr(evaluator, "picture"):
-            paths.append(Path(directory) / f"{name}.png")
-            evaluator.picture(paths[-1])
+            paths[name] = Path(directory) / f"{name}.png"
+            evaluator.picture(paths[name])
     return paths
 
 

@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from tqdm import tqdm
+
 from rsclip_jax.data import pipeline, records
 
 CACHE_BYTES = 256 * 2**20
+SILENT_S = 10  # seconds until a pass shows its progress
 
 
 class Examples:
@@ -17,6 +20,7 @@ class Examples:
 
     Args:
       limit: only the first so many records; 0 for all.
+      ir: with the infrared images.
 
     Raises:
       FileNotFoundError, ValueError: no such data set or split (from `records.open_source`), a
@@ -32,6 +36,7 @@ class Examples:
         image_size: int,
         batch_size: int,
         limit: int = 0,
+        ir: bool = False,
     ):
         if limit < 0:
             raise ValueError(f"limit={limit}: expected a number of records, or 0 for all of them")
@@ -42,7 +47,8 @@ class Examples:
         self._image_size = image_size
         self._batch_size = batch_size
         self._length = min(limit or len(self.source), len(self.source))
-        self._keep = len(self) * 3 * image_size**2 <= CACHE_BYTES
+        self._ir = ir
+        self._keep = len(self) * 3 * image_size**2 * (1 + ir) <= CACHE_BYTES
         self._kept: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
@@ -54,13 +60,21 @@ class Examples:
             yield from self._kept
             return
         kept = []
-        for batch in pipeline.eval_batches(
+        with tqdm(
+            total=len(self), unit=" images", desc=self.name, delay=SILENT_S, leave=False
+        ) as progress:
+            for batch in self._batches():
+                if self._keep:
+                    kept.append(batch)
+                yield batch
+                progress.update(len(batch["id"]))
+        self._kept = kept
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        return pipeline.eval_batches(
             self.source,
             image_size=self._image_size,
             batch_size=self._batch_size,
             stop=len(self),
-        ):
-            if self._keep:
-                kept.append(batch)
-            yield batch
-        self._kept = kept
+            ir=self._ir,
+        )

@@ -101,10 +101,10 @@ def _localization(scene: np.ndarray, result: Mapping[str, Any]) -> Image.Image:
     block = Image.new("RGB", (WIDTH, size[1] + 84), "white")
     words = ImageDraw.Draw(block)
     words.text(
-        (MARGIN, 0), _cut(result["caption"].strip(), _font(16), WIDTH - 2 * MARGIN), INK, _font(16)
+        (MARGIN, 0), _cut(result["caption"].strip(), font(16), WIDTH - 2 * MARGIN), INK, font(16)
     )
     numbers = "   ".join(f"{name} {result[name]:.3f}" for name in ("Rsu", "Ras", "Rda", "Rmi"))
-    words.text((MARGIN, 26), f"{result['jpg_name']}   {numbers}", FAINT, _font(13))
+    words.text((MARGIN, 26), f"{result['jpg_name']}   {numbers}", FAINT, font(13))
     block.paste(plain, (MARGIN, 52))
     block.paste(overlay, (MARGIN + side + GAP, 52))
     return block
@@ -117,10 +117,15 @@ def _save_stack(path: str | os.PathLike, blocks: Sequence[Image.Image]) -> None:
     for block in blocks:
         canvas.paste(block, (0, y))
         y += block.height
+    save_png(path, canvas)
+
+
+def save_png(path: str | os.PathLike, picture: Image.Image) -> None:
+    """Write a picture atomically; its directory is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    canvas.save(unfinished, format="PNG")
+    picture.save(unfinished, format="PNG")
     os.replace(unfinished, path)
 
 
@@ -155,19 +160,19 @@ def _text_query(case: _Case, text: int) -> Image.Image:
     scores = case.zimg @ case.ztxt[text]
     order = np.argsort(-scores, kind="stable")
     own = case.image_index[text]
-    lines = _wrap(case.captions[text], _font(15), CAPTION_WIDTH, 6)
+    lines = _wrap(case.captions[text], font(15), CAPTION_WIDTH, 6)
     block = Image.new("RGB", (WIDTH, THUMB + 22 + GAP), "white")
     draw = ImageDraw.Draw(block)
-    _lines(draw, (MARGIN, 0), lines, _font(15), INK)
+    _lines(draw, (MARGIN, 0), lines, font(15), INK)
     rank = int(np.flatnonzero(order == own)[0]) + 1
     note = f"its own image: rank {rank:,} of {len(order):,}"
-    draw.text((MARGIN, len(lines) * LINE + 6), note, FAINT, _font(13))
+    draw.text((MARGIN, len(lines) * LINE + 6), note, FAINT, font(13))
     for k, image in enumerate(order[:SHOWN]):
         x = MARGIN + CAPTION_WIDTH + GAP + k * (THUMB + GAP)
         colour = RIGHT if case.right(int(image), text) else WRONG
         _thumbnail(block, case.image_at(int(image)), (x, 0), colour)
         word = "   right" if colour == RIGHT else ""  # not everyone tells green from red
-        draw.text((x, THUMB + 3), f"{k + 1}.  {scores[image]:.3f}{word}", FAINT, _font(13))
+        draw.text((x, THUMB + 3), f"{k + 1}.  {scores[image]:.3f}{word}", FAINT, font(13))
     return block
 
 
@@ -177,7 +182,7 @@ def _image_query(case: _Case, image: int) -> Image.Image:
     own = case.own_texts(image)
     left = MARGIN + THUMB + 2 * GAP
     width = WIDTH - MARGIN - left
-    answers = [(j, _wrap(case.captions[j], _font(15), width - 74, 2)) for j in case.distinct(order)]
+    answers = [(j, _wrap(case.captions[j], font(15), width - 74, 2)) for j in case.distinct(order)]
     height = sum(len(lines) * LINE + 8 for _, lines in answers)
     block = Image.new("RGB", (WIDTH, max(THUMB, height + 20) + GAP), "white")
     draw = ImageDraw.Draw(block)
@@ -187,26 +192,26 @@ def _image_query(case: _Case, image: int) -> Image.Image:
         colour = RIGHT if case.right(image, text) else WRONG
         fill = RIGHT if colour == RIGHT else None
         draw.rectangle((left, y + 1, left + 6, y + len(lines) * LINE), fill, colour, 2)
-        draw.text((left + 18, y + 1), f"{scores[text]:.3f}", FAINT, _font(13))
-        _lines(draw, (left + 74, y), lines, _font(15), INK)
+        draw.text((left + 18, y + 1), f"{scores[text]:.3f}", FAINT, font(13))
+        _lines(draw, (left + 74, y), lines, font(15), INK)
         y += len(lines) * LINE + 8
     rank = int(np.flatnonzero(np.isin(order, own))[0]) + 1
     own_texts = "its own text" if len(own) == 1 else f"the best of its own {len(own)} texts"
     note = f"{own_texts}: rank {rank:,} of {len(order):,}"
-    draw.text((left + 74, y), note, FAINT, _font(13))
+    draw.text((left + 74, y), note, FAINT, font(13))
     return block
 
 
 def _heading(title: str, images: int, texts: int) -> Image.Image:
     block = Image.new("RGB", (WIDTH, 64), "white")
     draw = ImageDraw.Draw(block)
-    draw.text((MARGIN, 0), f"Retrieval{title and f': {title}'}", INK, _font(26))
+    draw.text((MARGIN, 0), f"Retrieval{title and f': {title}'}", INK, font(26))
     sizes = f"{images:,} images, {texts:,} texts; numbers are cosine similarities"
-    draw.text((MARGIN, 38), sizes, FAINT, _font(14))
+    draw.text((MARGIN, 38), sizes, FAINT, font(14))
     x = WIDTH - MARGIN - 150
     for colour, word, fill in ((RIGHT, "right", RIGHT), (WRONG, "wrong", None)):
         draw.rectangle((x, 41, x + 12, 53), fill, colour, 2)
-        draw.text((x + 19, 38), word, FAINT, _font(14))
+        draw.text((x + 19, 38), word, FAINT, font(14))
         x += 80
     return block
 
@@ -215,7 +220,7 @@ def _section(name: str) -> Image.Image:
     block = Image.new("RGB", (WIDTH, 56), "white")
     draw = ImageDraw.Draw(block)
     draw.line((MARGIN, 10, WIDTH - MARGIN, 10), fill="#d5dbe1")
-    draw.text((MARGIN, 20), name, INK, _font(18))
+    draw.text((MARGIN, 20), name, INK, font(18))
     return block
 
 
@@ -232,34 +237,35 @@ def _thumbnail(block: Image.Image, pixels: np.ndarray, at: tuple[int, int], colo
     block.paste(picture, (x + FRAME, y + FRAME))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return Pillow's own typeface."""
     return ImageFont.load_default(size)  # type: ignore[return-value]
 
 
-def _lines(draw: ImageDraw.ImageDraw, at: tuple[int, int], lines, font, colour: str) -> None:
+def _lines(draw: ImageDraw.ImageDraw, at: tuple[int, int], lines, face, colour: str) -> None:
     for number, line in enumerate(lines):
-        draw.text((at[0], at[1] + number * LINE), line, colour, font)
+        draw.text((at[0], at[1] + number * LINE), line, colour, face)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+def _wrap(text: str, face: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
     """Break a text into at most `most` lines of `width` pixels; what is left out leaves "..."."""
     lines, words = [""], text.split()
     for number, word in enumerate(words):
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
+        if face.getlength(longer) <= width:
             lines[-1] = longer
         elif len(lines) < most and lines[-1]:
-            lines.append(_cut(word, font, width))
+            lines.append(_cut(word, face, width))
         else:
             rest = " ".join([lines[-1], *words[number:]]).strip()
-            lines[-1] = _cut(rest, font, width)
+            lines[-1] = _cut(rest, face, width)
             break
     return lines
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
+def _cut(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
+    if face.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "...") > width:
+    while text and face.getlength(text + "...") > width:
         text = text[:-1]
     return text.rstrip() + "..."

@@ -1,58 +1,26 @@
-"""Prompt templates of zero-shot classification; "{}" stands for the class name."""
+"""Prompt templates of zero-shot classification (prompts.json); "{}" stands for the class name."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
-NOUNS = ("remote sensing image", "aerial image", "satellite image")
-ADJECTIVES = (
-    "low resolution",
-    "bad",
-    "cropped",
-    "bright",
-    "dark",
-    "close-up",
-    "black and white",
-    "jpeg corrupted",
-    "blurry",
-    "good",
-)
-QUALITIES = ("large", "nice", "small", "weird", "cool")
-
-
-def georsclip() -> tuple[str, ...]:
-    """Return the 105 prompts of GeoRSCLIP (arXiv 2306.11300): 3 nouns times 35 patterns."""
-    prompts = []
-    for noun in NOUNS:
-        thing = f"an {noun}" if noun.startswith("a") else f"a {noun}"
-        prompts += [f"{thing} of many {{}}.", f"{thing} of a {{}}.", f"{thing} of the {{}}."]
-        prompts += [f"{thing} of {article} hard to see {{}}." for article in ("the", "a")]
-        for adjective in ADJECTIVES:
-            prompts += [f"a {adjective} {noun} of {article} {{}}." for article in ("the", "a")]
-        for quality in QUALITIES:
-            prompts += [f"{thing} of {article} {quality} {{}}." for article in ("the", "a")]
-    return tuple(prompts)
-
-
-TEMPLATES = {
-    "georsclip": georsclip(),
-    # SkyScript and FarSLIP; the second has no full stop in their code either.
-    "skyscript": ("a satellite photo of {}.", "a satellite image of {}"),
-    "plain": ("a photo of a {}.",),
-}
+# Name -> {"templates", "normalize_each": before they are averaged?, "source"}.
+PROTOCOLS = json.loads(Path(__file__).with_name("prompts.json").read_text())
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the templates called `choice`, or `choice` itself where it is a list of templates.
+    """Return the templates of the protocol `choice`, or `choice` itself where it is a list of them.
 
     Raises:
       ValueError: unknown name, or a template without "{}".
     """
     if isinstance(choice, str):
-        if choice not in TEMPLATES:
+        if choice not in PROTOCOLS:
             raise ValueError(
-                f"templates={choice!r}: expected one of {', '.join(TEMPLATES)}, or a tuple of "
+                f"templates={choice!r}: expected one of {', '.join(PROTOCOLS)}, or a tuple of "
                 'templates such as ("an aerial photo of {}.",)'
             )
-        return TEMPLATES[choice]
+        return tuple(PROTOCOLS[choice]["templates"])
     if not choice or any("{}" not in template for template in choice):
         raise ValueError(f'templates={choice!r}: every template needs "{{}}", for the class name')
     return tuple(choice)

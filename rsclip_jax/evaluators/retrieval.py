@@ -1,5 +1,6 @@
 """Image-text retrieval: recall at K in both directions, as numbers and as an evaluator."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,25 +12,21 @@ from rsclip_jax.data import images
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.pictures import save_retrieval_picture
+from rsclip_jax.evaluators.recall import KS, Ranks, bootstrap, checked, oracle, wrong_answers_ahead
 from rsclip_jax.evaluators.texts import (
     caption_groups,
+    normalise,
     record_texts,
     records_of,
     tokenizer_for,
 )
-
-# Similarities that differ by less are a tie. float32 cannot tell them apart: one caption encoded
-# at two places of a batch gives embeddings that differ by as much.
-TIE = 1e-6
-IMAGE_BLOCK, TEXT_BLOCK = 1024, 4096
-PAIR_BLOCK = 8192
 
 
 def retrieval_metrics(
     image_embeddings: ArrayLike,
     text_embeddings: ArrayLike,
     text_image_index: ArrayLike,
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = KS,
     *,
     text_groups: ArrayLike | None = None,
 ) -> dict[str, float]:
@@ -46,7 +43,7 @@ def retrieval_metrics(
     Ties are broken pessimistically: a right answer ranks behind every wrong one that is as similar
     (to 1e-6), so that collapsed embeddings score zero and the order of the data cannot matter.
 
-    The similarity matrix is computed in blocks (24 MiB), once for both directions.
+    Exact for any number of rows: the similarity matrix is computed in blocks.
 
     Args:
       image_embeddings: [N, D], L2-normalised: the similarity is the inner product.
@@ -63,38 +60,32 @@ def retrieval_metrics(
       ValueError: shapes that do not fit, an image without text, a text without image, embeddings
         that are not finite.
     """
-    zimg = _embeddings("image_embeddings", image_embeddings)
-    ztxt = _embeddings("text_embeddings", text_embeddings)
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks={tuple(ks)}: expected at least one K, each 1 or more")
+    return _ranks(image_embeddings, text_embeddings, text_image_index, text_groups).metrics(ks)
+
+
+def _ranks(
+    image_embeddings: ArrayLike,
+    text_embeddings: ArrayLike,
+    text_image_index: ArrayLike,
+    text_groups: ArrayLike | None,
+) -> Ranks:
+    zimg = checked("image_embeddings", image_embeddings)
+    ztxt = checked("text_embeddings", text_embeddings)
     if zimg.shape[1] != ztxt.shape[1]:
         raise ValueError(
             "image_embeddings and text_embeddings must have the same width, got "
             f"{zimg.shape} and {ztxt.shape}"
         )
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks={tuple(ks)}: expected at least one K, each 1 or more")
-    pair_image = _image_index(text_image_index, len(zimg), len(ztxt))
-    pair_text = np.arange(len(ztxt))
+    image = _image_index(text_image_index, len(zimg), len(ztxt))
+    text = np.arange(len(ztxt))
     if text_groups is not None:
-        ztxt, pair_image, pair_text = _merge(ztxt, pair_image, np.asarray(text_groups))
-    wrong_i2t, wrong_t2i = _wrong_answers_ahead(zimg, ztxt, pair_image, pair_text)
-    metrics = {}
-    for k in ks:
-        metrics[f"i2t_R@{k}"] = 100.0 * float(np.mean(wrong_i2t < k))
-        metrics[f"t2i_R@{k}"] = 100.0 * float(np.mean(wrong_t2i < k))
-    metrics["mean_recall"] = float(np.mean(list(metrics.values())))
-    return metrics
-
-
-def _embeddings(name: str, values: ArrayLike) -> np.ndarray:
-    z = np.ascontiguousarray(np.asarray(values), np.float32)
-    if z.ndim != 2 or 0 in z.shape:
-        raise ValueError(f"{name} must be a non-empty matrix [items, width], got shape {z.shape}")
-    if not np.isfinite(z).all():
-        bad = int((~np.isfinite(z).all(axis=1)).sum())
-        raise ValueError(
-            f"{name}: {bad} of {len(z)} rows hold NaN or infinity; has the training diverged?"
-        )
-    return z
+        ztxt, image, text = _merge(ztxt, image, np.asarray(text_groups))
+    owner = image[np.unique(text, return_index=True)[1]]
+    return Ranks(
+        ("i2t", "t2i"), "mean_recall", *wrong_answers_ahead(zimg, ztxt, image, text), owner
+    )
 
 
 def _image_index(values: ArrayLike, images: int, texts: int) -> np.ndarray:
@@ -133,62 +124,28 @@ def _merge(
     return ztxt[first], pairs[:, 0], pairs[:, 1]
 
 
-def _wrong_answers_ahead(
-    zimg: np.ndarray, ztxt: np.ndarray, pair_image: np.ndarray, pair_text: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count, for each image [N] and each text [M], wrong answers as similar as its best right one.
-
-    `pair_image`, `pair_text`: [P], the right (image, text) pairs, each once.
-    """
-    n, m = len(zimg), len(ztxt)
-    best_img = np.full(n, -np.inf, np.float32)
-    best_txt = np.full(m, -np.inf, np.float32)
-    for start in range(0, len(pair_image), PAIR_BLOCK):
-        i, j = pair_image[start : start + PAIR_BLOCK], pair_text[start : start + PAIR_BLOCK]
-        similarity = np.einsum("pd,pd->p", zimg[i], ztxt[j])
-        np.maximum.at(best_img, i, similarity)
-        np.maximum.at(best_txt, j, similarity)
-    img_norm, txt_norm = np.linalg.norm(zimg, axis=1), np.linalg.norm(ztxt, axis=1)
-    best_img -= TIE * img_norm * txt_norm.max()
-    best_txt -= TIE * txt_norm * img_norm.max()
-
-    # Pairs in the order in which the blocks come, so that each block finds its own in one slice.
-    block = (pair_image // IMAGE_BLOCK) * (m // TEXT_BLOCK + 1) + pair_text // TEXT_BLOCK
-    order = np.argsort(block, kind="stable")
-    block, pair_image, pair_text = block[order], pair_image[order], pair_text[order]
-
-    ahead_img, ahead_txt = np.zeros(n, np.int64), np.zeros(m, np.int64)
-    similarity_buffer = np.empty((min(n, IMAGE_BLOCK), min(m, TEXT_BLOCK)), np.float32)
-    ahead_buffer = np.empty(similarity_buffer.shape, bool)
-    for i0 in range(0, n, IMAGE_BLOCK):
-        i1 = min(i0 + IMAGE_BLOCK, n)
-        for j0 in range(0, m, TEXT_BLOCK):
-            j1 = min(j0 + TEXT_BLOCK, m)
-            similarity = similarity_buffer[: i1 - i0, : j1 - j0]
-            ahead = ahead_buffer[: i1 - i0, : j1 - j0]
-            np.matmul(zimg[i0:i1], ztxt[j0:j1].T, out=similarity)
-            key = (i0 // IMAGE_BLOCK) * (m // TEXT_BLOCK + 1) + j0 // TEXT_BLOCK
-            own = slice(*np.searchsorted(block, [key, key + 1]))
-            similarity[pair_image[own] - i0, pair_text[own] - j0] = -np.inf
-            np.greater_equal(similarity, best_img[i0:i1, None], out=ahead)
-            # Row by row: count_nonzero of a contiguous row is vectorised, with an axis it is not.
-            ahead_img[i0:i1] += [np.count_nonzero(row) for row in ahead]
-            np.greater_equal(similarity, best_txt[j0:j1], out=ahead)
-            for r in range(0, i1 - i0, 255):  # 255 rows: their sum still fits a byte
-                ahead_txt[j0:j1] += np.add.reduce(ahead[r : r + 255].view(np.uint8), dtype=np.uint8)
-    return ahead_img, ahead_txt
-
-
 FIELDS = {"short": "text", "long": "text_long"}
-PROTOCOLS = ("any", "multi")
+# What each protocol puts before its metrics' names, and what it says of itself.
+PROTOCOLS = {
+    "any": ("", "any of an image's captions counts, equal captions of other images do not"),
+    "multi": ("multi_", "equal captions are merged, all their images count"),
+    "skyscript": (
+        "skyscript_",
+        'SkyScript: captions begin with "a satellite image. ", equal ones are merged, all their '
+        "images count",
+    ),
+}
+SKYSCRIPT_PREFIX = "a satellite image. "
+TIES = "of equal similarities (to 1e-6) the right answer ranks last"
 
 
 class Retrieval:
     """Evaluator `{"type": "retrieval", "data": ..., "split": ..., ...}`.
 
     Metrics, in percent: `i2t_R@K`, `t2i_R@K` (K = 1, 5, 10) and `mean_recall`; those of long
-    captions begin with `long_`, those of the multi-positive protocol with `multi_`
-    (`long_multi_i2t_R@1`). See `retrieval_metrics`.
+    captions begin with `long_`, those of other protocols than "any" with their names
+    (`long_multi_i2t_R@1`). See `retrieval_metrics`. Numbers of different protocols must not be
+    compared.
 
     Args:
       config: the whole configuration; data directory, tokenizer, token lengths and
@@ -197,7 +154,8 @@ class Retrieval:
       data, split: a data set with captions.
       texts: "short", all captions of an image at `config.input.lengths.text` tokens; "long", its
         long captions, or one composed of its captions, at `config.input.lengths.text_long`.
-      protocols: "any", the papers' own; "multi", equal captions of other images count as right.
+      protocols: "any", the papers' own; "multi", equal captions (up to case and white space) of
+        other images count as right; "skyscript", SkyScript's and FarSLIP's.
       limit: only the first so many records; 0 for all.
     """
 
@@ -209,11 +167,11 @@ class Retrieval:
         data: str,
         split: str,
         texts: Sequence[str] = ("short", "long"),
-        protocols: Sequence[str] = PROTOCOLS,
+        protocols: Sequence[str] = ("any", "multi"),
         limit: int = 0,
     ):
         _choose("texts", texts, tuple(FIELDS))
-        _choose("protocols", protocols, PROTOCOLS)
+        _choose("protocols", protocols, tuple(PROTOCOLS))
         self._protocols = tuple(protocols)
         self._encoder = encoder
         self._long_caption = config.input.get("long_caption", "auto")
@@ -228,24 +186,50 @@ class Retrieval:
         )
         for kind in texts:  # fail before the training, not at its first evaluation
             self._record_texts(kind, self._examples.source[0])
-        self._texts: dict[str, _Texts] = {}
+        self._texts: dict[tuple[str, str], _Texts] = {}  # by kind and prefix
         self._latest: tuple[np.ndarray, np.ndarray] | None = None
+        self._ranks: dict[str, Ranks] = {}
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
         zimg = np.concatenate(list(self._encoder.image_stream(params, self._images())))
-        self._latest = None
-        for kind, texts in self._texts.items():
-            ztxt = self._encoder.text(params, texts.ids)
-            self._latest = self._latest or (zimg, ztxt)
-            for protocol in self._protocols:
-                prefix = {"short": "", "long": "long_"}[kind] + {"any": "", "multi": "multi_"}[
-                    protocol
-                ]
-                groups = texts.groups if protocol == "multi" else None
-                metrics = retrieval_metrics(zimg, ztxt, texts.image_index, text_groups=groups)
-                for name, value in metrics.items():
-                    yield prefix + name, value
+        ztxt: dict[tuple[str, str], np.ndarray] = {}
+        self._ranks = {}
+        for key, texts in self._texts.items():
+            ztxt[key] = self._encoder.text(params, texts.ids)
+        for kind, protocol in itertools.product(self._tokenizers, self._protocols):
+            key = (kind, _prefix(protocol))
+            texts = self._texts[key]
+            groups = None if protocol == "any" else texts.groups
+            ranks = _ranks(zimg, ztxt[key], texts.image_index, groups)
+            name = ("long_" if kind == "long" else "") + PROTOCOLS[protocol][0]
+            self._ranks[name] = ranks
+            for metric, value in ranks.metrics().items():
+                yield name + metric, value
+        self._latest = (zimg, next(iter(ztxt.values())))
+
+    def details(self) -> dict[str, Any]:
+        """Return what a report says beside the metrics of the latest run."""
+        found: dict[str, Any] = {
+            "data": [],
+            "protocol": [f"{name}: {PROTOCOLS[name][1]}" for name in self._protocols] + [TIES],
+            "intervals": {},
+            "oracle": {},
+        }
+        for kind, texts in {kind: texts for (kind, _), texts in self._texts.items()}.items():
+            distinct = len(np.unique(texts.groups))
+            found["data"].append(
+                f"{self._examples.name}: {len(self._examples):,} images, "
+                f"{len(texts.captions):,} {kind} captions, {distinct:,} of them distinct"
+            )
+            if "any" in self._protocols and distinct < len(texts.captions):
+                best = oracle(texts.image_index, texts.groups)
+                name = "long_" if kind == "long" else ""
+                found["oracle"] |= {name + metric: value for metric, value in best.items()}
+        for name, ranks in self._ranks.items():
+            intervals = bootstrap([ranks])
+            found["intervals"] |= {name + metric: ends for metric, ends in intervals.items()}
+        return found
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw examples of the latest run (of its first kind of text) into a PNG file.
@@ -284,19 +268,26 @@ class Retrieval:
                     lines[kind] += [self._record_texts(kind, r) for r in records_of(batch)]
             yield batch["image"]
         if not self._texts:
+            prefixes = dict.fromkeys(map(_prefix, self._protocols))
             self._texts = {
-                kind: _Texts(lines[kind], tokenizer) for kind, tokenizer in self._tokenizers.items()
+                (kind, prefix): _Texts(lines[kind], tokenizer, prefix)
+                for kind, tokenizer in self._tokenizers.items()
+                for prefix in prefixes
             }
 
 
 class _Texts:
     """The texts of one kind of all images, flat."""
 
-    def __init__(self, by_image: list[list[str]], tokenizer: Any):
-        self.captions = [line for lines in by_image for line in lines]
+    def __init__(self, by_image: list[list[str]], tokenizer: Any, prefix: str):
+        self.captions = [prefix + line for lines in by_image for line in lines]
         self.image_index = np.repeat(np.arange(len(by_image)), [len(lines) for lines in by_image])
-        self.groups = caption_groups(self.captions)
+        self.groups = caption_groups(self.captions, str if prefix else normalise)
         self.ids = tokenizer(self.captions)
+
+
+def _prefix(protocol: str) -> str:
+    return SKYSCRIPT_PREFIX if protocol == "skyscript" else ""
 
 
 def _choose(field: str, given: Sequence[str], possible: tuple[str, ...]) -> None:

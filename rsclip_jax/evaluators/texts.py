@@ -1,6 +1,6 @@
 """Which texts of a record an evaluator or an export reads, and when two texts are the same."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def normalise(caption: str) -> str:
     return " ".join(caption.casefold().split())
 
 
-def caption_groups(captions: Sequence[str]) -> np.ndarray:
-    """Return [M] integers, equal for captions that are equal up to case and white space."""
+def caption_groups(captions: Sequence[str], key: Callable[[str], str] = normalise) -> np.ndarray:
+    """Return [M] integers, equal for captions that `key` makes equal."""
     numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(normalise(c), len(numbers)) for c in captions], np.int64)
+    return np.array([numbers.setdefault(key(c), len(numbers)) for c in captions], np.int64)

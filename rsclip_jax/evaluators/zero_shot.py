@@ -1,6 +1,7 @@
 """Zero-shot classification: class names in prompts, the nearest one wins."""
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.evaluators import prompts
+from rsclip_jax.evaluators import class_lists, prompts
+from rsclip_jax.evaluators.confusion_picture import save_confusion_picture
 from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.texts import tokenizer_for
 
@@ -32,7 +34,7 @@ def classifier_weights(
       clip: encodes the prompts.
       class_names: C names, put into the templates as they are.
       templates: T strings with "{}" where the name goes, or the name of a published list
-        ("georsclip", "skyscript", "plain").
+        (`prompts.json`: "georsclip", "skyscript", "plain", ...).
       normalize_each: False averages the embeddings of a class's prompts as the text tower leaves
         them, as GeoRSCLIP does (its inference_tool.py); True scales each to unit length first, as
         CLIP does.
@@ -90,18 +92,41 @@ def accuracies(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     return {name: 100 * value for name, value in result.items()}
 
 
+def confusion(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Count images by true class (row) and predicted class (column): integers [C, C].
+
+    As in `accuracies`, a tie counts as wrong: one of the other classes is then the predicted one.
+    """
+    logits, labels = np.array(logits, np.float64), np.asarray(labels)
+    rows, classes = np.arange(len(labels)), logits.shape[1]
+    logits[rows, labels] = np.nextafter(logits[rows, labels], -np.inf)
+    predicted = logits.argmax(axis=1)
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def wilson(percent: float, number: int) -> list[float]:
+    """Return the 95 % Wilson interval [low, high], in percent, of a share seen in `number` draws."""
+    p, z = percent / 100, 1.959964
+    middle = (p + z * z / (2 * number)) / (1 + z * z / number)
+    half = z * np.sqrt(p * (1 - p) / number + z * z / (4 * number**2)) / (1 + z * z / number)
+    return [100 * float(middle - half), 100 * float(middle + half)]
+
+
 class ZeroShot:
     """Evaluator `{"type": "zero_shot", "data": ..., "split": ..., ...}`; metrics: `accuracies`.
 
     Args:
       config: the whole configuration; data directory and tokenizer are read from it.
       encoder: what embeds images and prompts.
-      data, split: a labelled data set.
-      templates: "georsclip" (105 prompts), "skyscript" (2), "plain" (1), or a tuple of templates.
-      class_names: words for the classes; () takes the data set's labels, "_" and "/" turned into
-        spaces, lower case. Otherwise the words of the sorted labels, one for each, or, in any
-        order and with further classes among them, names that include every label.
-      normalize_each: see `classifier_weights`.
+      data, split: a labelled data set; the split "all" is all of it.
+      protocol: whose prompts, and whether they are scaled before they are averaged: "georsclip"
+        (105), "skyscript" (2), "clip_eurosat", "clip_resisc45", "plain" (`prompts.json`). Numbers
+        of different protocols must not be compared.
+      class_names: words for the classes. () takes the data set's labels, "_" and "/" turned into
+        spaces, lower case; a name of `class_lists`, such as "aid", the words published for that
+        data set. Otherwise the words of the sorted labels, one for each, or, in any order and with
+        further classes among them, names that include every label.
+      templates: a tuple of own templates in place of the protocol's.
       limit: only the first so many records; 0 for all. Without `class_names` the classes are those
         of the records that are read.
     """
@@ -113,14 +138,15 @@ class ZeroShot:
         *,
         data: str,
         split: str,
-        templates: str | Sequence[str] = "georsclip",
-        class_names: Sequence[str] = (),
-        normalize_each: bool = False,
+        protocol: str = "georsclip",
+        class_names: Sequence[str] | str = (),
+        templates: Sequence[str] = (),
         limit: int = 0,
     ):
-        self._templates = prompts.templates(templates)
-        self._given_names = tuple(class_names)
-        self._normalize_each = normalize_each
+        self._templates = prompts.templates(templates or protocol)
+        self._protocol = prompts.PROTOCOLS[protocol]
+        self._own_templates = bool(templates)
+        self._given_names = class_names
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, "text")
         self._examples = Examples(
@@ -131,21 +157,52 @@ class ZeroShot:
             batch_size=encoder.batch_size,
             limit=limit,
         )
-        if not self._examples.source[0]["label"]:
+        label = self._examples.source[0]["label"]
+        if not label:
             raise ValueError(f"the records of {self._examples.name} have no labels to predict")
+        if isinstance(class_names, str):  # an unknown list, or one of another data set
+            class_lists.match(class_names, [label])
+        self._names: list[str] = []
+        self._confusion = np.zeros((0, 0), np.int64)
+        self._metrics: dict[str, float] = {}
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics, in percent."""
         labels: list[str] = []
         zimg = np.concatenate(list(self._encoder.image_stream(params, self._images(labels))))
-        names, index = class_index(labels, self._given_names)
+        self._names, index = class_index(labels, self._given_names)
         weights = classifier_weights(
             _Side(self._encoder, params, self._tokenizer),
-            names,
+            self._names,
             self._templates,
-            self._normalize_each,
+            self._protocol["normalize_each"],
         )
-        yield from accuracies(zimg @ weights.T, index).items()
+        logits = zimg @ weights.T
+        self._confusion = confusion(logits, index)
+        self._metrics = accuracies(logits, index)
+        yield from self._metrics.items()
+
+    def details(self) -> dict[str, Any]:
+        """Return what a report says beside the metrics of the latest run.
+
+        `confusion` counts the images of each true class (row) by predicted class (column).
+        """
+        images = self._confusion.sum(axis=1)
+        source = "own templates, averaged as the next says; " if self._own_templates else ""
+        return {
+            "data": [f"{self._examples.name}: {images.sum():,} images, {len(self._names)} classes"],
+            "protocol": [
+                f"{source}{self._protocol['source']}",
+                "a class whose logit equals the right one's ranks before it",
+            ],
+            "intervals": {"top1": wilson(self._metrics["top1"], int(images.sum()))},
+            "class_names": self._names,
+            "confusion": self._confusion.tolist(),
+        }
+
+    def picture(self, path: str | os.PathLike) -> None:
+        """Draw the confusion matrix of the latest run into a PNG file."""
+        save_confusion_picture(path, self._names, self._confusion, title=self._examples.name)
 
     def _images(self, labels: list[str]) -> Iterator[np.ndarray]:
         for batch in self._examples:
@@ -157,7 +214,7 @@ class ZeroShot:
 
 
 def class_index(
-    labels: Sequence[str], given_names: Sequence[str] = ()
+    labels: Sequence[str], given_names: Sequence[str] | str = ()
 ) -> tuple[list[str], np.ndarray]:
     """Return the class names that go into the prompts and the class of each label, [N] integers.
 
@@ -165,6 +222,9 @@ def class_index(
       ValueError: `given_names` can be matched to the labels neither by name nor by number, or two
         classes have the same name.
     """
+    if isinstance(given_names, str):
+        words, numbers = class_lists.match(given_names, labels)
+        return words, np.array(numbers)
     present = sorted(set(labels))
     names = list(given_names) or [prompts.readable(label) for label in present]
     position = {prompts.readable(name): number for number, name in enumerate(names)}

@@ -1,0 +1,179 @@
+"""Recall at K between two sets of embeddings, exact for millions of rows, with its uncertainty."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+KS = (1, 5, 10)
+# Similarities that differ by less are a tie. float32 cannot tell them apart: one caption encoded
+# at two places of a batch gives embeddings that differ by as much.
+TIE = 1e-6
+ROW_BLOCK, COLUMN_BLOCK = 1024, 4096
+PAIR_BLOCK = 8192
+SHOW_PROGRESS = 10**9  # similarities, above which a progress bar appears
+DRAWS = 1000  # of the bootstrap
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """How many wrong answers come before the first right one, for every query of two directions.
+
+    Attributes:
+      names: what the metrics of the two directions begin with, such as ("i2t", "t2i").
+      mean: what the mean of their recalls is called.
+      rows: [N], of the queries of the first direction, images say; columns: [M], of the second.
+      owner: [M], the row that each column belongs to (or one of them): the bootstrap draws a row
+        and its columns together, as the captions of an image are no independent evidence.
+    """
+
+    names: tuple[str, str]
+    mean: str
+    rows: np.ndarray
+    columns: np.ndarray
+    owner: np.ndarray
+
+    def metrics(self, ks: Sequence[int] = KS) -> dict[str, float]:
+        """Return "NAME_R@K" of both directions for every K, and their mean; in percent."""
+        found = {}
+        for k in ks:
+            for name, ahead in zip(self.names, (self.rows, self.columns), strict=True):
+                found[f"{name}_R@{k}"] = 100.0 * float(np.mean(ahead < k))
+        return {**found, self.mean: float(np.mean(list(found.values())))}
+
+
+def bootstrap(ranks: Sequence[Ranks], ks: Sequence[int] = KS) -> dict[str, list[float]]:
+    """Compute 95 % intervals of all metrics of `Ranks.metrics`, [low, high] in percent.
+
+    Rows are drawn anew with replacement 1,000 times, the gallery stays (percentile bootstrap); the
+    seed is fixed. Several `ranks` are of the same rows; the mean of all recalls is then added as
+    "mean_recall".
+    """
+    n = len(ranks[0].rows)
+    counts: list[np.ndarray] = []  # each [N]: what a row adds to a sum
+    sums: dict[str, tuple[int, int]] = {}  # metric -> which of them are its hits and its queries
+    means: dict[str, list[str]] = {}
+    for one in ranks:
+        queries = len(counts)
+        counts += [np.ones(n), np.bincount(one.owner, minlength=n)]
+        for k in ks:
+            hits = len(counts)
+            of_columns = np.bincount(one.owner, weights=one.columns < k, minlength=n)
+            counts += [one.rows < k, of_columns]
+            for side, name in enumerate(one.names):
+                sums[f"{name}_R@{k}"] = (hits + side, queries + side)
+                means.setdefault(one.mean, []).append(f"{name}_R@{k}")
+    if len(ranks) > 1:
+        means["mean_recall"] = list(sums)
+    # Rows with the same counts are the same to the bootstrap: it draws how many there are of each
+    # kind, of which there are few however many rows.
+    kinds, number = np.unique(np.stack(counts, axis=1), axis=0, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(n, number / n, size=DRAWS) @ kinds
+    found = {
+        name: 100 * drawn[:, hits] / drawn[:, queries] for name, (hits, queries) in sums.items()
+    }
+    found |= {
+        mean: np.mean([found[name] for name in names], axis=0) for mean, names in means.items()
+    }
+    return {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in found.items()}
+
+
+def oracle(row_of: np.ndarray, groups: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:
+    """Compute the recalls of a perfect model where equal texts exist, in percent.
+
+    Equal texts have equal embeddings. Searched from such a text, the images it was written for
+    take turns at being the right one; searched from an image, an equal text of another image is a
+    tie, which counts as wrong.
+
+    Args:
+      row_of: [M], the image that each text was written for; groups: [M], equal for equal texts.
+
+    Returns:
+      "i2t_R@K" and "t2i_R@K" for every K.
+    """
+    (group, image), count = np.unique(np.stack([groups, row_of]), axis=1, return_counts=True)
+    strangers = np.bincount(groups, minlength=group.max() + 1)[group] - count
+    fewest = np.full(image.max() + 1, len(groups))
+    np.minimum.at(fewest, image, strangers)
+    order = np.lexsort((-count, group))  # the images of a text, those with most copies first
+    place = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+    found = {}
+    for k in ks:
+        found[f"i2t_R@{k}"] = 100.0 * float(np.mean(fewest < k))
+        found[f"t2i_R@{k}"] = 100.0 * float(count[order][place < k].sum() / len(groups))
+    return found
+
+
+def checked(name: str, values: ArrayLike) -> np.ndarray:
+    """Return embeddings as float32 [items, width].
+
+    Raises:
+      ValueError: not a non-empty matrix of finite numbers.
+    """
+    z = np.ascontiguousarray(np.asarray(values), np.float32)
+    if z.ndim != 2 or 0 in z.shape:
+        raise ValueError(f"{name} must be a non-empty matrix [items, width], got shape {z.shape}")
+    if not np.isfinite(z).all():
+        bad = int((~np.isfinite(z).all(axis=1)).sum())
+        raise ValueError(
+            f"{name}: {bad} of {len(z)} rows hold NaN or infinity; has the training diverged?"
+        )
+    return z
+
+
+def wrong_answers_ahead(
+    zrow: np.ndarray, zcol: np.ndarray, pair_row: np.ndarray, pair_col: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count, for each row and each column, wrong answers as similar as its best right one.
+
+    The similarity matrix is computed in blocks of 24 MiB, once for both directions.
+
+    Args:
+      zrow: [N, D]; zcol: [M, D]; see `checked`.
+      pair_row, pair_col: [P], the right (row, column) pairs, each once.
+
+    Returns:
+      [N] and [M] integers.
+    """
+    n, m = len(zrow), len(zcol)
+    best_row = np.full(n, -np.inf, np.float32)
+    best_col = np.full(m, -np.inf, np.float32)
+    for start in range(0, len(pair_row), PAIR_BLOCK):
+        i, j = pair_row[start : start + PAIR_BLOCK], pair_col[start : start + PAIR_BLOCK]
+        similarity = np.einsum("pd,pd->p", zrow[i], zcol[j])
+        np.maximum.at(best_row, i, similarity)
+        np.maximum.at(best_col, j, similarity)
+    row_norm, col_norm = np.linalg.norm(zrow, axis=1), np.linalg.norm(zcol, axis=1)
+    best_row -= TIE * row_norm * col_norm.max()
+    best_col -= TIE * col_norm * row_norm.max()
+
+    # Pairs in the order in which the blocks come, so that each block finds its own in one slice.
+    block = (pair_row // ROW_BLOCK) * (m // COLUMN_BLOCK + 1) + pair_col // COLUMN_BLOCK
+    order = np.argsort(block, kind="stable")
+    block, pair_row, pair_col = block[order], pair_row[order], pair_col[order]
+
+    ahead_row, ahead_col = np.zeros(n, np.int64), np.zeros(m, np.int64)
+    similarity_buffer = np.empty((min(n, ROW_BLOCK), min(m, COLUMN_BLOCK)), np.float32)
+    ahead_buffer = np.empty(similarity_buffer.shape, bool)
+    progress = tqdm(
+        range(0, n, ROW_BLOCK), desc="retrieval", unit="block", disable=n * m < SHOW_PROGRESS
+    )
+    for i0 in progress:
+        i1 = min(i0 + ROW_BLOCK, n)
+        for j0 in range(0, m, COLUMN_BLOCK):
+            j1 = min(j0 + COLUMN_BLOCK, m)
+            similarity = similarity_buffer[: i1 - i0, : j1 - j0]
+            ahead = ahead_buffer[: i1 - i0, : j1 - j0]
+            np.matmul(zrow[i0:i1], zcol[j0:j1].T, out=similarity)
+            key = (i0 // ROW_BLOCK) * (m // COLUMN_BLOCK + 1) + j0 // COLUMN_BLOCK
+            own = slice(*np.searchsorted(block, [key, key + 1]))
+            similarity[pair_row[own] - i0, pair_col[own] - j0] = -np.inf
+            np.greater_equal(similarity, best_row[i0:i1, None], out=ahead)
+            # Row by row: count_nonzero of a contiguous row is vectorised, with an axis it is not.
+            ahead_row[i0:i1] += [np.count_nonzero(row) for row in ahead]
+            np.greater_equal(similarity, best_col[j0:j1], out=ahead)
+            for r in range(0, i1 - i0, 255):  # 255 rows: their sum still fits a byte
+                ahead_col[j0:j1] += np.add.reduce(ahead[r : r + 255].view(np.uint8), dtype=np.uint8)
+    return ahead_row, ahead_col
