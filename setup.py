@@ -33,7 +33,7 @@ setup(
     version="0.1.0",
     description="Train remote-sensing CLIP models (GeoRSCLIP, LRSCLIP, FusionRS) in JAX",
     packages=find_packages(include=["rsclip_jax", "rsclip_jax.*"]),
-    package_data={"rsclip_jax.evaluators.class_lists": ["*.json"]},
+    package_data={"rsclip_jax.evaluators": ["*.json", "*/*.json"]},
     python_requires=">=3.11,<3.13",  # instant-clip-tokenizer has no wheels above 3.12
     install_requires=CORE,
     extras_require={

@@ -15,6 +15,7 @@ type:
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -92,8 +93,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
         "metrics": metrics,
         "details": {k: e.details() for k, e in evals.items() if hasattr(e, "details")},
         "evals": config.evals.to_dict(),
-        "suite": suite and {"title": suite.title, "note": suite.note, "published": suite.published},
-        "skipped": suite.skipped if suite else {},
+        "suite": suite and dataclasses.asdict(suite),
         "dataset_fingerprints": {
             data: dataset_fingerprint(config.input.data_dir, data)
             for data in sorted(

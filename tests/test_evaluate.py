@@ -11,6 +11,7 @@ from PIL import Image
 
 from rsclip_jax import evaluate
 from rsclip_jax.data.records import dataset_fingerprint, write_dataset
+from rsclip_jax.evaluators import report
 from rsclip_jax.models import clip
 from rsclip_jax.sharding import replicated
 
@@ -72,7 +73,7 @@ def config():
         }
     )
     config.evals.val.texts = ("short",)
-    config.evals.scenes.templates = "plain"
+    config.evals.scenes.protocol = "plain"
     return config
 
 
@@ -93,7 +94,7 @@ def run(workdir, *arguments):
 
 
 def test_metrics_are_printed_and_written_with_what_made_them(workdir, data, capsys):
-    metrics = run(workdir, f"--data_dir={data}")
+    metrics = run(workdir, f"--data={data}")
     assert {"val/i2t_R@1", "val/multi_mean_recall", "scenes/top1"} < set(metrics)
     assert metrics["val/t2i_R@10"] == 100  # six images only
     results = json.loads((workdir / "eval" / "results.json").read_text())
@@ -101,14 +102,39 @@ def test_metrics_are_printed_and_written_with_what_made_them(workdir, data, caps
     assert results["step"] == 7
     assert results["model"] == str(workdir)
     assert results["dataset_fingerprints"] == {"places": dataset_fingerprint(data, "places")}
-    assert sorted(p.name for p in (workdir / "eval").iterdir()) == ["results.json", "val.png"]
+    assert sorted(p.name for p in (workdir / "eval").iterdir()) == [
+        *("report.html", "report.md", "results.json", "scenes.png", "val.png")
+    ]
     printed = capsys.readouterr().out
     assert str(workdir / "eval" / "val.png") in printed
 
 
+def test_suite_takes_the_place_of_the_runs_evaluators(workdir, tmp_path_factory, capsys):
+    data = tmp_path_factory.mktemp("suite")
+    write_dataset(data, "rsicd", {"test": [example(k, "pond") for k in range(3)]})
+    more = ("--config.evals.own.type=zero_shot", "--config.evals.own.data=rsicd")
+    metrics = run(
+        workdir, f"--data={data}", "--suite=georsclip", *more, "--config.evals.own.split=test"
+    )
+    assert {name.split("/")[0] for name in metrics} == {"rsicd", "own"}
+    printed = capsys.readouterr().out
+    assert "rsitmd: skipped, no data set 'rsitmd'" in printed
+    results = json.loads((workdir / "eval" / "results.json").read_text())
+    assert results["suite"]["skipped"].keys() == {"aid", "resisc45", "eurosat", "rsitmd", "air_slt"}
+    assert results["details"]["rsicd"]["size"] == 3
+    text = (workdir / "eval" / "report.md").read_text()
+    assert "rsicd has 3 here, 1,093 in the published numbers" in text
+    assert "<img" in (workdir / "eval" / "report.html").read_text()
+
+
+def test_suite_without_any_of_its_data_is_told(workdir, tmp_path):
+    with pytest.raises(ValueError, match="--suite=fusionrs: none of its data sets is there"):
+        run(workdir, f"--data={tmp_path}", "--suite=fusionrs")
+
+
 def test_table_has_a_row_for_each_kind_of_text():
     metrics = {"i2t_R@1": 1.0, "mean_recall": 2.25, "long_multi_i2t_R@1": 33.333, "top1": 4.0}
-    assert [line.split() for line in evaluate.table(metrics).splitlines()] == [
+    assert [line.split() for line in report.table(metrics).splitlines()] == [
         ["i2t_R@1", "mean_recall", "top1"],
         ["1.00", "2.25", "4.00"],
         ["long_multi", "33.33"],
@@ -117,13 +143,13 @@ def test_table_has_a_row_for_each_kind_of_text():
 
 def test_fields_of_the_config_are_overridden(workdir, data, tmp_path):
     output = tmp_path / "other"
-    overrides = ("--config.evals.val.split=test", "--config.evals.scenes.templates=skyscript")
-    metrics = run(workdir, f"--data_dir={data}", f"--output={output}", "--step=3", *overrides)
+    overrides = ("--config.evals.val.split=test", "--config.evals.scenes.protocol=skyscript")
+    metrics = run(workdir, f"--data={data}", f"--output={output}", "--step=3", *overrides)
     assert metrics["val/multi_t2i_R@5"] == 100  # two images only
     results = json.loads((output / "results.json").read_text())
     assert results["step"] == 3
     assert results["evals"]["val"]["split"] == "test"
-    assert results["evals"]["scenes"]["templates"] == "skyscript"
+    assert results["evals"]["scenes"]["protocol"] == "skyscript"
     assert not (workdir / "eval").exists()
 
 
@@ -134,14 +160,14 @@ def test_evaluators_can_be_added_and_defaults_overridden(config):
             "--config.evals.aid.type=zero_shot",
             "--config.evals.aid.data=aid",
             "--config.evals.val.protocols=('any',)",
-            "--config.evals.scenes.normalize_each=True",
+            "--config.evals.scenes.templates=('{} from above',)",
         ],
     )
     assert new.evals.aid.data == "aid"
-    assert new.evals.aid.templates == "georsclip"
+    assert new.evals.aid.protocol == "georsclip"
     assert new.evals.val.protocols == ("any",)
     assert new.evals.val.texts == ("short",)
-    assert new.evals.scenes.normalize_each is True
+    assert new.evals.scenes.templates == ("{} from above",)
     assert "aid" not in config.evals
 
 
@@ -162,8 +188,8 @@ def test_arguments_that_override_nothing_are_refused(config, argument, message):
 def test_missing_data_and_no_evaluators_are_told(workdir, data, config):
     with pytest.raises(FileNotFoundError, match="no data set 'places' in 'elsewhere'"):
         run(workdir)
-    with pytest.raises(ValueError, match=r"val\.type='x': expected one of retrieval, zero_shot"):
-        run(workdir, f"--data_dir={data}", "--config.evals.val.type=x")
+    with pytest.raises(ValueError, match=r"val\.type='x': expected one of retrieval, ir_retrieval"):
+        run(workdir, f"--data={data}", "--config.evals.val.type=x")
     config.evals = ConfigDict()
     with pytest.raises(ValueError, match=r"config\.evals is empty"):
         run(workdir)

@@ -12,7 +12,7 @@ from PIL import Image
 from rsclip_jax import evaluators
 from rsclip_jax.data.records import write_dataset
 from rsclip_jax.evaluators import recall
-from rsclip_jax.evaluators.pictures import save_retrieval_picture
+from rsclip_jax.evaluators.pictures import _hits_and_misses, save_retrieval_picture
 from rsclip_jax.evaluators.retrieval import retrieval_metrics
 from rsclip_jax.evaluators.texts import caption_groups
 
@@ -219,6 +219,43 @@ def test_evaluator_takes_equal_captions_for_one_in_the_multi_protocol(config):
     assert metrics["multi_t2i_R@1"] == metrics["multi_i2t_R@1"] == 100
 
 
+def test_skyscript_prefixes_captions_and_merges_those_that_are_exactly_equal(config):
+    seen = []
+
+    class Encoder(ColourEncoder):
+        def text(self, params, ids, normalize=True):
+            seen.append(len(ids))
+            return super().text(params, ids, normalize)
+
+    config.evals.r = {"type": "retrieval", "data": "colours", "split": "twins"}
+    config.evals.r.texts, config.evals.r.protocols = ("short",), ("any", "skyscript")
+    evaluator = evaluators.build(config, Encoder())["r"]
+    metrics = dict(evaluator.run({}))
+    assert metrics["t2i_R@1"] == pytest.approx(100 / 3)
+    assert metrics["skyscript_t2i_R@1"] == metrics["skyscript_t2i_mean"] == 100
+    assert metrics["skyscript_i2t_mean"] == 100
+    assert evaluator._texts["short", "a satellite image. "].captions[0] == (
+        "a satellite image. a red field"
+    )
+    assert seen == [6, 6]  # the prefixed captions are encoded as well
+
+
+def test_details_tell_sizes_protocols_and_what_is_possible(config):
+    config.evals.r = {"type": "retrieval", "data": "colours", "split": "twins"}
+    config.evals.r.texts = ("short",)
+    evaluator = evaluators.build(config, ColourEncoder())["r"]
+    dict(evaluator.run({}))
+    details = evaluator.details()
+    assert details["size"] == 3
+    assert details["data"] == ["colours/twins: 3 images, 6 short captions, 4 of them distinct"]
+    # Two captions of three images are another's as well: half of those searches must fail.
+    assert details["oracle"]["t2i_R@1"] == pytest.approx(100 * 4 / 6)
+    assert details["oracle"]["i2t_R@1"] == pytest.approx(100 / 3)
+    assert details["oracle"]["t2i_R@5"] == details["oracle"]["i2t_R@5"] == 100
+    assert set(details["intervals"]) == set(dict(evaluator.run({})))
+    assert details["intervals"]["multi_t2i_R@1"] == [100, 100]
+
+
 def test_evaluator_runs_again_without_reading_the_data(config, monkeypatch):
     encoder = ColourEncoder()
     evaluator = evaluators.build(config, encoder)["r"]
@@ -254,6 +291,13 @@ def test_mistakes_in_the_config_are_told_before_any_run(config):
         evaluators.build(config, ColourEncoder())
 
 
+def test_picture_shows_hits_and_misses():
+    found = _hits_and_misses(range(20), lambda query: query in (3, 4, 9), 4)
+    assert found == [3, 9, 0, 19]
+    assert _hits_and_misses(range(20), lambda query: query == 3, 4) == [3, 0, 10, 19]
+    assert _hits_and_misses(range(2), lambda query: True, 4) == [0, 1]
+
+
 def test_picture_frames_right_answers_green_and_wrong_ones_red(tmp_path):
     z = np.eye(4, dtype=np.float32)
     captions = [f"a {name} field" for name in COLOURS]
@@ -274,5 +318,5 @@ def test_evaluator_draws_its_latest_run(config, tmp_path):
     with pytest.raises(RuntimeError, match="run"):
         evaluators.draw(built, tmp_path / "eval")
     dict(built["r"].run({}))
-    assert evaluators.draw(built, tmp_path / "eval") == [tmp_path / "eval" / "r.png"]
+    assert evaluators.draw(built, tmp_path / "eval") == {"r": tmp_path / "eval" / "r.png"}
     assert Image.open(tmp_path / "eval" / "r.png").width > 500

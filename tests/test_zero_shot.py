@@ -12,13 +12,19 @@ from PIL import Image
 from rsclip_jax import evaluators
 from rsclip_jax.data.records import write_dataset
 from rsclip_jax.evaluators import prompts
-from rsclip_jax.evaluators.zero_shot import accuracies, class_index, classifier_weights
+from rsclip_jax.evaluators.zero_shot import (
+    accuracies,
+    class_index,
+    classifier_weights,
+    confusion,
+    wilson,
+)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
 def test_georsclip_prompts_follow_the_papers_rule():
-    texts = prompts.georsclip()
+    texts = prompts.templates("georsclip")
     assert len(texts) == len(set(texts)) == 105
     assert texts[0] == "a remote sensing image of many {}."
     assert texts[4] == "a remote sensing image of a hard to see {}."
@@ -32,7 +38,18 @@ def test_georsclip_prompts_equal_the_published_list():
     path = SHARED / "data" / "class_names.json"
     if not path.exists():
         pytest.skip(f"{path} with the published prompts is not here")
-    assert list(prompts.georsclip()) == json.loads(path.read_text())["templates"]["geo_rsclip_105"]
+    assert (
+        prompts.PROTOCOLS["georsclip"]["templates"]
+        == json.loads(path.read_text())["templates"]["geo_rsclip_105"]
+    )
+
+
+def test_protocols_say_whether_prompts_are_scaled_before_their_mean():
+    scaled = {name: protocol["normalize_each"] for name, protocol in prompts.PROTOCOLS.items()}
+    assert not scaled.pop("georsclip")
+    assert set(scaled) == {"skyscript", "clip_eurosat", "clip_resisc45", "plain"}
+    assert all(scaled.values())
+    assert len(prompts.templates("clip_resisc45")) == 18
 
 
 def test_template_lists_are_found_by_name_or_given():
@@ -41,7 +58,7 @@ def test_template_lists_are_found_by_name_or_given():
         "a satellite image of {}",
     )
     assert prompts.templates(["{} from above"]) == ("{} from above",)
-    with pytest.raises(ValueError, match="expected one of georsclip, skyscript, plain"):
+    with pytest.raises(ValueError, match="expected one of georsclip, skyscript, clip_eurosat"):
         prompts.templates("geo")
     with pytest.raises(ValueError, match="every template needs"):
         prompts.templates(("a satellite photo",))
@@ -122,6 +139,29 @@ def test_class_names_come_from_the_labels_or_match_them():
         class_index(["a_b", "a b"])
 
 
+def test_class_names_come_from_a_published_list_whatever_the_folders_are_called():
+    names, index = class_index(["Bare Land", "storagetanks", "BareLand"], "aid")
+    assert len(names) == 30
+    assert [names[k] for k in index] == ["bare land", "storage tanks", "bare land"]
+    with pytest.raises(ValueError, match="no class for the labels 'Sea'"):
+        class_index(["Sea"], "aid")
+    with pytest.raises(ValueError, match="did you mean 'eurosat'"):
+        class_index(["Sea"], "eurosatt")
+
+
+def test_confusion_counts_true_by_predicted_class_and_ties_as_wrong():
+    logits = np.array([[2.0, 1, 0], [0, 3, 1], [1, 1, 0], [0, 0, 5]])
+    found = confusion(logits, np.array([0, 1, 1, 0]))
+    np.testing.assert_array_equal(found, [[1, 0, 1], [1, 1, 0], [0, 0, 0]])
+    right = np.trace(found) / found.sum()
+    assert accuracies(logits, [0, 1, 1, 0])["top1"] == pytest.approx(100 * right)
+
+
+def test_wilson_interval_of_textbook_cases():
+    assert wilson(50, 100) == pytest.approx([40.38, 59.62], abs=0.01)
+    assert wilson(0, 20) == pytest.approx([0, 16.11], abs=0.01)
+
+
 class GreyEncoder:
     """Stands in for Encoder: bright images lie at [1, 0], dark ones at [0, 1]."""
 
@@ -133,7 +173,7 @@ class GreyEncoder:
             yield np.stack([bright, ~bright], 1).astype(np.float32)
 
     def text(self, params, ids, normalize=True):
-        assert not normalize
+        assert not normalize  # the protocol decides what is scaled
         return ids.astype(np.float32)
 
 
@@ -160,11 +200,21 @@ def test_evaluator_reads_labels_and_writes_prompts(tmp_path, monkeypatch):
             "evals": {"z": {"type": "zero_shot", "data": "greys", "split": "test"}},
         }
     )
-    metrics = dict(evaluators.build(config, GreyEncoder())["z"].run({}))
+    evaluator = evaluators.build(config, GreyEncoder())["z"]
+    metrics = dict(evaluator.run({}))
+    details = evaluator.details()
+    assert details["size"] == 4
+    assert details["class_names"] == ["bright sand", "deep water"]
+    assert details["confusion"] == [[2, 1], [0, 1]]
+    assert "105 prompts" in details["protocol"][0]
+    assert details["intervals"]["top1"] == pytest.approx(wilson(75, 4))
+    evaluator.picture(tmp_path / "new" / "c.png")
+    drawn = np.asarray(Image.open(tmp_path / "new" / "c.png").convert("RGB"))
+    assert (drawn == (42, 157, 74)).all(-1).sum() > 1000  # all of the deep water is right
     assert metrics == pytest.approx({"top1": 75.0, "mean_class": 100 * (2 / 3 + 1) / 2})
     config.evals.z.split = "bare"
     with pytest.raises(ValueError, match="greys/bare have no labels"):
         evaluators.build(config, GreyEncoder())
-    config.evals.z.unlock().templates = "geo"
+    config.evals.z.unlock().protocol = "geo"
     with pytest.raises(ValueError, match="expected one of georsclip"):
         evaluators.build(config, GreyEncoder())

@@ -90,6 +90,7 @@ class IrRetrieval:
         keys = len(set(map(caption_key, self._captions)))
         texts = f", {len(self._captions):,} captions, {keys:,} of them distinct"
         return {
+            "size": len(self._examples),
             "data": [
                 f"{self._examples.name}: {len(self._examples):,} pairs"
                 f"{texts if self._captions else ''}"

@@ -15,6 +15,7 @@ from rsclip_jax.evaluators.texts import normalise
 THUMB, FRAME, GAP, MARGIN = 132, 5, 16, 32
 CAPTION_WIDTH = 300
 SHOWN = 5
+CANDIDATES = 200  # images among which queries are looked for
 WIDTH = 2 * MARGIN + CAPTION_WIDTH + GAP + SHOWN * (THUMB + GAP) - GAP
 INK, FAINT, RIGHT, WRONG = "#1c2733", "#6b7885", "#2a9d4a", "#d23b3b"
 LINE = 19
@@ -35,7 +36,8 @@ def save_retrieval_picture(
     """Draw the five best answers of a few text and image queries into a PNG file.
 
     Right answers have a green frame or bar, wrong ones a red one. A caption equal (up to case and
-    white space) to one of the image's own is right. Queries are spread evenly over the images.
+    white space) to one of the image's own is right. As far as there are both, half of the queries
+    find a right answer first and half do not.
 
     Args:
       path: file to write; its directory is made.
@@ -47,16 +49,17 @@ def save_retrieval_picture(
       text_queries, image_queries: how many of each.
     """
     case = _Case(image_at, captions, image_embeddings, text_embeddings, text_image_index)
-    count = text_queries + image_queries
-    spread = np.linspace(0, len(image_embeddings) - 1, count).round().astype(int)
-    texts = [int(case.own_texts(i)[0]) for i in dict.fromkeys(spread[::2][:text_queries])]
-    others = [int(i) for i in dict.fromkeys(np.concatenate([spread[1::2], spread[::2]]))]
+    number = len(image_embeddings)
+    some = np.unique(np.linspace(0, number - 1, min(number, CANDIDATES)).round().astype(int))
+    apart = len(some) >= 4 * (text_queries + image_queries)  # else the same images serve for both
+    texts = [int(case.own_texts(i)[0]) for i in (some[::2] if apart else some)]
+    others = [int(i) for i in (some[1::2] if apart else some)]
     blocks = [
         _heading(title, len(image_embeddings), len(captions)),
         _section("Text to image"),
-        *[_text_query(case, j) for j in texts],
+        *[_text_query(case, j) for j in _hits_and_misses(texts, case.text_hits, text_queries)],
         _section("Image to text"),
-        *[_image_query(case, i) for i in others[:image_queries]],
+        *[_image_query(case, i) for i in _hits_and_misses(others, case.image_hits, image_queries)],
     ]
     _save_stack(path, blocks)
 
@@ -146,6 +149,12 @@ class _Case:
         own = {normalise(self.captions[j]) for j in self.own_texts(image)}
         return normalise(self.captions[text]) in own
 
+    def text_hits(self, text: int) -> bool:
+        return self.right(int(np.argmax(self.zimg @ self.ztxt[text])), text)
+
+    def image_hits(self, image: int) -> bool:
+        return self.right(image, int(np.argmax(self.ztxt @ self.zimg[image])))
+
     def distinct(self, order: np.ndarray) -> list[int]:
         """Return the first texts of `order`, equal ones once."""
         found: dict[str, int] = {}
@@ -154,6 +163,20 @@ class _Case:
             if len(found) == SHOWN:
                 break
         return list(found.values())
+
+
+def _hits_and_misses(queries: Sequence[int], hits: Callable[[int], bool], number: int) -> list[int]:
+    """Choose `number` queries, hits and misses in turn while there are both."""
+    kinds: tuple[list[int], list[int]] = ([], [])
+    for query in queries:
+        kinds[not hits(query)].append(query)
+    least = [min(len(kind), number // 2 + (number % 2) * k) for k, kind in enumerate(kinds)]
+    chosen = []
+    for kind, other in ((0, 1), (1, 0)):
+        count = min(len(kinds[kind]), number - least[other])
+        places = np.linspace(0, len(kinds[kind]) - 1, count).round().astype(int)
+        chosen += [kinds[kind][place] for place in places]
+    return chosen
 
 
 def _text_query(case: _Case, text: int) -> Image.Image:

@@ -17,8 +17,8 @@ def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(choice, str):
         if choice not in PROTOCOLS:
             raise ValueError(
-                f"templates={choice!r}: expected one of {', '.join(PROTOCOLS)}, or a tuple of "
-                'templates such as ("an aerial photo of {}.",)'
+                f"prompts {choice!r}: expected one of {', '.join(PROTOCOLS)}, or own templates, "
+                'such as ("an aerial photo of {}.",)'
             )
         return tuple(PROTOCOLS[choice]["templates"])
     if not choice or any("{}" not in template for template in choice):

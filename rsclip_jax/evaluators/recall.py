@@ -71,13 +71,14 @@ def bootstrap(ranks: Sequence[Ranks], ks: Sequence[int] = KS) -> dict[str, list[
     # kind, of which there are few however many rows.
     kinds, number = np.unique(np.stack(counts, axis=1), axis=0, return_counts=True)
     drawn = np.random.default_rng(0).multinomial(n, number / n, size=DRAWS) @ kinds
-    found = {
-        name: 100 * drawn[:, hits] / drawn[:, queries] for name, (hits, queries) in sums.items()
-    }
+    with np.errstate(invalid="ignore"):  # a draw of images whose texts are all merged into others'
+        found = {
+            name: 100 * drawn[:, hits] / drawn[:, queries] for name, (hits, queries) in sums.items()
+        }
     found |= {
         mean: np.mean([found[name] for name in names], axis=0) for mean, names in means.items()
     }
-    return {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in found.items()}
+    return {name: np.nanpercentile(values, [2.5, 97.5]).tolist() for name, values in found.items()}
 
 
 def oracle(row_of: np.ndarray, groups: np.ndarray, ks: Sequence[int] = KS) -> dict[str, float]:

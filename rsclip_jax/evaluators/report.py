@@ -30,7 +30,7 @@ def table(metrics: Mapping[str, float]) -> str:
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Write results (see `rsclip_jax.evaluate`) as a Markdown page."""
-    lines = []
+    lines: list[str] = []
     for part in _parts(results):
         if part["kind"] == "table":
             widths = [max(len(row[k]) for row in part["rows"]) for k in range(len(part["rows"][0]))]
@@ -91,8 +91,7 @@ def _parts(
         if rows:
             yield {"kind": "section", "text": "Beside published numbers"}
             yield {"kind": "table", "rows": rows}
-            sources = [f"{p['model']}: {p['source']}" for p in suite["published"]]
-            yield {"kind": "list", "items": sources}
+            yield {"kind": "list", "items": [*_others(results), *_sources(suite["published"])]}
     for name in results["evals"]:
         own = {
             key.split("/", 1)[1]: value
@@ -108,11 +107,11 @@ def _parts(
             yield {"kind": "text", "text": _confused(said["class_names"], said["confusion"])}
         if pictures and name in pictures:
             yield {"kind": "picture", "path": pictures[name], "text": f"{name}: examples"}
-    if results.get("skipped"):
+    if suite and suite["skipped"]:
         yield {"kind": "section", "text": "Skipped"}
         yield {
             "kind": "list",
-            "items": [f"{name}: {why}" for name, why in results["skipped"].items()],
+            "items": [f"{name}: {why}" for name, why in suite["skipped"].items()],
         }
 
 
@@ -124,8 +123,29 @@ def _beside(results: Mapping[str, Any]) -> list[list[str]]:
     for key in names:
         if key in results["metrics"]:
             values = [results["metrics"][key], *(m["numbers"].get(key) for m in published)]
-            rows.append([key.replace("/", " "), *(_number(key, v) for v in values)])
+            name = key.replace("/", " ") + " *" * bool(_other(results, key.split("/")[0]))
+            rows.append([name, *(_number(key, v) for v in values)])
     return rows if len(rows) > 1 else []
+
+
+def _other(results: Mapping[str, Any], name: str) -> str:
+    """Say how this evaluator's data differ in size from those of the published numbers."""
+    here = results["details"].get(name, {}).get("size")
+    there = results["suite"]["sizes"].get(name)
+    if here is None or there is None or here == there:
+        return ""
+    return f"* not comparable: {name} has {here:,} here, {there:,} in the published numbers"
+
+
+def _others(results: Mapping[str, Any]) -> list[str]:
+    return [line for name in results["evals"] if (line := _other(results, name))]
+
+
+def _sources(published: Sequence[Mapping[str, Any]]) -> list[str]:
+    models: dict[str, list[str]] = {}
+    for entry in published:
+        models.setdefault(entry["source"], []).append(entry["model"])
+    return [f"{'; '.join(names)}: {source}" for source, names in models.items()]
 
 
 def _metrics(metrics: Mapping[str, float], said: Mapping[str, Any]) -> list[list[str]]:

@@ -204,13 +204,19 @@ class Retrieval:
             ranks = _ranks(zimg, ztxt[key], texts.image_index, groups)
             name = ("long_" if kind == "long" else "") + PROTOCOLS[protocol][0]
             self._ranks[name] = ranks
-            for metric, value in ranks.metrics().items():
+            found = ranks.metrics()
+            for metric, value in found.items():
                 yield name + metric, value
+            if protocol == "skyscript":  # what FarSLIP's tables show
+                for side in ranks.names:
+                    mean = np.mean([found[f"{side}_R@{k}"] for k in KS])
+                    yield f"{name}{side}_mean", float(mean)
         self._latest = (zimg, next(iter(ztxt.values())))
 
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run."""
         found: dict[str, Any] = {
+            "size": len(self._examples),
             "data": [],
             "protocol": [f"{name}: {PROTOCOLS[name][1]}" for name in self._protocols] + [TIES],
             "intervals": {},

@@ -22,8 +22,10 @@ from rsclip_jax.data import images
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.pictures import save_localization_picture
+from rsclip_jax.evaluators.recall import DRAWS
 from rsclip_jax.evaluators.texts import tokenizer_for
 
+METRICS = ("Rsu", "Ras", "Rda", "Rmi")
 SCALES = (256, 512, 768)  # window sides in pixels
 CROP = 256  # side to which every window is resized before the model's own preprocessing
 MEDIAN = 251  # side of the median filter of the map
@@ -258,8 +260,29 @@ class SemanticLocalization:
                 centres = attention_centres(found)
                 metrics = _compare(found, query["points"], centres)
                 self._results.append({**query, **metrics, "map": found, "centres": centres})
-        for metric in ("Rsu", "Ras", "Rda", "Rmi"):
+        for metric in METRICS:
             yield metric, float(np.mean([result[metric] for result in self._results]))
+
+    def details(self) -> dict[str, Any]:
+        """Return what a report says beside the metrics of the latest run."""
+        number = len(self._results)
+        drawn = np.random.default_rng(0).multinomial(
+            number, np.full(number, 1 / number), size=DRAWS
+        )
+        intervals = {}
+        for metric in METRICS:
+            means = drawn @ [result[metric] for result in self._results] / number
+            intervals[metric] = np.percentile(means, [2.5, 97.5]).tolist()
+        scenes = len({result["jpg_name"] for result in self._results})
+        return {
+            "size": number,
+            "data": [f"{self._images}: {number} captions on {scenes} scenes"],
+            "protocol": [
+                f"windows of {', '.join(map(str, self._scales))} pixels, half overlapping; the "
+                "metrics of SemanticLocalizationMetrics; Ras is better when lower"
+            ],
+            "intervals": intervals,
+        }
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw a few queries of the latest run into a PNG file."""

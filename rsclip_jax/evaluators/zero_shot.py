@@ -105,7 +105,7 @@ def confusion(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 
 def wilson(percent: float, number: int) -> list[float]:
-    """Return the 95 % Wilson interval [low, high], in percent, of a share seen in `number` draws."""
+    """Return the 95 % Wilson interval [low, high] of a share in percent, seen in `number` draws."""
     p, z = percent / 100, 1.959964
     middle = (p + z * z / (2 * number)) / (1 + z * z / number)
     half = z * np.sqrt(p * (1 - p) / number + z * z / (4 * number**2)) / (1 + z * z / number)
@@ -143,7 +143,8 @@ class ZeroShot:
         templates: Sequence[str] = (),
         limit: int = 0,
     ):
-        self._templates = prompts.templates(templates or protocol)
+        published = prompts.templates(protocol)
+        self._templates = prompts.templates(templates) if templates else published
         self._protocol = prompts.PROTOCOLS[protocol]
         self._own_templates = bool(templates)
         self._given_names = class_names
@@ -190,12 +191,17 @@ class ZeroShot:
         images = self._confusion.sum(axis=1)
         source = "own templates, averaged as the next says; " if self._own_templates else ""
         return {
+            "size": int(images.sum()),
             "data": [f"{self._examples.name}: {images.sum():,} images, {len(self._names)} classes"],
             "protocol": [
                 f"{source}{self._protocol['source']}",
                 "a class whose logit equals the right one's ranks before it",
             ],
-            "intervals": {"top1": wilson(self._metrics["top1"], int(images.sum()))},
+            "intervals": {
+                name: wilson(self._metrics[name], int(images.sum()))
+                for name in ("top1", "top5")
+                if name in self._metrics
+            },
             "class_names": self._names,
             "confusion": self._confusion.tolist(),
         }

@@ -8,6 +8,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 _FILES = {
     path.name.removesuffix(".json"): path
@@ -17,8 +18,8 @@ _FILES = {
 NAMES: tuple[str, ...] = tuple(sorted(_FILES))
 
 
-def load(name: str) -> dict[str, str]:
-    """Return the classes of a data set: folder or label name -> words, sorted by the former.
+def entry(name: str) -> dict[str, Any]:
+    """Return what is known of a data set: "title", "classes", "source" and "get".
 
     Raises:
       ValueError: `name` is none of NAMES.
@@ -27,7 +28,16 @@ def load(name: str) -> dict[str, str]:
         near = difflib.get_close_matches(str(name).lower(), NAMES, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"class list {name!r}: expected one of {', '.join(NAMES)}{hint}")
-    return json.loads(_FILES[name].read_text(encoding="utf-8"))["classes"]
+    return json.loads(_FILES[name].read_text(encoding="utf-8"))
+
+
+def load(name: str) -> dict[str, str]:
+    """Return the classes of a data set: folder or label name -> words, sorted by the former.
+
+    Raises:
+      ValueError: `name` is none of NAMES.
+    """
+    return entry(name)["classes"]
 
 
 def key(label: str) -> str:

@@ -24,6 +24,7 @@ class Suite:
       title, note: what it follows, and what to know when comparing.
       evals: evaluators by name, as `config.evals`.
       skipped: evaluators without data, and where to get it.
+      sizes: how many images (captions, for AIR-SLT) the published numbers are of, where known.
       published: {"model", "source", "numbers": {"EVALUATOR/METRIC": value}} of other models.
     """
 
@@ -31,11 +32,12 @@ class Suite:
     note: str
     evals: dict[str, dict[str, Any]]
     skipped: dict[str, str]
+    sizes: dict[str, int]
     published: list[dict[str, Any]]
 
 
-def load(name: str, data_dir: str) -> Suite:
-    """Read a suite and see which of its data sets are prepared in `data_dir`.
+def read(name: str) -> dict[str, Any]:
+    """Return a suite as its file has it.
 
     Raises:
       ValueError: no such suite.
@@ -45,9 +47,20 @@ def load(name: str, data_dir: str) -> Suite:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"suite={name!r}: expected one of {', '.join(NAMES)}{hint}")
     suite = json.loads((_HERE / f"{name}.json").read_text())
+    for fields in suite["evals"].values():  # as in a config
+        fields.update({k: tuple(v) for k, v in fields.items() if isinstance(v, list)})
+    return suite
+
+
+def load(name: str, data_dir: str) -> Suite:
+    """Read a suite and see which of its data sets are prepared in `data_dir`.
+
+    Raises:
+      ValueError: no such suite.
+    """
+    suite = read(name)
     evals, skipped = {}, {}
     for key, fields in suite["evals"].items():
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         for field in ("annotations", "images"):
             if field in fields:
                 fields[field] = str(Path(data_dir, fields[field]))
@@ -55,7 +68,7 @@ def load(name: str, data_dir: str) -> Suite:
             skipped[key] = f"{missing}. {_where_from(key, fields, data_dir)}"
         else:
             evals[key] = fields
-    return Suite(suite["title"], suite["note"], evals, skipped, suite["published"])
+    return Suite(suite["title"], suite["note"], evals, skipped, suite["sizes"], suite["published"])
 
 
 def _missing(fields: dict[str, Any], data_dir: str) -> str:
