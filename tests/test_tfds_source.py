@@ -148,7 +148,8 @@ def test_tfrecord_data_sets_are_refused_with_the_command_that_mends_it(data_dir)
             open_tfds(given)
 
 
-def test_what_is_not_prepared_tells_how_to_build_it(data_dir):
+def test_what_is_not_prepared_tells_how_to_build_it(data_dir, monkeypatch):
+    monkeypatch.setattr(tfds_source.importlib.util, "find_spec", lambda name: None)
     for name in ("eurosat", "resisc45"):
         with pytest.raises(InputError) as caught:
             open_tfds(name)

@@ -25,9 +25,9 @@ def open_tfds(name: str) -> Source:
     The id is the feature `filename`, or SPLIT-INDEX without one; splits keep their names.
 
     Args:
-      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION, prepared now if that was not done before (where
-        TFDS keeps its data: TFDS_DATA_DIR or ~/tensorflow_datasets); or the directory of one
-        version, DATA_DIR/NAME/CONFIG/VERSION.
+      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION, prepared now if that was not done before
+        (where TFDS keeps its data: TFDS_DATA_DIR or ~/tensorflow_datasets); or the directory of
+        one version, DATA_DIR/NAME/CONFIG/VERSION.
 
     Raises:
       InputError: no such data set, one that cannot be prepared here, is not stored as ArrayRecord,
