@@ -9,15 +9,20 @@ all. Samples that cannot be used are listed in its skipped.jsonl, its numbers in
 Input forms:
   jsonl       one JSON object a line: {"filename": ..., "captions": [...], "split": ..., ...}
   csv         the same as a table; the first line names the columns
+  json        one document of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
+              Sydney-captions) or {CLASS: [...], ...} (NWPU-Captions)
   folder      ROOT/CLASS/*.jpg or ROOT/{train,val,test}/CLASS/*.jpg
   webdataset  tars with jpg/png/webp + txt/json, or RS5M's img_content/img_name/caption;
               --input takes a file, a directory, a glob or 'shard-{0000..0031}.tar'
+  tfds        a labelled TFDS data set stored as ArrayRecord: --input takes its name (eurosat/rgb,
+              resisc45) or the directory DATA_DIR/NAME/CONFIG/VERSION
+
+In jsonl, csv and json, rows of one image with one caption each become one record with all of them.
 """
 
 import concurrent.futures.process
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -31,6 +36,7 @@ import numpy as np
 from absl import app, flags
 
 from rsclip_jax.data import records
+from rsclip_jax.data.caption_rows import id_key
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.ingest import Outcome, Recipe, ingest
 from rsclip_jax.data.schema import check_name
@@ -38,14 +44,18 @@ from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.summary import Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
+from rsclip_jax.data.tfds_source import open_tfds
 
-FORMATS = ("jsonl", "csv", "folder", "webdataset")
+SPLIT = "train"  # of samples that name none
+FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds")
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
     "jsonl": (),
     "csv": (),
+    "json": (),
     "folder": ("images", "encoding", *(flag for flag, _ in ROLES.values())),
     "webdataset": ("images", "encoding", "image_column", "ir_column"),
+    "tfds": ("images", "encoding", "split", *(flag for flag, _ in ROLES.values())),
 }
 
 
@@ -58,7 +68,7 @@ class Options:
     output: str
     name: str
     images: str = ""
-    split: str = "train"
+    split: str = SPLIT
     columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     encoding: str = ""
     resize: int = 0
@@ -127,6 +137,7 @@ def check(options: Options) -> Source:
             raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
     given = {ROLES[role][0] for role in options.columns}
     given |= {flag for flag in ("images", "encoding") if getattr(options, flag)}
+    given |= {"split"} if options.split != SPLIT else set()
     if useless := sorted(given & set(USELESS[options.format])):
         raise InputError(
             f"--{useless[0]} means nothing for --format={options.format}: leave it out"
@@ -136,6 +147,8 @@ def check(options: Options) -> Source:
         return open_folder(options.input)
     if options.format == "webdataset":
         return open_tars(options.input, options.columns)
+    if options.format == "tfds":
+        return open_tfds(options.input)
     return open_table(
         options.format, options.input, options.images, options.columns, options.encoding or "utf-8"
     )
@@ -151,7 +164,7 @@ def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 
 class SeenIds:
-    """The ids met so far, as 64-bit hashes: 8 bytes each, where a set would take a hundred."""
+    """The ids met so far, as 64-bit hashes."""
 
     RECENT = 2**18
 
@@ -161,8 +174,7 @@ class SeenIds:
 
     def add(self, name: str) -> bool:
         """Remember an id; return whether it is new."""
-        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, "little")
+        key = id_key(name)
         place = np.searchsorted(self._older, np.uint64(key))
         if key in self._recent or (place < len(self._older) and self._older[place] == key):
             return False
@@ -225,21 +237,37 @@ class Progress:
 def define_flags() -> None:
     """Define the flags; not on import, where they would meet those of the other commands."""
     flags.DEFINE_enum("format", None, FORMATS, "Form of the input.", required=True)
-    flags.DEFINE_string("input", None, "File, directory, glob or brace pattern.", required=True)
+    flags.DEFINE_string(
+        "input",
+        None,
+        "File, directory, glob or brace pattern; for tfds the name of a data set, or the directory "
+        "of a version of it.",
+        required=True,
+    )
     flags.DEFINE_string("output", None, "Directory of the data sets.", required=True)
     flags.DEFINE_string("name", None, "Name of the new data set in --output.", required=True)
     flags.DEFINE_string(
-        "images", "", "Directory that image paths are relative to; default: that of the table."
+        "images",
+        "",
+        "Directory that image paths are relative to; default: that of the table. If it holds none "
+        "of the first images, but its folders named by their class do, all are read from these.",
     )
-    flags.DEFINE_string("split", "train", "Split of the samples that name none.")
+    flags.DEFINE_string("split", SPLIT, "Split of the samples that name none.")
     for role, (flag, usual) in ROLES.items():
         default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)
         default = default or "the image path"
         if role in LIST_ROLES:
-            flags.DEFINE_list(flag, [], f"Columns of {role}, comma-separated; default: {default}.")
+            flags.DEFINE_list(
+                flag,
+                [],
+                f"Columns of {role}, comma-separated; default: {default}, with its numbered "
+                f"siblings such as {usual[0]}_1.",
+            )
         else:
             flags.DEFINE_string(flag, "", f"Column of {role}; default: {default}.")
-    flags.DEFINE_string("encoding", "", "Of jsonl and csv files, such as gb18030; default: utf-8.")
+    flags.DEFINE_string(
+        "encoding", "", "Of jsonl, csv and json files, such as gb18030; default: utf-8."
+    )
     flags.DEFINE_integer(
         "resize",
         0,

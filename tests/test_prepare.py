@@ -249,6 +249,37 @@ def test_class_folders_and_tars_are_prepared_too(tmp_path):
     assert (record["image"], record["captions"]) == (picture(2), ["one"])
 
 
+def test_nwpu_captions_are_prepared_as_they_are_distributed(tmp_path):
+    for index, name in enumerate(("airport", "beach")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / f"images/{name}/{name}_001.jpg").write_bytes(picture(index))
+    texts = {"raw": "a .", "raw_1": "b .", "raw_2": "a .", "raw_3": "c .", "raw_4": "d ."}
+    document = {
+        name: [{"filename": f"{name}_001.jpg", "imgid": 0, "split": "test", **texts}]
+        for name in ("airport", "beach")
+    }
+    (tmp_path / "dataset_nwpu.json").write_text(json.dumps(document))
+    prepare(options(tmp_path, format="json", input=str(tmp_path / "dataset_nwpu.json")))
+    airport, beach = records.open_source(tmp_path / "data", "toy", "test")
+    assert (airport["id"], airport["label"]) == ("airport/airport_001.jpg", "airport")
+    assert beach["image"] == picture(1)
+    assert beach["captions"] == ["a .", "b .", "a .", "c .", "d ."]
+
+
+def test_csv_with_one_caption_a_row_gives_one_record_an_image(tmp_path):
+    toy(tmp_path, count=2)
+    rows = "filename,title\n0.jpg,港口\n1.jpg,a\n0.jpg,two\n1.jpg,b\n0.jpg,港口\n"
+    (tmp_path / "rows.csv").write_bytes(rows.encode("gb18030"))
+    table = str(tmp_path / "rows.csv")
+    summary = prepare(options(tmp_path, format="csv", input=table, encoding="gb18030"))
+    assert not summary.skipped
+    found = records.open_source(tmp_path / "data", "toy", "train")
+    assert {record["id"]: record["captions"] for record in found} == {
+        "0.jpg": ["港口", "two", "港口"],
+        "1.jpg": ["a", "b"],
+    }
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from rsclip_jax.data import tables
-from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.caption_rows import merge_rows
+from rsclip_jax.data.sources import InputError, Sample
 from rsclip_jax.data.tables import open_table
 
 ROW = {"filename": "a.jpg", "split": "val", "label": "port", "captions": ["one", "two"]}
@@ -211,3 +212,186 @@ def test_several_tables_are_read_one_after_the_other(tmp_path):
     source = open_table("jsonl", str(tmp_path / "t-{1..2}.jsonl"))
     assert [sample.where for sample in source] == ["t-1.jsonl:1", "t-2.jsonl:1"]
     assert [sample.id for sample in source] == ["a.jpg", "b.jpg"]
+
+
+SENTENCES = [{"raw": "one .", "tokens": ["one"], "imgid": 0, "sentid": 0}, {"raw": "two ."}]
+KARPATHY = {
+    "images": [
+        {"filename": "a.jpg", "imgid": 0, "split": "train", "sentences": SENTENCES, "sentids": [0]},
+        {"filename": "b.jpg", "imgid": 1, "split": "test", "sentences": SENTENCES[1:]},
+    ],
+    "dataset": "rsicd",
+}
+
+
+def document(tmp_path, content, name="d.json", **style):
+    return text(tmp_path, json.dumps(content, ensure_ascii=False, **style), name)
+
+
+def nwpu_row(name, *numbers):
+    row = {"filename": name, "imgid": 0, "split": "val", "raw": "one", "tokens": ["one"]}
+    return row | {f"raw_{number}": f"caption {number}" for number in numbers}
+
+
+def test_karpathy_documents_are_read_without_any_column_flag(tmp_path):
+    source = open_table("json", document(tmp_path, KARPATHY, indent=1))
+    samples = list(source)
+    assert [(s.id, s.image, s.split, s.captions) for s in samples] == [
+        ("a.jpg", "a.jpg", "train", ["one .", "two ."]),
+        ("b.jpg", "b.jpg", "test", ["two ."]),
+    ]
+    assert [s.where for s in samples] == ["d.json:images[0]", "d.json:images[1]"]
+    assert [s.position for s in samples] == [source.size // 2, source.size]
+
+
+def test_a_json_list_of_rows_is_read_and_its_odd_items_are_problems(tmp_path):
+    samples = list(open_table("json", document(tmp_path, [ROW, "odd"])))
+    assert [(s.where, s.captions, s.problem) for s in samples] == [
+        ("d.json:[0]", ["one", "two"], ""),
+        ("d.json:[1]", [], "not a JSON object: 'odd'"),
+    ]
+
+
+def test_nwpu_captions_have_their_class_and_all_five_captions(tmp_path):
+    content = {
+        "airport": [nwpu_row("a.jpg", 1, 2, 3, 4)],
+        "beach": [{**nwpu_row("b.jpg"), "class": "sea"}],
+    }
+    first, second = open_table("json", document(tmp_path, content))
+    assert first.captions == ["one", "caption 1", "caption 2", "caption 3", "caption 4"]
+    assert (first.label, first.split, second.label) == ("airport", "val", "sea")
+    assert second.where == "d.json:beach[0]"
+
+
+def test_images_are_found_in_the_folders_of_their_classes(tmp_path):
+    content = {"airport": [nwpu_row("1.jpg")], "beach": [nwpu_row("1.jpg")]}
+    path = document(tmp_path, content)
+    with pytest.raises(InputError, match=r"none of the first 2 images .*'1.jpg'.*--images"):
+        open_table("json", path)
+    (tmp_path / "beach").mkdir()
+    (tmp_path / "beach/1.jpg").touch()
+    samples = list(open_table("json", path))
+    assert [s.image for s in samples] == ["airport/1.jpg", "beach/1.jpg"]
+    assert [s.id for s in samples] == ["airport/1.jpg", "beach/1.jpg"]
+    (tmp_path / "1.jpg").touch()
+    assert [s.image for s in open_table("json", path)] == ["1.jpg"] * 2
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "not one JSON document: Expecting value"),
+        ('{"images": [{"filename": "a.j', "not one JSON document: Unterminated .*cut off"),
+        ('{"filename": "a.jpg"}\n{"filename": "b.jpg"}\n', "one object a line is --format=jsonl"),
+        ("[" * 100_000, "not one JSON document"),
+        ('{"dataset": "rsicd"}', "holds no rows"),
+        ('{"images": []}', "holds no rows"),
+        ("7", "holds no rows"),
+    ],
+)
+def test_json_documents_that_cannot_be_read_are_told_why(tmp_path, content, message):
+    with pytest.raises(InputError, match=rf"d\.json .*{message}"):
+        open_table("json", text(tmp_path, content, "d.json"))
+
+
+def test_a_json_document_in_another_encoding_must_be_named(tmp_path):
+    row = {"filename": "a.jpg", "caption": "港口"}
+    path = text(tmp_path, json.dumps([row], ensure_ascii=False), "d.json", "gb18030")
+    with pytest.raises(InputError, match=r"is not utf-8.*--encoding"):
+        open_table("json", path)
+    assert only(open_table("json", path, encoding="gb18030")).captions == ["港口"]
+
+
+@pytest.mark.parametrize("style", [{}, {"indent": 1}])
+@pytest.mark.parametrize("content", [KARPATHY, KARPATHY["images"], {"port": KARPATHY["images"]}])
+def test_a_json_document_taken_for_jsonl_is_told_at_once(tmp_path, content, style):
+    path = document(tmp_path, content, name="d.jsonl", **style)
+    with pytest.raises(InputError, match=r"use --format=json$"):
+        open_table("jsonl", path)
+
+
+def test_a_json_document_on_one_line_that_is_too_long_is_told_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_ROW_CHARS", 50)
+    with pytest.raises(InputError, match=r"use --format=json$"):
+        open_table("jsonl", document(tmp_path, KARPATHY))
+
+
+def test_jsonl_with_one_broken_first_line_is_no_document(tmp_path):
+    path = jsonl(tmp_path, '{"filename": ', ROW)
+    assert [s.problem[:8] for s in open_table("jsonl", path)] == ["not JSON", ""]
+
+
+def captions(path, form="csv", **options):
+    return [(s.image, s.captions) for s in open_table(form, path, **options)]
+
+
+def test_rows_with_one_caption_each_become_one_record(tmp_path):
+    rows = "filename,title\na.jpg,one\nb.jpg,x\na.jpg,two\nc.jpg,y\na.jpg,one\nc.jpg,\n"
+    path = text(tmp_path, rows)
+    assert captions(path) == [("b.jpg", ["x"]), ("a.jpg", ["one", "two", "one"]), ("c.jpg", ["y"])]
+    source = open_table("csv", path)
+    assert [s.where for s in source] == ["c.csv:3", "c.csv:2", "c.csv:5"]
+    assert list(source)[-1].position == source.size
+
+
+def test_rows_of_several_tables_become_one_record(tmp_path):
+    for name, caption in (("t-1.jsonl", "one"), ("t-2.jsonl", ["two"])):
+        jsonl(tmp_path, {"filename": "a.jpg", "caption": caption}, name=name)
+    assert captions(str(tmp_path / "t-*.jsonl"), "jsonl") == [("a.jpg", ["one", "two"])]
+
+
+@pytest.mark.parametrize("column", ["split", "label", "ir", "source", "long_caption"])
+def test_rows_that_differ_in_another_field_stay_apart(tmp_path, column):
+    header = f"filename,title,{column}\n"
+    path = text(tmp_path, header + "a.jpg,one,x\na.jpg,two,y\na.jpg,three,x\n")
+    assert captions(path) == [("a.jpg", ["one", "three"]), ("a.jpg", ["two"])]
+
+
+def test_rows_of_one_image_with_ids_of_their_own_stay_apart(tmp_path):
+    path = text(tmp_path, "filename,title,key\na.jpg,one,1\na.jpg,two,2\nb.jpg,three,2\n")
+    given = {"id": ("key",)}
+    expected = [("a.jpg", ["one"]), ("a.jpg", ["two"]), ("b.jpg", ["three"])]
+    assert captions(path, given=given) == expected
+
+
+def test_lists_of_captions_are_not_merged(tmp_path):
+    one, two = {"filename": "a.jpg", "captions": ["one"]}, {"filename": "a.jpg", "captions": "two"}
+    path = jsonl(tmp_path, ROW, {**ROW, "captions": "three"})
+    assert captions(path, "jsonl") == [("a.jpg", ["one", "two"]), ("a.jpg", ["three"])]
+    path = jsonl(tmp_path, one, {**one, "captions": ["x", "y"]}, two)
+    assert captions(path, "jsonl") == [("a.jpg", ["one", "two"]), ("a.jpg", ["x", "y"])]
+
+
+def test_long_captions_are_merged_where_there_are_no_others(tmp_path):
+    path = text(tmp_path, "filename,long_caption\na.jpg,one\na.jpg,two\n")
+    assert only(open_table("csv", path)).long_captions == ["one", "two"]
+
+
+def test_broken_rows_and_odd_names_are_passed_on_unmerged(tmp_path):
+    odd = r'{"filename": "\ud800", "caption": "odd"}'
+    path = jsonl(tmp_path, "{", odd, {"filename": "a.jpg", "caption": "one"}, "{", odd)
+    assert captions(path, "jsonl") == [
+        *((b"", []), ("a.jpg", ["one"]), (b"", []), ("\ud800", ["odd", "odd"]))
+    ]
+
+
+def test_only_samples_whose_last_row_is_to_come_are_held_back():
+    taken = []
+
+    def read():
+        for index in range(30):
+            taken.append(index)
+            yield Sample(f"{index}", index, id=f"{index // 3}.jpg", captions=[f"{index}"])
+
+    for index, sample in enumerate(merge_rows(read, "captions")):
+        assert sample.captions == [f"{3 * index}", f"{3 * index + 1}", f"{3 * index + 2}"]
+        assert len(taken) == 30 + 3 * (index + 1)
+    assert index == 9
+
+
+def test_numbered_siblings_belong_to_a_caption_column_found_by_its_name(tmp_path):
+    row = {"filename": "a.jpg", "caption": "one", "caption_2": "two", "caption_x": "no"}
+    path = jsonl(tmp_path, row)
+    assert only(open_table("jsonl", path)).captions == ["one", "two"]
+    given = {"captions": ("caption",)}
+    assert only(open_table("jsonl", path, given=given)).captions == ["one"]

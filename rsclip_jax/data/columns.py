@@ -4,6 +4,7 @@ import ast
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ ROLES = {
     ),
     "captions": (
         "caption_columns",
-        ("captions", "caption", "text", "texts", "title", "sentences", "sentence"),
+        ("captions", "caption", "text", "texts", "title", "sentences", "sentence", "raw"),
     ),
     "long_captions": ("long_caption_columns", ("long_captions", "long_caption")),
     "ir": ("ir_column", ("ir", "ir_path", "ir_image", "infrared")),
@@ -36,6 +37,9 @@ Columns = Mapping[str, tuple[str, ...]]
 
 def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tuple[str, ...]]:
     """Map each role to its columns.
+
+    A role of several texts whose column is not named by the user has that column's numbered
+    siblings too: `caption`, `caption_1`, `caption_2`.
 
     Args:
       present: the columns that the first rows have.
@@ -57,6 +61,10 @@ def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tup
         if not names:
             found = (by_lower_case.get(alias) for alias in aliases)
             names = tuple(name for name in found if name and name not in claimed)[:1]
+            if names and role in LIST_ROLES:
+                # NWPU-Captions has raw, raw_1, ..., raw_4: one of five captions is not enough.
+                more = re.compile(re.escape(names[0]) + r"_\d+")
+                names += tuple(n for n in present if more.fullmatch(n) and n not in claimed)
         if names:
             columns[role] = names
     return columns

@@ -73,7 +73,7 @@ class _SplitWriter:
         count = len(self._lengths)
         for index in range(count):
             path = self._template.sharded_filepath(shard_index=index, num_shards=count)
-            _check_shard(self._unfinished_path(index), self._lengths[index])
+            check_shard(self._unfinished_path(index), self._lengths[index])
             self._unfinished_path(index).rename(path)
         return tfds.core.SplitInfo(
             name=self._template.split,
@@ -340,12 +340,13 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> RecordSou
             f"{', '.join(sorted(info.splits))}"
         ) from error
     for instruction in instructions:
-        _check_shard(Path(instruction.filename), instruction.examples_in_shard)
+        check_shard(Path(instruction.filename), instruction.examples_in_shard)
     shards = [(i.filename, i.skip, i.take) for i in instructions]
     return RecordSource(shards, f"{name}/{split}")
 
 
-def _check_shard(path: Path, length: int) -> None:
+def check_shard(path: Path, length: int) -> None:
+    """Raise FileNotFoundError or ValueError unless a shard is there with all its records."""
     if not path.exists():
         raise FileNotFoundError(f"shard {path} is missing: copy it again or prepare the data anew")
     found = 0

@@ -1,8 +1,9 @@
 """Sources of samples: what they yield, how --input is read, and class folders.
 
-A source (`open_folder` here, `tables.open_table`, `tars.open_tars`) yields `Sample`s in a fixed
-order and holds only the one it is at. What cannot be read is a `Sample` with a `problem`; what
-makes the input as a whole unusable raises `InputError`, if possible before the first sample.
+A source (`open_folder` here, `tables.open_table`, `tars.open_tars`, `tfds_source.open_tfds`) yields
+`Sample`s in a fixed order and holds few of them at a time. What cannot be read is a `Sample` with a
+`problem`; what makes the input as a whole unusable raises `InputError`, if possible before the
+first sample.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""JSONL and CSV files with one row an image."""
+"""Tables: JSONL, CSV and JSON files with one row an image, or one row a caption."""
 
 import codecs
 import csv
+import functools
 import itertools
 import json
 import os
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from rsclip_jax.data.columns import Columns, read_row, resolve
+from rsclip_jax.data import json_document
+from rsclip_jax.data.caption_rows import merge_rows
+from rsclip_jax.data.columns import LIST_ROLES, Columns, read_row, resolve
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 
 MAX_ROW_CHARS = 16 * 2**20
 PEEK = 100  # rows looked at before the work begins
+SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
 # A row that is none is the reason why: a string.
 _GARBLED = "wrong encoding"
@@ -24,10 +28,15 @@ _Row = tuple[str, dict[str, Any] | str, int]
 def open_table(
     form: str, pattern: str, images: str = "", given: Columns | None = None, encoding: str = "utf-8"
 ) -> Source:
-    """Open JSONL or CSV files.
+    """Open JSONL, CSV or JSON files.
+
+    Rows of the same id with one caption each are merged (`caption_rows`). If none of the first
+    images is in the image root, but one is in the folder of its class there, all are looked for
+    in ROOT/CLASS.
 
     Args:
-      form: "jsonl" or "csv" (the first line names the columns; `.tsv` files are cut at tabs).
+      form: "jsonl", "csv" (the first line names the columns; `.tsv` files are cut at tabs), or
+        "json" (see `json_document`).
       pattern: see `expand_input`.
       images: directory that the image paths are relative to; default: that of the first table.
       given: role -> column names, where they are not the usual ones.
@@ -35,10 +44,10 @@ def open_table(
 
     Raises:
       InputError: see `expand_input`; no usable row at the start, a column that is not there, wrong
-        encoding, image root that is not there or holds none of the first images.
+        encoding, image root that is not there or holds none of the first images, a JSON document
+        where JSONL is expected or the other way round.
     """
-    paths = expand_input(pattern, (".jsonl", ".json") if form == "jsonl" else (".csv", ".tsv"))
-    rows = {"jsonl": _jsonl_rows, "csv": _csv_rows}[form]
+    paths = expand_input(pattern, SUFFIXES[form])
     try:
         # A byte order mark belongs to the encoding, not to the name of the first column.
         encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
@@ -47,7 +56,15 @@ def open_table(
     root = os.path.realpath(images or paths[0].parent)
     if not os.path.isdir(root):
         raise InputError(f"--images={images}: no such directory")
-    first = list(itertools.islice(_all_rows(rows, paths, encoding), PEEK))
+    read: Callable[[], Iterator[_Row]]
+    if form == "json":
+        read = functools.partial(json_document.read_rows, paths, encoding)
+    else:
+        rows = _jsonl_rows if form == "jsonl" else _csv_rows
+        read = functools.partial(_all_rows, rows, paths, encoding)
+    first = list(itertools.islice(read(), PEEK))
+    if form == "jsonl" and first:
+        _check_lines(first[0][1], paths[0], encoding)
     good = [row for _, row, _ in first if isinstance(row, dict)]
     _check_encoding(first, good, encoding, paths[0])
     if not good:
@@ -56,16 +73,30 @@ def open_table(
     present = list(dict.fromkeys(name for row in good for name in row))
     columns = resolve(present, given or {}, str(paths[0]))
     _check_columns(columns, present, paths[0])
-    _check_first_images(good, columns["image"][0], root)
+    by_class = _in_class_folders(good, columns, root)
 
     def samples() -> Iterator[Sample]:
-        for where, row, position in _all_rows(rows, paths, encoding):
+        for where, row, position in read():
             if isinstance(row, str):
                 yield Sample(where, position, problem=row)
             else:
-                yield _row_sample(where, position, row, columns)
+                yield _row_sample(where, position, row, columns, by_class)
 
-    return Source(samples, sum(path.stat().st_size for path in paths), root)
+    size = sum(path.stat().st_size for path in paths)
+    texts = [role for role in LIST_ROLES if role in columns]
+    merged = functools.partial(merge_rows, samples, texts[0]) if texts else samples
+    return Source(merged, size, root)
+
+
+def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
+    """A JSON document is told at once: as JSONL it would be one odd row, or a thousand broken ones.
+
+    Args:
+      row: the first one of `path`.
+    """
+    whole = isinstance(row, dict) and json_document.row_lists(row) is not None
+    if whole or (isinstance(row, str) and json_document.is_document(path, encoding)):
+        raise InputError(f"{path} is one JSON document, not one object a line: use --format=json")
 
 
 def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Path) -> None:
@@ -90,23 +121,36 @@ def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
         )
 
 
-def _check_first_images(rows: list[dict], column: str, root: str) -> None:
-    """A wrong --images is told at once, not after a million missing files."""
-    names = [row[column] for row in rows if isinstance(row.get(column), str) and row[column]]
-    if names and not any(os.path.lexists(os.path.join(root, name)) for name in names):
-        raise InputError(
-            f"none of the first {len(names)} images of column {column!r} is in {root} (such as "
-            f"{names[0]!r}); give their directory with --images"
-        )
+def _in_class_folders(rows: list[dict], columns: Columns, root: str) -> bool:
+    """Tell whether ROOT/CLASS/FILE is what the table calls FILE.
+
+    A wrong --images is told at once, not after a million missing files.
+    """
+    column = columns["image"][0]
+    label = columns.get("label", ("",))[0]
+    rows = [row for row in rows if isinstance(row.get(column), str) and row[column]]
+    if not rows or any(os.path.lexists(os.path.join(root, row[column])) for row in rows):
+        return False
+    if any(
+        os.path.lexists(os.path.join(root, str(row.get(label, "")).strip(), row[column]))
+        for row in rows
+    ):
+        return True
+    raise InputError(
+        f"none of the first {len(rows)} images of column {column!r} is in {root} (such as "
+        f"{rows[0][column]!r}); give their directory with --images"
+    )
 
 
-def _row_sample(where: str, position: int, row: dict, columns: Columns) -> Sample:
+def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class: bool) -> Sample:
     try:
         sample = Sample(where, position, **read_row(row, columns))
     except ValueError as error:
         return Sample(where, position, problem=str(error))
+    assert isinstance(sample.image, str)  # a path, as in every table
+    if by_class and sample.image:
+        sample.image = os.path.join(sample.label, sample.image)
     if "id" not in columns:
-        assert isinstance(sample.image, str)  # a path, as in every table
         sample.id = sample.image
     if not sample.image:
         sample.problem = f"no image: column {columns['image'][0]!r} is empty"
