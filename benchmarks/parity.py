@@ -9,10 +9,10 @@ preprocess.npz); open_clip and transformers are run here where they are installe
 relative to the largest value of the reference unless said otherwise.
 """
 
+import importlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -142,8 +142,10 @@ def localization(golden: Path) -> Iterator[Row]:
 def live(golden: Path) -> Iterator[Row]:
     """Our exports in the real classes: normalised embeddings of images and texts."""
     for layout, package in (("open_clip", "open_clip"), ("huggingface", "transformers")):
-        if not find_spec("torch") or not find_spec(package):
-            yield f"export to {layout}", package, "not installed"
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            yield f"export to {layout}", package, f"not installed: {error}"
             continue
         for name in ("openclip_tiny_quickgelu", "openclip_tiny_gelu"):
             yield from _exported(golden, name, layout, package)

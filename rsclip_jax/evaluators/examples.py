@@ -1,12 +1,12 @@
 """The records an evaluator runs over, in order, decoded once where memory allows."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 from rsclip_jax.data import pipeline, records
+from rsclip_jax.encoder import Encoder
 
 CACHE_BYTES = 256 * 2**20
 SILENT_S = 10  # seconds until a pass shows its progress
@@ -19,6 +19,9 @@ class Examples:
     pass decodes anew.
 
     Args:
+      config: the whole configuration, of which `input.data_dir` is read.
+      encoder: what the images are for: their size and number in a batch.
+      data, split: which records.
       limit: only the first so many records; 0 for all.
       ir: with the infrared images.
 
@@ -29,26 +32,25 @@ class Examples:
 
     def __init__(
         self,
-        data_dir: str | os.PathLike,
+        config: Any,
+        encoder: Encoder,
         data: str,
         split: str,
         *,
-        image_size: int,
-        batch_size: int,
         limit: int = 0,
         ir: bool = False,
     ):
         if limit < 0:
             raise ValueError(f"limit={limit}: expected a number of records, or 0 for all of them")
         self.name = f"{data}/{split}"
-        self.source = records.open_source(data_dir, data, split)
+        self.source = records.open_source(config.input.data_dir, data, split)
         if not len(self.source):
             raise ValueError(f"{self.name} has no records to evaluate")
-        self._image_size = image_size
-        self._batch_size = batch_size
+        self._image_size = encoder.image_size
+        self._batch_size = encoder.batch_size
         self._length = min(limit or len(self.source), len(self.source))
         self._ir = ir
-        self._keep = len(self) * 3 * image_size**2 * (1 + ir) <= CACHE_BYTES
+        self._keep = len(self) * 3 * encoder.image_size**2 * (1 + ir) <= CACHE_BYTES
         self._kept: list[dict[str, Any]] = []
 
     def __len__(self) -> int:

@@ -47,15 +47,7 @@ class IrRetrieval:
         self._field = FIELDS.get(texts, "")
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, self._field) if self._field else None
-        self._examples = Examples(
-            config.input.data_dir,
-            data,
-            split,
-            image_size=encoder.image_size,
-            batch_size=encoder.batch_size,
-            limit=limit,
-            ir=True,
-        )
+        self._examples = Examples(config, encoder, data, split, limit=limit, ir=True)
         self._captions: list[str] = []
         self._owner: list[int] = []
         self._ranks: list[Ranks] = []

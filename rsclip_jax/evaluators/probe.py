@@ -145,15 +145,7 @@ class Probe:
         if val_split == "none":
             del names["val"]
         self._examples = {
-            role: Examples(
-                config.input.data_dir,
-                data,
-                name,
-                image_size=encoder.image_size,
-                batch_size=encoder.batch_size,
-                limit=limit,
-            )
-            for role, name in names.items()
+            role: Examples(config, encoder, data, name, limit=limit) for role, name in names.items()
         }
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:

@@ -62,15 +62,18 @@ def retrieval_metrics(
     """
     if not ks or min(ks) < 1:
         raise ValueError(f"ks={tuple(ks)}: expected at least one K, each 1 or more")
-    return _ranks(image_embeddings, text_embeddings, text_image_index, text_groups).metrics(ks)
+    return retrieval_ranks(
+        image_embeddings, text_embeddings, text_image_index, text_groups
+    ).metrics(ks)
 
 
-def _ranks(
+def retrieval_ranks(
     image_embeddings: ArrayLike,
     text_embeddings: ArrayLike,
     text_image_index: ArrayLike,
-    text_groups: ArrayLike | None,
+    text_groups: ArrayLike | None = None,
 ) -> Ranks:
+    """Return what `retrieval_metrics` and `recall.bootstrap` are computed from; see the former."""
     zimg = checked("image_embeddings", image_embeddings)
     ztxt = checked("text_embeddings", text_embeddings)
     if zimg.shape[1] != ztxt.shape[1]:
@@ -176,14 +179,7 @@ class Retrieval:
         self._encoder = encoder
         self._long_caption = config.input.get("long_caption", "auto")
         self._tokenizers = {kind: tokenizer_for(config, FIELDS[kind]) for kind in texts}
-        self._examples = Examples(
-            config.input.data_dir,
-            data,
-            split,
-            image_size=encoder.image_size,
-            batch_size=encoder.batch_size,
-            limit=limit,
-        )
+        self._examples = Examples(config, encoder, data, split, limit=limit)
         for kind in texts:  # fail before the training, not at its first evaluation
             self._record_texts(kind, self._examples.source[0])
         self._texts: dict[tuple[str, str], _Texts] = {}  # by kind and prefix
@@ -201,7 +197,7 @@ class Retrieval:
             key = (kind, _prefix(protocol))
             texts = self._texts[key]
             groups = None if protocol == "any" else texts.groups
-            ranks = _ranks(zimg, ztxt[key], texts.image_index, groups)
+            ranks = retrieval_ranks(zimg, ztxt[key], texts.image_index, groups)
             name = ("long_" if kind == "long" else "") + PROTOCOLS[protocol][0]
             self._ranks[name] = ranks
             found = ranks.metrics()

@@ -150,14 +150,7 @@ class ZeroShot:
         self._given_names = class_names
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, "text")
-        self._examples = Examples(
-            config.input.data_dir,
-            data,
-            split,
-            image_size=encoder.image_size,
-            batch_size=encoder.batch_size,
-            limit=limit,
-        )
+        self._examples = Examples(config, encoder, data, split, limit=limit)
         label = self._examples.source[0]["label"]
         if not label:
             raise ValueError(f"the records of {self._examples.name} have no labels to predict")

@@ -1,0 +1,56 @@
+"""Time and memory of exact retrieval over many rows.
+
+    python -m benchmarks.retrieval --rows=200000
+
+Image and text embeddings are made at random, so alike that some searches succeed. Both directions
+and the intervals are computed; what the embeddings themselves need is told apart from the rest.
+"""
+
+import resource
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags
+
+from rsclip_jax.evaluators.recall import bootstrap
+from rsclip_jax.evaluators.retrieval import retrieval_ranks
+
+_ROWS = flags.DEFINE_integer("rows", 200_000, "Images, and as many texts.")
+_WIDTH = flags.DEFINE_integer("width", 512, "Of the embeddings.")
+
+
+def main(_: Sequence[str]) -> None:
+    """Measure and print."""
+    n, width = _ROWS.value, _WIDTH.value
+    rng = np.random.default_rng(0)
+    zimg = rng.standard_normal((n, width), np.float32)
+    ztxt = rng.standard_normal((n, width), np.float32)
+    ztxt *= 6
+    ztxt += zimg
+    for z in (zimg, ztxt):
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+    before = peak()
+    start = time.perf_counter()
+    ranks = retrieval_ranks(zimg, ztxt, np.arange(n), None)
+    ranked = time.perf_counter()
+    metrics, intervals = ranks.metrics(), bootstrap([ranks])
+    end = time.perf_counter()
+    for name, value in metrics.items():
+        low, high = intervals[name]
+        print(f"{name:12} {value:6.2f}  {low:6.2f} to {high:6.2f}")
+    rate = 2 * n * n * width / (ranked - start) / 1e9
+    print(
+        f"{n:,} x {n:,} of width {width}: {ranked - start:.1f} s ({rate:.0f} GFLOP/s), intervals "
+        f"{end - ranked:.1f} s; peak memory {peak() / 2**30:.2f} GiB, {before / 2**30:.2f} GiB "
+        f"before the search (embeddings {2 * zimg.nbytes / 2**30:.2f} GiB)"
+    )
+
+
+def peak() -> int:
+    """Return the greatest resident size of this process so far, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    app.run(main)
