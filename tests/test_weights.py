@@ -222,3 +222,9 @@ def _words(text: str) -> list[str]:
     import re
 
     return re.findall(r"'s|'t|[^\W\d_]+|\d|[^\s\w]+", text.lower())
+
+
+@pytest.mark.parametrize("name", ["visual.layer1.0.conv1.weight", "visual.trunk.stem.0.weight"])
+def test_clips_without_a_vision_transformer_are_told_apart(name):
+    with pytest.raises(ValueError, match="expected a CLIP with a vision transformer"):
+        weights.from_state_dict({**golden_state(), name: np.zeros(3, np.float32)})

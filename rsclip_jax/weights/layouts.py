@@ -120,6 +120,11 @@ def recognise(names: Any) -> str:
     Raises:
       ValueError: they are not those of a CLIP with a vision transformer.
     """
+    if others := [name for name in names if name.startswith(("visual.layer1.", "visual.trunk."))]:
+        raise ValueError(
+            f"the image tower ({others[0]}, ...) is a ResNet or another of timm's: expected a CLIP "
+            "with a vision transformer, such as ViT-B-32"
+        )
     if "positional_embedding_res" in names:
         return "longclip"
     for name in ("open_clip", "huggingface"):
