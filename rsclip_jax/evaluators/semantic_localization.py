@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from rsclip_jax.data import images
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.cell_median import cell_median
 from rsclip_jax.evaluators.pictures import save_localization_picture
 from rsclip_jax.evaluators.texts import tokenizer_for
 
@@ -173,7 +174,7 @@ def heat_map(boxes: np.ndarray, scores: np.ndarray, height: int, width: int) -> 
     """Average the scores of the windows over each pixel, stretch to 0 ... 255 and take the median.
 
     The average is constant between the edges of the windows: it is summed on the grid that they
-    make, exactly, and only then unfolded to pixels.
+    make, exactly, and only the median unfolds it to pixels.
 
     Args:
       boxes: [W, 4], see `windows`; scores: [W].
@@ -196,21 +197,7 @@ def heat_map(boxes: np.ndarray, scores: np.ndarray, height: int, width: int) -> 
     mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0.5)
     mean -= mean.min()
     grey = np.floor(255 * mean / (mean.max() or 1)).astype(np.uint8)
-    pixels = grey.repeat(np.diff(ys), axis=0).repeat(np.diff(xs), axis=1)
-    return _median(pixels)
-
-
-def _median(pixels: np.ndarray) -> np.ndarray:
-    """Take the median over MEDIAN x MEDIAN pixels, strips of rows at once on all cores."""
-    edges = np.linspace(0, len(pixels), available_cores() + 1).astype(int)
-
-    def strip(start: int, stop: int) -> np.ndarray:
-        first = max(0, start - MEDIAN // 2)  # with the rows that its own ones see
-        found = cv2.medianBlur(pixels[first : stop + MEDIAN // 2], MEDIAN)
-        return found[start - first : stop - first]
-
-    with concurrent.futures.ThreadPoolExecutor(len(edges) - 1) as pool:
-        return np.concatenate(list(pool.map(strip, edges[:-1], edges[1:])))
+    return cell_median(grey, ys, xs, MEDIAN)
 
 
 class SemanticLocalization:
