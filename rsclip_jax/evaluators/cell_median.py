@@ -4,8 +4,8 @@ OpenCV's filter looks at every pixel. Where the cells are about as large as the 
 sees few values: its median is the first of them, in ascending order, up to which they cover more
 than half of it, and the areas that they cover are products of overlaps along y and along x.
 
-That is six times as fast with cells of half the window's side and as fast with a quarter; with
-smaller ones it is slower and takes more memory. Threads would not help: NumPy is called often, on
+That is four times as fast with cells of half the window's side and as fast with a quarter; with
+smaller ones it is slower and takes more memory. Threads did not help: NumPy is called often, on
 few pixels at a time.
 
 Dimensions: R, C rows and columns of cells; I, J of those that a window touches; K = I J values.
