@@ -44,12 +44,84 @@ def test_two_centres_in_one_region_and_none_elsewhere():
     assert (empty["Ras"], empty["Rda"]) == (1.0, 0.0)
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 30, 100])
-def test_the_window_maximum_is_scipys(size):
-    grey = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
-    np.testing.assert_array_equal(
-        selo.window_maximum(grey, size), ndimage.maximum_filter(grey, size)
+def smooth_map(seed, height, width):
+    """Make blobs, plateaus and flat ground, of few grey levels for some seeds: many ties."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (2 + height // 90, 2 + width // 90), np.uint8)
+    grey = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    levels = [256, 8, 3][seed % 3]
+    return (grey // (256 // levels) * (255 // (levels - 1))).astype(np.uint8)
+
+
+def direct_peaks(grey, size):
+    return (grey == ndimage.maximum_filter(grey, size)) & (grey > 0)
+
+
+@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("size", [1, 2, 7, 40, 101, 300])
+def test_peaks_are_the_pixels_that_equal_scipys_maximum(seed, size):
+    height, width = np.random.default_rng(seed).integers(30, 400 if size > 20 else 60, 2)
+    grey = smooth_map(seed, height, width)
+    marks, tiles, side = selo.peaks(grey, size)
+    np.testing.assert_array_equal(marks, direct_peaks(grey, size))
+    rows, columns = np.nonzero(marks)
+    expected = np.zeros_like(tiles)
+    expected[rows // side, columns // side] = 1
+    np.testing.assert_array_equal(tiles, expected)
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_peaks_of_a_flat_map(value):
+    grey = np.full((130, 70), value, np.uint8)
+    np.testing.assert_array_equal(selo.peaks(grey, 60)[0], direct_peaks(grey, 60))
+
+
+def direct_centres(probability):
+    """Find the centres as the paper's code does."""
+    grey = (255 * (probability / 255)).astype(np.uint8)
+    for _ in range(5):
+        grey = cv2.blur(grey, (50, 50))
+    found = direct_peaks(grey, 1000)
+    number, _, _, centroids = cv2.connectedComponentsWithStats(
+        found.astype(np.uint8), connectivity=8
     )
+    centres = centroids[1:number].astype(int)
+    heights = probability[centres[:, 1], centres[:, 0]] / 255
+    order = np.argsort(-heights, kind="stable")
+    return centres[order][heights[order] >= 0.5]
+
+
+@pytest.mark.parametrize("seed", range(9))
+@pytest.mark.parametrize("extent", [(20, 30), (240, 700), (1700, 1333), (2600, 3100)])
+def test_the_centres_are_those_of_whole_images(seed, extent):
+    probability = 255 - smooth_map(seed, *extent) // 4 if seed > 5 else smooth_map(seed, *extent)
+    assert selo.attention_centres(probability).tolist() == direct_centres(probability).tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("levels", [3, 30])
+def test_components_are_numbered_as_in_the_whole_image(seed, levels):
+    rng = np.random.default_rng(seed)
+    grey = rng.integers(0, levels, rng.integers(20, 120, 2)).astype(np.uint8)
+    marks, tiles, side = selo.peaks(grey, 80)
+    _, _, _, centroids = cv2.connectedComponentsWithStats(marks, connectivity=8)
+    assert selo._centroids(marks, tiles, side).tolist() == centroids[1:].astype(int).tolist()
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("as_float", [False, True])
+def test_the_significant_area_is_that_of_a_mask_of_the_whole_map(seed, as_float):
+    rng = np.random.default_rng(seed)
+    probability = rng.integers(0, 256, (200, 300), np.uint8)
+    probability = probability / 255 if as_float else probability
+    polygons = [rng.uniform(-60, 330, (rng.integers(3, 9), 2)) for _ in range(rng.integers(1, 4))]
+    mask = np.zeros((200, 300), np.uint8)
+    cv2.fillPoly(mask, [polygon.astype(np.int32) for polygon in polygons], 1)
+    level = 1 if as_float else 255
+    inside = float(probability[mask > 0].sum() / level)
+    outside = float(probability.sum() / level) - inside
+    ratio = inside / (outside + 1e-7) * (mask.size - mask.sum()) / mask.sum()
+    assert selo._significant_area(probability, polygons) == 1 - np.exp(-0.707 * ratio)
 
 
 @pytest.mark.parametrize(
@@ -65,19 +137,22 @@ def test_a_scene_smaller_than_a_window_is_one_window():
     assert selo.windows(200, 300, (512,)).tolist() == [[0, 0, 200, 300]]
 
 
-def test_the_map_equals_averaging_pixel_by_pixel():
+@pytest.mark.parametrize(
+    ("height", "width", "scales"),
+    [(300, 420, (64, 128)), (1100, 870, selo.SCALES), (200, 3000, selo.SCALES)],
+)
+def test_the_map_equals_averaging_pixel_by_pixel(height, width, scales):
     rng = np.random.default_rng(0)
-    boxes = selo.windows(300, 420, (64, 128))
-    scores = rng.normal(size=len(boxes))
-    total, count = np.zeros((2, 300, 420))
+    boxes = selo.windows(height, width, scales)
+    scores = rng.integers(0, 1 << 20, len(boxes)) / (1 << 20)  # their sums are exact in any order
+    total, count = np.zeros((2, height, width))
     for (y0, x0, y1, x1), value in zip(boxes, scores, strict=True):
         total[y0:y1, x0:x1] += value
         count[y0:y1, x0:x1] += 1
-    mean = total / count
-    grey = np.uint8(np.floor(255 * (mean - mean.min()) / np.ptp(mean)))
-    expected = cv2.medianBlur(grey, 251)
-    found = selo.heat_map(boxes, scores, 300, 420)
-    assert np.abs(found.astype(int) - expected).max() <= 1  # order of summation
+    mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    mean -= mean.min()
+    expected = cv2.medianBlur(np.uint8(np.floor(255 * mean / mean.max())), 251)
+    np.testing.assert_array_equal(selo.heat_map(boxes, scores, height, width), expected)
 
 
 class Colours:

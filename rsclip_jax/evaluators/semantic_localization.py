@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from rsclip_jax.data import images
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.cell_median import cell_median
 from rsclip_jax.evaluators.pictures import save_localization_picture
 from rsclip_jax.evaluators.recall import DRAWS
 from rsclip_jax.evaluators.texts import tokenizer_for
@@ -88,39 +89,94 @@ def _compare(
 
 def attention_centres(probability: np.ndarray) -> np.ndarray:
     """Find the peaks of a map [H, W], uint8 or in [0, 1]: [C, 2] of x, y, the highest first."""
-    if probability.dtype == np.uint8:  # as it would come out of the line below
-        grey = cv2.LUT(probability, (255 * (np.arange(256) / 255)).astype(np.uint8))
-    else:
-        grey = (255 * probability).astype(np.uint8)
-    for _ in range(CENTRE_BLURS):
-        grey = cv2.blur(grey, (CENTRE_BLUR, CENTRE_BLUR))
-    peaks = (grey == window_maximum(grey, CENTRE_WINDOW)) & (grey > 0)
-    number, _, _, centroids = cv2.connectedComponentsWithStats(
-        peaks.astype(np.uint8), connectivity=8
-    )
-    centres = centroids[1:number].astype(int)  # the first is the background
+    centres = _centroids(*peaks(_smooth(probability), CENTRE_WINDOW))
     heights = _unit(probability[centres[:, 1], centres[:, 0]])
     order = np.argsort(-heights, kind="stable")
     return centres[order][heights[order] >= CENTRE_LEAST]
 
 
-def window_maximum(grey: np.ndarray, size: int) -> np.ndarray:
-    """Return the maximum over the window [i - size // 2, i - size // 2 + size) along both axes.
+def _smooth(probability: np.ndarray) -> np.ndarray:
+    """Return the map as uint8, blurred CENTRE_BLURS times, strips of rows at once on all cores."""
+    smooth = np.empty(probability.shape, np.uint8)
+    edges = np.linspace(0, len(smooth), available_cores() + 1).astype(int)
+    reach = CENTRE_BLURS * (CENTRE_BLUR // 2)
 
-    That of spans of 2, 4, 8, ... pixels, then of the two that cover a window: the same as SciPy's
-    `maximum_filter`, in a third of its time. grey: uint8 [H, W].
+    def strip(start: int, stop: int) -> None:
+        first = max(0, start - reach)  # with the rows that its own ones see
+        rows = probability[first : stop + reach]
+        if rows.dtype == np.uint8:  # as it would come out of the line below
+            grey = cv2.LUT(rows, (255 * (np.arange(256) / 255)).astype(np.uint8))
+        else:
+            grey = (255 * rows).astype(np.uint8)
+        for _ in range(CENTRE_BLURS):
+            grey = cv2.blur(grey, (CENTRE_BLUR, CENTRE_BLUR))
+        smooth[start:stop] = grey[start - first : stop - first]
+
+    with concurrent.futures.ThreadPoolExecutor(len(edges) - 1) as pool:
+        list(pool.map(strip, edges[:-1], edges[1:]))
+    return smooth
+
+
+def peaks(grey: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Mark the pixels above 0 that equal the maximum of the `size` x `size` window about them.
+
+    The maxima of tiles tell for almost every tile that it has no such pixel, or that all its
+    highest ones are; only the windows of the others are searched.
+
+    Args:
+      grey: uint8 [H, W].
+
+    Returns:
+      Marks, uint8 [H, W]; the tiles that have some, uint8 [R, C]; their side in pixels.
     """
-    for axis in (0, 1):
-        edge = [(0, 0), (0, 0)]
-        edge[axis] = (size // 2, size - size // 2 - 1)
-        run, span = np.pad(grey, edge), 1
-        while span < size:
-            step = min(span, size - span)
-            before, after = (slice(None),) * axis, slice(step, None)
-            run = np.maximum(run[*before, after], run[*before, :-step])
-            span += step
-        grey = run
-    return grey
+    side, reach = max(1, size // 20), size // 2
+    tops = grey
+    for _ in range(2):  # along y, then along x
+        tops = np.stack([tops[at : at + side].max(0) for at in range(0, len(tops), side)]).T
+    # As many tiles on each side lie in the windows of all pixels of a tile, or meet one of them.
+    inner = min((reach + 1) // side, (size - reach) // side) - 1
+    outer = max(-(-reach // side), (size - reach + side - 2) // side)
+    least, most = (cv2.dilate(tops, np.ones((2 * n + 1,) * 2, np.uint8)) for n in (inner, outer))
+    marks, tiles = np.zeros_like(grey), np.zeros_like(tops)
+    for row, column in np.argwhere((tops == least) & (tops > 0)):
+        top, y, x = tops[row, column], row * side, column * side
+        marked = grey[y : y + side, x : x + side] == top
+        if most[row, column] > top:
+            y0, x0 = max(0, y - reach), max(0, x - reach)
+            around = grey[y0 : y + side - reach + size, x0 : x + side - reach + size]
+            higher = cv2.integral((around > top).view(np.uint8))
+            ys, xs = (
+                np.clip(np.arange(n) + at - reach + np.array([[0], [size]]), 0, extent)
+                for n, at, extent in zip(marked.shape, (y - y0, x - x0), around.shape, strict=True)
+            )
+            count = np.diff(np.diff(higher[ys][:, :, xs], axis=0), axis=2)[0, :, 0]
+            marked &= count == 0
+        marks[y : y + side, x : x + side] = marked
+        tiles[row, column] = marked.any()
+    return marks, tiles, side
+
+
+def _centroids(marks: np.ndarray, tiles: np.ndarray, side: int) -> np.ndarray:
+    """Return the centroids [C, 2] of the 8-connected components of what `peaks` marks.
+
+    Only groups of touching tiles are searched; truncated to integers, in the order in which
+    OpenCV would number the components of the whole image: that of their first 2 x 2 pixels.
+    """
+    found = []
+    number, group, boxes, _ = cv2.connectedComponentsWithStats(tiles, connectivity=8)
+    for k in range(1, number):  # the first is the background
+        x, y, width, height, _ = boxes[k]
+        own = group[y : y + height, x : x + width] == k
+        y, x = side * y, side * x
+        part = marks[y : y + side * height, x : x + side * width]
+        own = own.repeat(side, axis=0).repeat(side, axis=1)[: len(part), : part.shape[1]]
+        count, label = cv2.connectedComponents(part * own, connectivity=8)
+        for component in range(1, count):
+            ys, xs = np.nonzero(label == component)
+            ys, xs = ys + y, xs + x
+            block = min(zip((ys // 2).tolist(), (xs // 2).tolist(), strict=True))
+            found.append((block, int(xs.mean()), int(ys.mean())))
+    return np.array([centre for _, *centre in sorted(found)], int).reshape(-1, 2)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -129,17 +185,25 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 def _significant_area(probability: np.ndarray, polygons: list[np.ndarray]) -> float:
     height, width = probability.shape
-    mask = np.zeros((height, width), np.uint8)
-    cv2.fillPoly(mask, [polygon.astype(np.int32) for polygon in polygons], 1)
-    level = 255 if probability.dtype == np.uint8 else 1
-    area, inside = int(mask.sum()), float(probability[mask > 0].sum() / level)
-    outside = float(probability.sum() / level) - inside
-    if area in (0, mask.size):
+    corners = [polygon.astype(np.int32) for polygon in polygons]
+    (left, top), (right, bottom) = (
+        np.clip(extreme(np.concatenate(corners), axis=0), 0, [width - 1, height - 1])
+        for extreme in (np.min, np.max)
+    )
+    around = probability[top : bottom + 1, left : right + 1]
+    mask = np.zeros(around.shape, np.uint8)
+    cv2.fillPoly(mask, [corner - np.array([left, top], np.int32) for corner in corners], 1)
+    area, inside = int(mask.sum()), float(around[mask > 0].sum())
+    if probability.dtype == np.uint8:  # an exact sum, like NumPy's, in a tenth of its time
+        inside, total = inside / 255, cv2.sumElems(probability)[0] / 255
+    else:
+        total = float(probability.sum())
+    if area in (0, probability.size):
         raise ValueError(
-            f"the regions cover {area} of {mask.size} pixels of a map of {width} x {height}: "
-            f"expected some of them; are they those of another image?"
+            f"the regions cover {area} of {probability.size} pixels of a map of {width} x "
+            f"{height}: expected some of them; are they those of another image?"
         )
-    ratio = inside / (outside + 1e-7) * (mask.size - area) / area
+    ratio = inside / (total - inside + 1e-7) * (probability.size - area) / area
     return 1 - math.exp(-SU_STEEPNESS * ratio)
 
 
@@ -175,7 +239,7 @@ def heat_map(boxes: np.ndarray, scores: np.ndarray, height: int, width: int) -> 
     """Average the scores of the windows over each pixel, stretch to 0 ... 255 and take the median.
 
     The average is constant between the edges of the windows: it is summed on the grid that they
-    make, exactly, and only then unfolded to pixels.
+    make, exactly, and only the median unfolds it to pixels.
 
     Args:
       boxes: [W, 4], see `windows`; scores: [W].
@@ -198,21 +262,10 @@ def heat_map(boxes: np.ndarray, scores: np.ndarray, height: int, width: int) -> 
     mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0.5)
     mean -= mean.min()
     grey = np.floor(255 * mean / (mean.max() or 1)).astype(np.uint8)
-    pixels = grey.repeat(np.diff(ys), axis=0).repeat(np.diff(xs), axis=1)
-    return _median(pixels)
-
-
-def _median(pixels: np.ndarray) -> np.ndarray:
-    """Take the median over MEDIAN x MEDIAN pixels, strips of rows at once on all cores."""
-    edges = np.linspace(0, len(pixels), available_cores() + 1).astype(int)
-
-    def strip(start: int, stop: int) -> np.ndarray:
-        first = max(0, start - MEDIAN // 2)  # with the rows that its own ones see
-        found = cv2.medianBlur(pixels[first : stop + MEDIAN // 2], MEDIAN)
-        return found[start - first : stop - first]
-
-    with concurrent.futures.ThreadPoolExecutor(len(edges) - 1) as pool:
-        return np.concatenate(list(pool.map(strip, edges[:-1], edges[1:])))
+    if grey.size * (MEDIAN / 5) ** 2 < height * width:
+        return cell_median(grey, ys, xs, MEDIAN)
+    # Of windows so small the median sees too many cells.
+    return cv2.medianBlur(grey.repeat(np.diff(ys), axis=0).repeat(np.diff(xs), axis=1), MEDIAN)
 
 
 class SemanticLocalization:
