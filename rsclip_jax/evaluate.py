@@ -15,13 +15,13 @@ type:
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from rsclip_jax.evaluators import report, suites
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 
+_EVALUATOR = re.compile(r"--?config\.evals\.([^.=]+)\.")
 _NEW_EVALUATOR = re.compile(r"--?config\.evals\.(?P<name>\w+)\.type=(?P<type>\w+)$")
 
 
@@ -64,55 +65,74 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     config, params, step = load_for_inference(args.model, args.step, mesh)
     if args.data:
         config.input.data_dir = str(Path(args.data).absolute())
-    suite = suites.load(args.suite, config.input.data_dir) if args.suite else None
-    if suite:
-        config.unlock().evals = ConfigDict(suite.evals)
-        for name, why in suite.skipped.items():
-            print(f"{name}: skipped, {why}\n")
-    config = override(config, overrides)
+    if args.suite:
+        config.unlock().evals = ConfigDict(suites.read(args.suite)["evals"])
+        if "text_long" not in config.input.lengths:  # a model of one length has no other
+            config.input.lengths.text_long = config.model.context_length
+    config = override(config, overrides).unlock()
+    skipped = suites.cut(args.suite, config) if args.suite else {}
+    for name, why in skipped.items():
+        print(f"{name}: skipped, {why}\n")
     if not config.evals:
         raise ValueError(
             f"--suite={args.suite}: none of its data sets is there, see above"
-            if suite
+            if args.suite
             else f"{args.model}: its config has no evaluators (config.evals is empty); give --suite"
         )
     evals = evaluators.build(config, Encoder(clip.build(config.model), mesh, args.batch_size))
     output = Path(args.output or Path(args.model) / "eval")
-
-    metrics: dict[str, float] = {}
-    for name, evaluator in evals.items():
-        start = time.perf_counter()
-        found = dict(evaluator.run(params))
-        print(f"{name} ({time.perf_counter() - start:.1f} s)\n{report.table(found)}\n")
-        metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
-    results = {
+    names = sorted({fields["data"] for fields in config.evals.values() if "data" in fields})
+    results: dict[str, Any] = {
+        "complete": False,
         "model": str(Path(args.model).absolute()),
         "description": weights.describe(config),
         "step": step,
         "date": f"{datetime.date.today()}",
-        "metrics": metrics,
-        "details": {k: e.details() for k, e in evals.items() if hasattr(e, "details")},
+        "metrics": {},
+        "details": {},
+        "failed": {},
+        "suite": args.suite,
+        "skipped": skipped,
         "evals": config.evals.to_dict(),
-        "suite": suite and dataclasses.asdict(suite),
         "dataset_fingerprints": {
-            data: dataset_fingerprint(config.input.data_dir, data)
-            for data in sorted(
-                {fields["data"] for fields in config.evals.values() if "data" in fields}
-            )
+            name: dataset_fingerprint(config.input.data_dir, name) for name in names
         },
     }
-    pictures = evaluators.draw(evals, output)
+    pictures: dict[str, Path] = {}
+    for name, evaluator in evals.items():
+        try:
+            _run(name, evaluator, params, results)
+            pictures |= evaluators.draw({name: evaluator}, output)
+        except Exception as error:  # hours may have gone into the others
+            traceback.print_exc()
+            results["failed"][name] = f"{type(error).__name__}: {error}"
+        _write(output / "results.json", json.dumps(results, indent=2) + "\n")
+    results["complete"] = not results["failed"]
     files = {
         "results.json": json.dumps(results, indent=2) + "\n",
         "report.md": report.markdown(results),
         "report.html": report.page(results, pictures),
     }
-    for path in [
-        *(_write(output / name, text) for name, text in files.items()),
-        *pictures.values(),
-    ]:
-        print(path)
-    return metrics
+    written = [_write(output / name, text) for name, text in files.items()]
+    print("\n".join(map(str, [*written, *pictures.values()])))
+    if results["failed"]:
+        raise EvaluationError(
+            f"{', '.join(results['failed'])} failed (see above); the other results are in {output}"
+        )
+    return results["metrics"]
+
+
+class EvaluationError(Exception):
+    """Some of the evaluators failed; the message names them."""
+
+
+def _run(name: str, evaluator: Any, params: Any, results: dict[str, Any]) -> None:
+    start = time.perf_counter()
+    found = dict(evaluator.run(params))
+    print(f"{name} ({time.perf_counter() - start:.1f} s)\n{report.table(found)}\n", flush=True)
+    results["metrics"] |= {f"{name}/{metric}": value for metric, value in found.items()}
+    if hasattr(evaluator, "details"):
+        results["details"][name] = evaluator.details()
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
@@ -125,6 +145,9 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     """
     config = ConfigDict(config.to_dict())
     for argument in arguments:
+        named = _EVALUATOR.match(argument)
+        if named and not named[1].isidentifier():
+            raise ValueError(f"{argument}: an evaluator is named by letters, digits and _")
         match = _NEW_EVALUATOR.match(argument)
         if match and match["name"] not in config.evals:
             config.evals[match["name"]] = {"type": match["type"]}
@@ -139,6 +162,11 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
             "config", config, flag_values=values, sys_argv=argv
         )
         left = values(argv)[1:]
+    except KeyError as error:
+        raise ValueError(
+            f"cannot apply {' '.join(arguments)}: no evaluator {error.args[0]}; there are "
+            f"{', '.join(config.evals) or 'none'}, a new one begins with its type"
+        ) from error
     except (flags.Error, AttributeError, TypeError) as error:
         reason: Any = error
         while isinstance(reason, Exception):  # ml_collections wraps what it says in two more
@@ -152,7 +180,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, path)
     return path
 
@@ -160,6 +188,6 @@ def _write(path: Path, text: str) -> Path:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
+    except (ValueError, FileNotFoundError, ImportError, EvaluationError) as wrong_input:
         notes = getattr(wrong_input, "__notes__", [])
         sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))

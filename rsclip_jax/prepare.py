@@ -50,12 +50,12 @@ SPLIT = "train"  # of samples that name none
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds")
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
-    "jsonl": (),
-    "csv": (),
-    "json": (),
+    "jsonl": ("class_folder",),
+    "csv": ("class_folder",),
+    "json": ("class_folder",),
     "folder": ("images", "encoding", *(flag for flag, _ in ROLES.values())),
-    "webdataset": ("images", "encoding", "image_column", "ir_column"),
-    "tfds": ("images", "encoding", "split", *(flag for flag, _ in ROLES.values())),
+    "webdataset": ("images", "encoding", "class_folder", "image_column", "ir_column"),
+    "tfds": ("images", "encoding", "class_folder", "split", *(flag for flag, _ in ROLES.values())),
 }
 
 
@@ -69,6 +69,7 @@ class Options:
     name: str
     images: str = ""
     split: str = SPLIT
+    class_folder: str = ""  # "first" or "last" of nested folders; "": first
     columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     encoding: str = ""
     resize: int = 0
@@ -136,7 +137,7 @@ def check(options: Options) -> Source:
         except ValueError as error:
             raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
     given = {ROLES[role][0] for role in options.columns}
-    given |= {flag for flag in ("images", "encoding") if getattr(options, flag)}
+    given |= {flag for flag in ("images", "encoding", "class_folder") if getattr(options, flag)}
     given |= {"split"} if options.split != SPLIT else set()
     if useless := sorted(given & set(USELESS[options.format])):
         raise InputError(
@@ -144,7 +145,7 @@ def check(options: Options) -> Source:
         )
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
-        return open_folder(options.input)
+        return open_folder(options.input, options.class_folder or "first")
     if options.format == "webdataset":
         return open_tars(options.input, options.columns)
     if options.format == "tfds":
@@ -253,6 +254,13 @@ def define_flags() -> None:
         "of the first images, but its folders named by their class do, all are read from these.",
     )
     flags.DEFINE_string("split", SPLIT, "Split of the samples that name none.")
+    flags.DEFINE_enum(
+        "class_folder",
+        "",
+        ("", "first", "last"),
+        "Of nested folders, the one that names the class: the first (default), or the last, as in "
+        "RSI-CB and Million-AID.",
+    )
     for role, (flag, usual) in ROLES.items():
         default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)
         default = default or "the image path"

@@ -120,11 +120,37 @@ def test_suite_takes_the_place_of_the_runs_evaluators(workdir, tmp_path_factory,
     printed = capsys.readouterr().out
     assert "rsitmd: skipped, no data set 'rsitmd'" in printed
     results = json.loads((workdir / "eval" / "results.json").read_text())
-    assert results["suite"]["skipped"].keys() == {"aid", "resisc45", "eurosat", "rsitmd", "air_slt"}
+    assert results["suite"] == "georsclip" and results["complete"]
+    assert results["skipped"].keys() == {"aid", "resisc45", "eurosat", "rsitmd", "air_slt"}
     assert results["details"]["rsicd"]["size"] == 3
     text = (workdir / "eval" / "report.md").read_text()
-    assert "rsicd has 3 here, 1,093 in the published numbers" in text
+    assert "rsicd: 3 images here, 1,093 in CLIP ViT-B/32's number" in text
     assert "<img" in (workdir / "eval" / "report.html").read_text()
+
+
+def test_suites_published_numbers_stand_in_the_report(workdir, tmp_path_factory):
+    data = tmp_path_factory.mktemp("suite")
+    write_dataset(data, "rsicd", {"test": [example(k, "pond") for k in range(12)]})
+    other = "--config.evals.rsicd.protocols=('any', 'multi')"
+    run(workdir, f"--data={data}", "--suite=lrsclip", other)
+    text = (workdir / "eval" / "report.md").read_text()
+    assert "captions cut at 24 tokens" in text  # of a model without a length for long texts
+    assert "rsicd was run with protocols=('any', 'multi')" in text
+
+
+def test_a_failure_keeps_the_results_of_the_other_evaluators(workdir, data, monkeypatch, capsys):
+    def fail(self, params):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.run", fail)
+    with pytest.raises(evaluate.EvaluationError, match="scenes failed"):
+        run(workdir, f"--data={data}")
+    results = json.loads((workdir / "eval" / "results.json").read_text())
+    assert not results["complete"]
+    assert results["failed"] == {"scenes": "OSError: the disk is full"}
+    assert "val/t2i_R@1" in results["metrics"]
+    assert "the disk is full" in (workdir / "eval" / "report.md").read_text()
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_suite_without_any_of_its_data_is_told(workdir, tmp_path):
@@ -159,11 +185,12 @@ def test_evaluators_can_be_added_and_defaults_overridden(config):
         [
             "--config.evals.aid.type=zero_shot",
             "--config.evals.aid.data=aid",
+            "--config.evals.aid.class_list=aid",
             "--config.evals.val.protocols=('any',)",
             "--config.evals.scenes.templates=('{} from above',)",
         ],
     )
-    assert new.evals.aid.data == "aid"
+    assert new.evals.aid.data == new.evals.aid.class_list == "aid"
     assert new.evals.aid.protocol == "georsclip"
     assert new.evals.val.protocols == ("any",)
     assert new.evals.val.texts == ("short",)
@@ -178,6 +205,8 @@ def test_evaluators_can_be_added_and_defaults_overridden(config):
         ("--config.evals.val.limit=many", "limit"),
         ("--confg.evals.val.limit=3", "confg"),
         ("test", "cannot understand test"),
+        ("--config.evals.value.limit=3", "(?s)no evaluator .value.*Did you mean .val.*there are"),
+        ("--config.evals.my-own.type=probe", "named by letters, digits and _"),
     ],
 )
 def test_arguments_that_override_nothing_are_refused(config, argument, message):

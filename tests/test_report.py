@@ -5,6 +5,7 @@ import html.parser
 import pytest
 from PIL import Image
 
+from rsclip_jax.evaluators import suites
 from rsclip_jax.evaluators.report import markdown, page, table
 
 
@@ -17,59 +18,105 @@ def test_prefixes_are_rows_and_long_names_keep_their_distance():
     assert header.endswith("  linear_16shot_std") and len(first) == len(header)
 
 
+def test_columns_stay_below_each_other_and_fractions_have_four_places():
+    found = table({"long_skyscript_i2t_mean": 5.0, "i2t_mean": 7.5, "ir2t_R@1": 1.0, "Rmi": 0.7447})
+    header, skyscript, plain = found.splitlines()
+    assert header.split() == ["i2t_mean", "ir2t_R@1", "Rmi"]
+    assert skyscript.index("5.00") + 4 == plain.index("7.50") + 4 == header.index("i2t_mean") + 8
+    assert "0.7447" in plain
+
+
+SUITE = {
+    "title": "A suite",
+    "note": "A note.",
+    "evals": {
+        "aid": {"type": "zero_shot", "protocol": "georsclip"},
+        "slt": {"type": "semantic_localization", "images": "{data}/imgs"},
+        "x": {},
+    },
+    "images": {"aid": 20, "slt": 59},
+    "published": [
+        {"model": "CLIP", "source": "a paper", "numbers": {"aid/top1": 66.22, "x/y": 1.0}},
+        {
+            "model": "Remote*CLIP",
+            "source": "a paper",
+            "images": {"aid": 10_000},
+            "numbers": {"slt/Rmi": 0.7, "aid/top1": 70.0},
+        },
+    ],
+}
+
+
 @pytest.fixture
-def results():
+def results(monkeypatch):
+    monkeypatch.setattr(suites, "read", {"ours": SUITE}.__getitem__)
     return {
-        "model": "/runs/<mine>",
+        "model": "/runs/<mine>{body}",
         "description": "small, 96 px",
         "step": 1200,
         "date": "2026-01-02",
         "metrics": {"aid/top1": 61.234, "aid/top5": 90.0, "slt/Rmi": 0.71234, "own/t2i_R@1": 5.0},
-        "evals": {"aid": {}, "slt": {}, "own": {}},
+        "evals": {
+            "aid": {"type": "zero_shot", "protocol": "georsclip", "limit": 0},
+            "slt": {"type": "semantic_localization", "images": "/data/imgs"},
+            "own": {},
+        },
         "details": {
             "aid": {
                 "size": 20,
                 "data": ["aid/all: 20 images, 2 classes"],
                 "protocol": ["105 prompts"],
                 "intervals": {"top1": [40.0, 80.0]},
-                "class_names": ["bare land", "river"],
+                "class_names": ["bare land", "<river>"],
                 "confusion": [[6, 4], [1, 9]],
             },
+            "slt": {"size": 59},
             "own": {"oracle": {"t2i_R@1": 92.62}},
         },
-        "suite": {
-            "title": "A suite",
-            "note": "A note.",
-            "sizes": {"aid": 10_000},
-            "skipped": {
-                "rsicd": "no data set. Get it from https://example.org/rsicd; then: prepare"
-            },
-            "published": [
-                {"model": "CLIP", "source": "a paper", "numbers": {"aid/top1": 66.22, "x/y": 1.0}},
-                {"model": "RemoteCLIP", "source": "a paper", "numbers": {"slt/Rmi": 0.7}},
-            ],
-        },
+        "suite": "ours",
+        "skipped": {"rsicd": "no data set. Get it (https://example.org/r?a=1&b=2). Then: prepare"},
+        "failed": {},
     }
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 
 
 def test_markdown_puts_published_numbers_beside_ours(results):
     text = markdown(results)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    assert ["", "this model", "CLIP", "RemoteCLIP"] in rows
-    assert ["aid top1 *", "61.23", "66.22", ""] in rows
+    rows = cells(text)
+    assert ["", "this model", "CLIP", r"Remote\*CLIP"] in rows
+    assert ["aid top1", "61.23", "66.22", r"70.00 (\*)"] in rows
     assert ["slt Rmi", "0.7123", "", "0.7000"] in rows
     assert not any(row and row[0].startswith("x ") for row in rows)  # nothing of ours to compare
-    assert "* not comparable: aid has 20 here, 10,000 in the published numbers" in text
-    assert "- CLIP; RemoteCLIP: a paper" in text
+    assert r"(\*) aid: 20 images here, 10,000 in Remote\*CLIP's number" in text
+    assert r"- CLIP; Remote\*CLIP: a paper" in text
     assert ["top1", "61.23", "40.00 to 80.00"] in rows
     assert ["t2i_R@1", "5.00", "92.62"] in rows
-    assert "bare land for river (40 %); river for bare land (10 %)" in text
+    assert r"bare land for \<river\> (40 %); \<river\> for bare land (10 %)" in text
     assert "- rsicd: no data set." in text
-    assert len({line.count("|") for line in text.splitlines() if "RemoteCLIP |" in line}) == 1
+    assert "Failed" not in text
+
+
+def test_numbers_made_otherwise_are_starred(results):
+    results["evals"]["aid"]["protocol"] = "plain"
+    text = markdown(results)
+    assert ["aid top1", "61.23", r"66.22 (\*)", r"70.00 (\*)"] in cells(text)
+    assert "aid was run with protocol='plain'" in text
+    results["evals"]["aid"]["protocol"] = "georsclip"
+    SUITE["images"].pop("slt")
+    assert "slt: which images Remote\\*CLIP's number is of is not known" in markdown(results)
+    SUITE["images"]["slt"] = 59
+
+
+def test_failed_evaluators_are_listed(results):
+    results["failed"] = {"rsitmd": "OSError: disk full"}
+    assert "## Failed\n\n- rsitmd: OSError: disk full" in markdown(results)
 
 
 def test_markdown_without_a_suite_has_no_comparison(results):
-    results["suite"] = None
+    results["suite"], results["skipped"] = None, {}
     text = markdown(results)
     assert "published" not in text and "Skipped" not in text
     assert "## aid" in text
@@ -98,9 +145,9 @@ def test_page_is_one_well_formed_file_with_its_pictures(results, tmp_path):
     checker = Checker()
     checker.feed(text)
     assert checker.open == []
-    assert "Evaluation of <mine>" in checker.data
+    assert "Evaluation of <mine>{body}" in checker.data
     pictures = [attributes["src"] for tag, attributes in checker.seen if tag == "img"]
     assert len(pictures) == 1 and pictures[0].startswith("data:image/png;base64,")
     links = [attributes["href"] for tag, attributes in checker.seen if tag == "a"]
-    assert links == ["https://example.org/rsicd"]
+    assert links == ["https://example.org/r?a=1&b=2"]
     assert "61.23" in checker.data and "66.22" in checker.data

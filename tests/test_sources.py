@@ -127,3 +127,11 @@ def test_input_that_is_not_there_is_named(tmp_path, pattern, message):
     touch(tmp_path, "p-0000.tar", "p-0002.tar", "empty/notes.txt")
     with pytest.raises(InputError, match=message):
         expand_input(str(tmp_path / pattern), (".tar",))
+
+
+def test_nested_folders_can_name_the_class_by_the_last(tmp_path):
+    for name in ("transport/runway/a.jpg", "water/river/b.jpg", "town/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [s.label for s in open_folder(str(tmp_path))] == ["town", "transport", "water"]
+    assert [s.label for s in open_folder(str(tmp_path), "last")] == ["town", "runway", "river"]

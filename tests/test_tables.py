@@ -395,3 +395,18 @@ def test_numbered_siblings_belong_to_a_caption_column_found_by_its_name(tmp_path
     assert only(open_table("jsonl", path)).captions == ["one", "two"]
     given = {"captions": ("caption",)}
     assert only(open_table("jsonl", path, given=given)).captions == ["one"]
+
+
+def test_documents_keyed_by_split_give_splits_not_classes(tmp_path):
+    plain = {key: value for key, value in ROW.items() if key != "split"}
+    document = {"train": [{"filename": "b.jpg", "captions": ["one"]}], "test": [plain]}
+    path = text(tmp_path, json.dumps(document), "c.json")
+    train, test = open_table("json", path)
+    assert (train.split, train.label) == ("train", "")
+    assert (test.split, test.label) == ("test", "port")
+
+
+def test_sentences_without_text_are_a_problem_not_nothing(tmp_path):
+    row = {"filename": "a.jpg", "sentences": [{"tokens": ["a", "pond"]}]}
+    sample = only(open_table("jsonl", jsonl(tmp_path, row)))
+    assert "not a text: column 'sentences'" in sample.problem

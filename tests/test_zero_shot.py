@@ -133,10 +133,15 @@ def test_class_names_come_from_the_labels_or_match_them():
     # By place: other words for the sorted labels.
     names, index = class_index(labels, ("desert", "oil tanks"))
     assert (names, index.tolist()) == (["desert", "oil tanks"], [1, 0, 0])
-    with pytest.raises(ValueError, match=r"3 names for 2 labels; .* Bare_Land, Storage_Tanks"):
+    with pytest.raises(ValueError, match=r"3 names for 2 labels, .* Bare_Land, Storage_Tanks"):
         class_index(labels, ("desert", "oil tanks", "sea"))
     with pytest.raises(ValueError, match="same name"):
         class_index(["a_b", "a b"])
+    # One misspelt name does not shift the others.
+    with pytest.raises(ValueError, match="none for harbor"):
+        class_index(["harbor", "road", "forest"], ("harbour", "road", "forest"))
+    names, index = class_index(["b", "a"], ("a", "bee"))  # "a" stands in its own place
+    assert (names, index.tolist()) == (["a", "bee"], [1, 0])
 
 
 def test_class_names_come_from_a_published_list_whatever_the_folders_are_called():
@@ -212,6 +217,13 @@ def test_evaluator_reads_labels_and_writes_prompts(tmp_path, monkeypatch):
     drawn = np.asarray(Image.open(tmp_path / "new" / "c.png").convert("RGB"))
     assert (drawn == (42, 157, 74)).all(-1).sum() > 1000  # all of the deep water is right
     assert metrics == pytest.approx({"top1": 75.0, "mean_class": 100 * (2 / 3 + 1) / 2})
+    config.evals.z.unlock().update(class_list="aid", class_names=("a", "b"))
+    with pytest.raises(ValueError, match="class_list='aid' and class_names: expected one of them"):
+        evaluators.build(config, GreyEncoder())
+    config.evals.z.class_names = ()
+    with pytest.raises(ValueError, match="no class for the labels 'Bright_Sand'"):
+        evaluators.build(config, GreyEncoder())
+    config.evals.z.class_list = "labels"
     config.evals.z.split = "bare"
     with pytest.raises(ValueError, match="greys/bare have no labels"):
         evaluators.build(config, GreyEncoder())

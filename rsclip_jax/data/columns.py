@@ -111,7 +111,9 @@ def _texts(cell: Any, name: str) -> list[str]:
         cell = _written_list(cell)
     cells = cell if isinstance(cell, list) else [cell]
     # The RSICD family's original files hold {"raw": "...", "tokens": [...]} for a sentence.
-    texts = [_text(item.get("raw") if isinstance(item, dict) else item, name) for item in cells]
+    texts = [
+        _text(item.get("raw", item) if isinstance(item, dict) else item, name) for item in cells
+    ]
     return [text for text in texts if text]
 
 

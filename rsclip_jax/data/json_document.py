@@ -5,7 +5,8 @@
     [{"filename": ..., "captions": [...]}, ...]
 
 The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions), the second that of
-NWPU-Captions, whose rows get their class as the column "class".
+NWPU-Captions, whose rows get their class as the column "class"; keys that are called like splits
+(train, val, test) become the column "split".
 """
 
 import json
@@ -13,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.sources import SPLIT_FOLDERS, InputError
 
 ROWS_KEY = "images"
-CLASS_COLUMN = "class"
+CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
 
 
@@ -94,4 +95,5 @@ def _row(row: Any, key: str) -> dict[str, Any] | str:
         return f"not a JSON object: {row!r:.80}"
     if key in ("", ROWS_KEY):
         return row
-    return {**row, CLASS_COLUMN: row.get(CLASS_COLUMN, key)}
+    column = SPLIT_COLUMN if key in SPLIT_FOLDERS else CLASS_COLUMN
+    return {**row, column: row.get(column, key)}

@@ -123,11 +123,12 @@ def _expand_braces(pattern: str) -> list[str]:
     return [item for choice in choices for item in _expand_braces(before + choice + after)]
 
 
-def open_folder(root: str) -> Source:
+def open_folder(root: str, class_folder: str = "first") -> Source:
     """Open class folders: ROOT/CLASS/*.jpg, or ROOT/SPLIT/CLASS/*.jpg.
 
     The second form is taken if every folder in ROOT is called train, val, valid, validation or
-    test. The label is the name of the class folder, the id the path below ROOT. Files that are no
+    test. The label is the name of the class folder, of nested ones the "first" or the "last"; the
+    id is the path below ROOT. Files that are no
     images by their suffix, and hidden ones, are passed over.
 
     Raises:
@@ -151,7 +152,7 @@ def open_folder(root: str) -> Source:
             if has_splits:
                 sample.split = above[0] if above else ""
                 above = above[1:]
-            sample.label = above[0] if above else ""
+            sample.label = above[-1 if class_folder == "last" else 0] if above else ""
             yield sample
 
     return Source(samples, sum(1 for _ in _image_entries(root)), root)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rsclip_jax.evaluators.pictures import FAINT, INK, MARGIN, RIGHT, WRONG, font, save_png
+from rsclip_jax.evaluators.pictures import FAINT, INK, MARGIN, RIGHT, WRONG, cut, font, save_png
 
 SIDE = 900  # of the matrix in pixels, at most
 CELL = (12, 44)  # of one class, at least and at most
+NAME = 260  # pixels of a class's name, at most
 FROM = 0.02  # share of a class's images from which a cell shows its number
 
 
@@ -31,6 +32,7 @@ def save_confusion_picture(
     cell = int(np.clip(SIDE // len(names), *CELL))
     small = font(min(14, max(9, cell - 4)))
     numbers = font(min(13, cell // 2)) if cell >= 20 else None  # smaller ones nobody could read
+    names = [cut(name, small, NAME) for name in names]
     rows = [f"{name}  {100 * share[k, k]:.0f} %  of {images[k]:,}" for k, name in enumerate(names)]
     left = int(max(map(small.getlength, rows))) + MARGIN + 10
     top = int(max(map(small.getlength, names))) + MARGIN + 60

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from rsclip_jax.data import pipeline, records
@@ -71,6 +72,19 @@ class Examples:
                 yield batch
                 progress.update(len(batch["id"]))
         self._kept = kept
+
+    def labelled_images(self, labels: list[str]) -> Iterator[np.ndarray]:
+        """Yield the images in batches, and add the labels of each to `labels`.
+
+        Raises:
+          ValueError: a record has no label.
+        """
+        for batch in self:
+            for record_id, label in zip(batch["id"], batch["label"], strict=True):
+                if not label:
+                    raise ValueError(f"record {record_id!r} of {self.name} has no label")
+            labels += batch["label"]
+            yield batch["image"]
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         return pipeline.eval_batches(

@@ -73,14 +73,16 @@ class IrRetrieval:
             self._ranks.insert(0, Ranks(("ir2t", "t2ir"), "text_mean", *ranks, owner))
         means = []
         for one in self._ranks:
-            yield from one.metrics().items()
-            means.append(one.metrics()[one.mean])
+            metrics = one.metrics()
+            yield from metrics.items()
+            means.append(metrics[one.mean])
         yield "mean_recall", float(np.mean(means))
 
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run."""
         keys = len(set(map(caption_key, self._captions)))
         texts = f", {len(self._captions):,} captions, {keys:,} of them distinct"
+        intervals = bootstrap(self._ranks)
         return {
             "size": len(self._examples),
             "data": [
@@ -92,7 +94,7 @@ class IrRetrieval:
                 "for all their images",
                 TIES,
             ],
-            "intervals": bootstrap(self._ranks),
+            "intervals": {"mean_recall": intervals[self._ranks[0].mean], **intervals},
         }
 
     def _collect(self, batch: dict[str, Any]) -> None:
@@ -125,9 +127,8 @@ def caption_key(caption: str) -> str:
 
 def _equal_pairs(owner: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return all (image, text) pairs, each once, where the image has a text equal to this one."""
-    images_of: dict[int, list[int]] = {}
-    for group, image in np.unique(np.stack([groups, owner], axis=1), axis=0).tolist():
-        images_of.setdefault(group, []).append(image)
-    pairs = [(image, text) for text, g in enumerate(groups.tolist()) for image in images_of[g]]
-    images, texts = np.array(pairs).T
-    return images, texts
+    group, image = np.unique(np.stack([groups, owner]), axis=1)  # sorted by the group
+    first = np.searchsorted(group, groups)
+    count = np.searchsorted(group, groups, side="right") - first
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return image[np.repeat(first, count) + place], np.repeat(np.arange(len(groups)), count)

@@ -68,21 +68,23 @@ def save_localization_picture(
     path: str | os.PathLike,
     scene_at: Callable[[str], np.ndarray],
     results: Sequence[Mapping[str, Any]],
-    *,
-    queries: int = 4,
 ) -> None:
-    """Draw a few localisations into a PNG file: described regions, and the map with its centres.
+    """Draw some localisations into a PNG file: described regions, and the map with its centres.
 
     Args:
       path: file to write; its directory is made.
       scene_at: the scene of a name, uint8 [H, W, 3].
-      results: of each query `caption`, `jpg_name`, `points` (polygons [V, 2]), `map` (uint8
-        [H, W]), `centres` [C, 2] and the metrics.
-      queries: how many; the first, the last, and evenly between.
+      results: of each query `caption`, `jpg_name`, `points` (polygons [V, 2]), `centres` [C, 2]
+        and the metrics; of the `shown_queries` also `map` (uint8 [H, W]).
     """
-    chosen = np.unique(np.linspace(0, len(results) - 1, queries).round().astype(int))
-    blocks = [_localization(scene_at(results[i]["jpg_name"]), results[i]) for i in chosen]
+    chosen = [results[i] for i in shown_queries(len(results))]
+    blocks = [_localization(scene_at(result["jpg_name"]), result) for result in chosen]
     _save_stack(path, blocks)
+
+
+def shown_queries(number: int, most: int = 4) -> list[int]:
+    """Choose which of so many queries are drawn: the first, the last, and evenly between."""
+    return np.unique(np.linspace(0, number - 1, most).round().astype(int)).tolist()
 
 
 def _localization(scene: np.ndarray, result: Mapping[str, Any]) -> Image.Image:
@@ -104,7 +106,7 @@ def _localization(scene: np.ndarray, result: Mapping[str, Any]) -> Image.Image:
     block = Image.new("RGB", (WIDTH, size[1] + 84), "white")
     words = ImageDraw.Draw(block)
     words.text(
-        (MARGIN, 0), _cut(result["caption"].strip(), font(16), WIDTH - 2 * MARGIN), INK, font(16)
+        (MARGIN, 0), cut(result["caption"].strip(), font(16), WIDTH - 2 * MARGIN), INK, font(16)
     )
     numbers = "   ".join(f"{name} {result[name]:.3f}" for name in ("Rsu", "Ras", "Rda", "Rmi"))
     words.text((MARGIN, 26), f"{result['jpg_name']}   {numbers}", FAINT, font(13))
@@ -278,15 +280,17 @@ def _wrap(text: str, face: ImageFont.FreeTypeFont, width: int, most: int) -> lis
         if face.getlength(longer) <= width:
             lines[-1] = longer
         elif len(lines) < most and lines[-1]:
-            lines.append(_cut(word, face, width))
+            lines.append(cut(word, face, width))
         else:
             rest = " ".join([lines[-1], *words[number:]]).strip()
-            lines[-1] = _cut(rest, face, width)
+            lines[-1] = cut(rest, face, width)
             break
     return lines
 
 
-def _cut(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
+def cut(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
+    """Shorten a text that is wider than `width` pixels, to end in "..."."""
+    text = text[:width]  # no letter is narrower than a pixel
     if face.getlength(text) <= width:
         return text
     while text and face.getlength(text + "...") > width:

@@ -153,7 +153,7 @@ class Probe:
         z: dict[str, np.ndarray] = {}
         words: dict[str, list[str]] = {role: [] for role in self._examples}
         for role, examples in self._examples.items():
-            batches = self._images(examples, words[role])
+            batches = examples.labelled_images(words[role])
             z[role] = np.concatenate(list(self._encoder.image_stream(params, batches)))
         names = sorted(set(words["train"]))
         number = {name: index for index, name in enumerate(names)}
@@ -185,14 +185,6 @@ class Probe:
                 scores.append(accuracy(predict(w, test[0])))
             yield f"linear_{shots}shot", float(np.mean(scores))
             yield f"linear_{shots}shot_std", float(np.std(scores))
-
-    def _images(self, examples: Examples, labels: list[str]) -> Iterator[np.ndarray]:
-        for batch in examples:
-            for record_id, label in zip(batch["id"], batch["label"], strict=True):
-                if not label:
-                    raise ValueError(f"record {record_id!r} of {examples.name} has no label")
-            labels += batch["label"]
-            yield batch["image"]
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # Name -> {"templates", "normalize_each": before they are averaged?, "source"}.
-PROTOCOLS = json.loads(Path(__file__).with_name("prompts.json").read_text())
+PROTOCOLS = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))
 
 
 def templates(choice: str | Sequence[str]) -> tuple[str, ...]:

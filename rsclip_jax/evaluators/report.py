@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_COLUMN = re.compile(r"(i2t_R@\d+|t2i_R@\d+|mean_recall)$")
+from rsclip_jax.evaluators import suites
+
+_COLUMN = re.compile(r"((i2t|t2i|ir2t|t2ir|rgb2ir|ir2rgb)_)?(R@\d+|mean)$|mean_recall$")
 _FRACTIONS = ("Rsu", "Ras", "Rda", "Rmi")  # from 0 to 1; everything else is in percent
 
 
@@ -19,12 +21,13 @@ def table(metrics: Mapping[str, float]) -> str:
         column = match[0] if match else name
         rows.setdefault(name.removesuffix(column).rstrip("_"), {})[column] = value
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    widths = [max(12, len(column) + 2) for column in columns]
+    widths = [max(10, len(column) + 2) for column in columns]
     pairs = list(zip(columns, widths, strict=True))
-    lines = [" " * 12 + "".join(f"{column:>{width}}" for column, width in pairs)]
+    left = max(12, *(len(prefix) + 4 for prefix in rows))
+    lines = [" " * left + "".join(f"{column:>{width}}" for column, width in pairs)]
     for prefix, row in rows.items():
-        cells = (f"{row[c]:{width}.2f}" if c in row else " " * width for c, width in pairs)
-        lines.append(f"  {prefix:10}" + "".join(cells))
+        cells = (f"{_number(c, row.get(c)):>{width}}" for c, width in pairs)
+        lines.append(f"  {prefix:{left - 2}}" + "".join(cells))
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -35,16 +38,18 @@ def markdown(results: Mapping[str, Any]) -> str:
         if part["kind"] == "table":
             widths = [max(len(row[k]) for row in part["rows"]) for k in range(len(part["rows"][0]))]
             head, *body = (
-                "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+                "| "
+                + " | ".join(_plain(c).ljust(w) for c, w in zip(row, widths, strict=True))
+                + " |"
                 for row in part["rows"]
             )
             dashes = ["-" * (w - 1) + ("-" if k == 0 else ":") for k, w in enumerate(widths)]
             lines += [head, "| " + " | ".join(dashes) + " |", *body, ""]
         elif part["kind"] == "list":
-            lines += [*(f"- {item}" for item in part["items"]), ""]
+            lines += [*(f"- {_plain(item)}" for item in part["items"]), ""]
         elif part["kind"] != "picture":
             mark = {"title": "# ", "section": "## ", "text": ""}[part["kind"]]
-            lines += [mark + part["text"], ""]
+            lines += [mark + _plain(part["text"]), ""]
     return "\n".join(lines)
 
 
@@ -70,7 +75,8 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
             tag = {"title": "h1", "section": "h2", "text": "p"}[part["kind"]]
             body.append(f"<{tag}>{_linked(part['text'])}</{tag}>")
     title = html.escape(f"Evaluation of {results['model']}")
-    return _PAGE.replace("{title}", title).replace("{body}", "\n".join(body))
+    before, after = _PAGE.split("{body}")
+    return before.replace("{title}", title) + "\n".join(body) + after
 
 
 def _parts(
@@ -78,20 +84,20 @@ def _parts(
 ) -> Iterator[dict[str, Any]]:
     """Yield the parts of a report in order: title, section, text, list, table, picture."""
     details = results["details"]
-    suite = results.get("suite")
     yield {"kind": "title", "text": f"Evaluation of {Path(results['model']).name}"}
     yield {
         "kind": "text",
         "text": f"{results['description']}, step {results['step']:,}; {results['date']}. "
         f"{results['model']}",
     }
-    if suite:
+    if results["suite"]:
+        suite = suites.read(results["suite"])
         yield {"kind": "text", "text": f"{suite['title']}. {suite['note']}"}
-        rows = _beside(results)
-        if rows:
+        rows, notes = _beside(results, suite)
+        if len(rows) > 1:
             yield {"kind": "section", "text": "Beside published numbers"}
             yield {"kind": "table", "rows": rows}
-            yield {"kind": "list", "items": [*_others(results), *_sources(suite["published"])]}
+            yield {"kind": "list", "items": [*notes, *_sources(suite["published"])]}
     for name in results["evals"]:
         own = {
             key.split("/", 1)[1]: value
@@ -107,38 +113,55 @@ def _parts(
             yield {"kind": "text", "text": _confused(said["class_names"], said["confusion"])}
         if pictures and name in pictures:
             yield {"kind": "picture", "path": pictures[name], "text": f"{name}: examples"}
-    if suite and suite["skipped"]:
-        yield {"kind": "section", "text": "Skipped"}
-        yield {
-            "kind": "list",
-            "items": [f"{name}: {why}" for name, why in suite["skipped"].items()],
-        }
+    for title, said in (("Failed", results["failed"]), ("Skipped", results["skipped"])):
+        if said:
+            yield {"kind": "section", "text": title}
+            yield {"kind": "list", "items": [f"{name}: {why}" for name, why in said.items()]}
 
 
-def _beside(results: Mapping[str, Any]) -> list[list[str]]:
-    """Make the table of published metrics: ours in the second column."""
-    published = results["suite"]["published"]
-    names = dict.fromkeys(key for model in published for key in model["numbers"])
+def _beside(
+    results: Mapping[str, Any], suite: Mapping[str, Any]
+) -> tuple[list[list[str]], list[str]]:
+    """Make the table of published metrics, ours in the second column, and the notes below it.
+
+    A published number is starred where it is of other images, or made with other settings.
+    """
+    published = suite["published"]
     rows = [["", "this model", *(model["model"] for model in published)]]
-    for key in names:
-        if key in results["metrics"]:
-            values = [results["metrics"][key], *(m["numbers"].get(key) for m in published)]
-            name = key.replace("/", " ") + " *" * bool(_other(results, key.split("/")[0]))
-            rows.append([name, *(_number(key, v) for v in values)])
-    return rows if len(rows) > 1 else []
+    notes: dict[str, None] = {}
+    for key in dict.fromkeys(key for model in published for key in model["numbers"]):
+        if key not in results["metrics"]:
+            continue
+        row = [key.replace("/", " "), _number(key, results["metrics"][key])]
+        for model in published:
+            number = _number(key, model["numbers"].get(key))
+            other = _other(key.split("/")[0], results, suite, model) if number else ""
+            if other:
+                notes[f"(*) {other}"] = None
+            row.append(f"{number} (*)" if other else number)
+        rows.append(row)
+    return rows, list(notes)
 
 
-def _other(results: Mapping[str, Any], name: str) -> str:
-    """Say how this evaluator's data differ in size from those of the published numbers."""
+def _other(
+    name: str, results: Mapping[str, Any], suite: Mapping[str, Any], model: Mapping[str, Any]
+) -> str:
+    """Say why a model's published numbers cannot be compared with ours, "" if they can."""
+    asked, run = suite["evals"][name], results["evals"][name]
+    changed = [
+        f"{field}={run[field]!r}"
+        for field in asked
+        if field not in ("annotations", "images") and run[field] != asked[field]
+    ]
+    if changed:
+        return f"{name} was run with {', '.join(changed)}"
     here = results["details"].get(name, {}).get("size")
-    there = results["suite"]["sizes"].get(name)
-    if here is None or there is None or here == there:
-        return ""
-    return f"* not comparable: {name} has {here:,} here, {there:,} in the published numbers"
-
-
-def _others(results: Mapping[str, Any]) -> list[str]:
-    return [line for name in results["evals"] if (line := _other(results, name))]
+    there = model.get("images", {}).get(name, suite["images"].get(name))
+    if there is None:
+        return f"{name}: which images {model['model']}'s number is of is not known"
+    if here != there:
+        return f"{name}: {here:,} images here, {there:,} in {model['model']}'s number"
+    return ""
 
 
 def _sources(published: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -184,8 +207,17 @@ def _number(name: str, value: float | None) -> str:
     return f"{value:.{4 if name.endswith(_FRACTIONS) else 2}f}"
 
 
+def _plain(text: str) -> str:
+    """Keep Markdown from taking anything for its own."""
+    return re.sub(r"([*<>|`])", r"\\\1", text)
+
+
 def _linked(text: str) -> str:
-    return re.sub(r"(https?://[^\s,;]+)", r'<a href="\1">\1</a>', html.escape(text))
+    parts = re.split(r"(https?://[^\s,;]*[^\s,;.)])", text)
+    return "".join(
+        f'<a href="{html.escape(part)}">{html.escape(part)}</a>' if k % 2 else html.escape(part)
+        for k, part in enumerate(parts)
+    )
 
 
 _PAGE = """<!doctype html>

@@ -17,12 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from rsclip_jax.data import images
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.cell_median import cell_median
-from rsclip_jax.evaluators.pictures import save_localization_picture
+from rsclip_jax.evaluators.examples import SILENT_S
+from rsclip_jax.evaluators.pictures import save_localization_picture, shown_queries
 from rsclip_jax.evaluators.recall import DRAWS
 from rsclip_jax.evaluators.texts import tokenizer_for
 
@@ -300,7 +302,9 @@ class SemanticLocalization:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
         self._results = []
-        for name in dict.fromkeys(query["jpg_name"] for query in self._queries):
+        scenes = dict.fromkeys(query["jpg_name"] for query in self._queries)
+        shown = shown_queries(len(self._queries))
+        for name in tqdm(scenes, unit=" scenes", desc="localisation", delay=SILENT_S, leave=False):
             scene = images.decode((self._images / name).read_bytes())
             height, width, _ = scene.shape
             boxes = windows(height, width, self._scales)
@@ -312,7 +316,10 @@ class SemanticLocalization:
                 found = heat_map(boxes, zimg @ ztxt[0], height, width)
                 centres = attention_centres(found)
                 metrics = _compare(found, query["points"], centres)
-                self._results.append({**query, **metrics, "map": found, "centres": centres})
+                result = {**query, **metrics, "centres": centres}
+                if len(self._results) in shown:  # the others' maps would fill the memory
+                    result["map"] = found
+                self._results.append(result)
         for metric in METRICS:
             yield metric, float(np.mean([result[metric] for result in self._results]))
 
@@ -365,7 +372,9 @@ def read_annotations(path: str | os.PathLike, images: str | os.PathLike) -> list
       ValueError: not such annotations.
     """
     try:
-        queries = json.loads(Path(path).read_text())
+        queries = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not queries:
+            raise ValueError("no query")
         names = sorted({str(query["jpg_name"]) for query in queries})
         for query in queries:
             query["points"] = _polygons(query["points"])

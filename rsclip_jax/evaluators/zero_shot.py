@@ -12,6 +12,7 @@ from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators import class_lists, prompts
 from rsclip_jax.evaluators.confusion_picture import save_confusion_picture
 from rsclip_jax.evaluators.examples import Examples
+from rsclip_jax.evaluators.prompts import readable
 from rsclip_jax.evaluators.texts import tokenizer_for
 
 
@@ -122,13 +123,13 @@ class ZeroShot:
       protocol: whose prompts, and whether they are scaled before they are averaged: "georsclip"
         (105), "skyscript" (2), "clip_eurosat", "clip_resisc45", "plain" (`prompts.json`). Numbers
         of different protocols must not be compared.
-      class_names: words for the classes. () takes the data set's labels, "_" and "/" turned into
+      class_list: "labels" takes the data set's labels for class names, "_" and "/" turned into
         spaces, lower case; a name of `class_lists`, such as "aid", the words published for that
-        data set. Otherwise the words of the sorted labels, one for each, or, in any order and with
-        further classes among them, names that include every label.
+        data set.
+      class_names: own words in their place: names that include every label, in any order and with
+        further classes among them, or one for each of the sorted labels.
       templates: a tuple of own templates in place of the protocol's.
-      limit: only the first so many records; 0 for all. Without `class_names` the classes are those
-        of the records that are read.
+      limit: only the first so many records; 0 for all, of which the labels are taken.
     """
 
     def __init__(
@@ -139,7 +140,8 @@ class ZeroShot:
         data: str,
         split: str,
         protocol: str = "georsclip",
-        class_names: Sequence[str] | str = (),
+        class_list: str = "labels",
+        class_names: Sequence[str] = (),
         templates: Sequence[str] = (),
         limit: int = 0,
     ):
@@ -147,15 +149,17 @@ class ZeroShot:
         self._templates = prompts.templates(templates) if templates else published
         self._protocol = prompts.PROTOCOLS[protocol]
         self._own_templates = bool(templates)
-        self._given_names = class_names
+        if class_names and class_list != "labels":
+            raise ValueError(f"class_list={class_list!r} and class_names: expected one of them")
+        self._given_names = class_list if class_list != "labels" else tuple(class_names)
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, "text")
         self._examples = Examples(config, encoder, data, split, limit=limit)
         label = self._examples.source[0]["label"]
         if not label:
             raise ValueError(f"the records of {self._examples.name} have no labels to predict")
-        if isinstance(class_names, str):  # an unknown list, or one of another data set
-            class_lists.match(class_names, [label])
+        if class_list != "labels":  # an unknown list, or one of another data set
+            class_lists.match(class_list, [label])
         self._names: list[str] = []
         self._confusion = np.zeros((0, 0), np.int64)
         self._metrics: dict[str, float] = {}
@@ -163,7 +167,8 @@ class ZeroShot:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics, in percent."""
         labels: list[str] = []
-        zimg = np.concatenate(list(self._encoder.image_stream(params, self._images(labels))))
+        stream = self._encoder.image_stream(params, self._examples.labelled_images(labels))
+        zimg = np.concatenate(list(stream))
         self._names, index = class_index(labels, self._given_names)
         weights = classifier_weights(
             _Side(self._encoder, params, self._tokenizer),
@@ -203,14 +208,6 @@ class ZeroShot:
         """Draw the confusion matrix of the latest run into a PNG file."""
         save_confusion_picture(path, self._names, self._confusion, title=self._examples.name)
 
-    def _images(self, labels: list[str]) -> Iterator[np.ndarray]:
-        for batch in self._examples:
-            for record_id, label in zip(batch["id"], batch["label"], strict=True):
-                if not label:
-                    raise ValueError(f"record {record_id!r} of {self._examples.name} has no label")
-            labels += batch["label"]
-            yield batch["image"]
-
 
 def class_index(
     labels: Sequence[str], given_names: Sequence[str] | str = ()
@@ -225,16 +222,20 @@ def class_index(
         words, numbers = class_lists.match(given_names, labels)
         return words, np.array(numbers)
     present = sorted(set(labels))
-    names = list(given_names) or [prompts.readable(label) for label in present]
-    position = {prompts.readable(name): number for number, name in enumerate(names)}
+    names = list(given_names) or [readable(label) for label in present]
+    position = {readable(name): number for number, name in enumerate(names)}
     if len(position) < len(names):
         raise ValueError(f"two classes have the same name in {', '.join(names)}")
-    if all(prompts.readable(label) in position for label in present):
-        return names, np.array([position[prompts.readable(label)] for label in labels])
-    if len(names) != len(present):
+    if all(readable(label) in position for label in present):
+        return names, np.array([position[readable(label)] for label in labels])
+    # By place, but not where some names say otherwise: a single misspelt one must not shift others.
+    matching = {place: label for place, label in enumerate(present) if readable(label) in position}
+    elsewhere = [x for place, x in matching.items() if position[readable(x)] != place]
+    if len(names) != len(present) or elsewhere:
+        unknown = [label for label in present if readable(label) not in position]
         raise ValueError(
-            f"class_names has {len(names)} names for {len(present)} labels; give one for each of "
-            f"{', '.join(present)}, in this order"
+            f"class_names has {len(names)} names for {len(present)} labels, and none for "
+            f"{', '.join(unknown)}; give one for each of {', '.join(present)}, in this order"
         )
     return names, np.searchsorted(present, labels)
 

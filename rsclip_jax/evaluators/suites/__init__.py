@@ -1,9 +1,10 @@
 """Named suites of benchmarks: what to run, what others have published, where to get the data.
 
-Suites are JSON files here: `evals` as in a config, `published` numbers with their sources.
+Suites are JSON files here. `evals` are as in a config, "{data}" standing for the directory of the
+data sets. `published` numbers come with their model, source and, where it is not that of
+`images`, how many images they are of (null: not known, or not the same ones).
 """
 
-import dataclasses
 import difflib
 import json
 from pathlib import Path
@@ -13,31 +14,12 @@ from rsclip_jax.data.records import open_source
 from rsclip_jax.evaluators import class_lists
 
 _HERE = Path(__file__).parent
+NESTED = ("millionaid", "rsi_cb128", "rsi_cb256")  # their class folders lie in others
 NAMES = tuple(sorted(p.stem for p in _HERE.glob("*.json") if p.stem != "datasets"))
 
 
-@dataclasses.dataclass
-class Suite:
-    """A suite, cut to the data sets that are there.
-
-    Attributes:
-      title, note: what it follows, and what to know when comparing.
-      evals: evaluators by name, as `config.evals`.
-      skipped: evaluators without data, and where to get it.
-      sizes: how many images (captions, for AIR-SLT) the published numbers are of, where known.
-      published: {"model", "source", "numbers": {"EVALUATOR/METRIC": value}} of other models.
-    """
-
-    title: str
-    note: str
-    evals: dict[str, dict[str, Any]]
-    skipped: dict[str, str]
-    sizes: dict[str, int]
-    published: list[dict[str, Any]]
-
-
 def read(name: str) -> dict[str, Any]:
-    """Return a suite as its file has it.
+    """Return a suite: "title", "note", "evals", "images" and "published".
 
     Raises:
       ValueError: no such suite.
@@ -46,58 +28,63 @@ def read(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"suite={name!r}: expected one of {', '.join(NAMES)}{hint}")
-    suite = json.loads((_HERE / f"{name}.json").read_text())
+    suite = json.loads((_HERE / f"{name}.json").read_text(encoding="utf-8"))
     for fields in suite["evals"].values():  # as in a config
         fields.update({k: tuple(v) for k, v in fields.items() if isinstance(v, list)})
     return suite
 
 
-def load(name: str, data_dir: str) -> Suite:
-    """Read a suite and see which of its data sets are prepared in `data_dir`.
+def cut(name: str, config: Any) -> dict[str, str]:
+    """Take the evaluators of a suite whose data are not there out of `config.evals`.
 
-    Raises:
-      ValueError: no such suite.
+    Returns:
+      evaluator -> what is missing, and where to get it.
     """
-    suite = read(name)
-    evals, skipped = {}, {}
-    for key, fields in suite["evals"].items():
+    data_dir = config.input.data_dir
+    skipped = {}
+    for key in read(name)["evals"]:
+        fields = config.evals[key]
         for field in ("annotations", "images"):
             if field in fields:
-                fields[field] = str(Path(data_dir, fields[field]))
+                fields[field] = fields[field].replace("{data}", data_dir)
         if missing := _missing(fields, data_dir):
-            skipped[key] = f"{missing}. {_where_from(key, fields, data_dir)}"
-        else:
-            evals[key] = fields
-    return Suite(suite["title"], suite["note"], evals, skipped, suite["sizes"], suite["published"])
+            skipped[key] = f"{missing}. {_where_from(key, fields, data_dir)}".rstrip()
+            del config.evals[key]
+    return skipped
 
 
-def _missing(fields: dict[str, Any], data_dir: str) -> str:
+def _missing(fields: Any, data_dir: str) -> str:
     """Return what is not there, "" if all of it is."""
     if "data" in fields:
+        name = fields["data"]
+        if not (Path(data_dir) / name).exists():
+            return f"no data set {name!r} in {data_dir}"
         try:
-            open_source(data_dir, fields["data"], fields["split"])
-        except FileNotFoundError:
-            return f"no data set {fields['data']!r} in {data_dir}"
-        except ValueError as error:  # prepared without this split, or damaged: the user will tell
+            open_source(data_dir, name, fields["split"])
+        except (ValueError, FileNotFoundError) as error:  # without this split, or damaged
             return str(error)
         return ""
-    absent = [
-        fields[field] for field in ("annotations", "images") if not Path(fields[field]).exists()
-    ]
+    absent = [fields[k] for k in ("annotations", "images") if not Path(fields[k]).exists()]
     return f"no {absent[0]}" if absent else ""
 
 
-def _where_from(name: str, fields: dict[str, Any], data_dir: str) -> str:
-    data = fields.get("data", name)
-    if data in class_lists.NAMES:
-        entry = class_lists.entry(data)
+def _where_from(key: str, fields: Any, data_dir: str) -> str:
+    """Say where to get what is absent, "" if it is there but of no use."""
+    name = fields.get("data", key)
+    if (Path(data_dir) / name).exists():
+        return ""
+    if name in class_lists.NAMES:
+        entry = class_lists.entry(name)
         get = f"{entry['title']}: {entry['get']}"
-        prepare = f"--format=folder --input={entry['title'].replace(' ', '')}"
+        prepare = "--format=folder --input=FOLDER_OF_CLASS_FOLDERS"
+        if name in NESTED:
+            prepare += " --class_folder=last"
     else:
-        entry = json.loads((_HERE / "datasets.json").read_text())[data]
-        get, prepare = entry["get"], entry.get("prepare", "")
-    line = f"Get {get.replace('DATA', data_dir)}"
-    if prepare:
-        command = f"python -m rsclip_jax.prepare {prepare} --output={data_dir} --name={data}"
-        line += f"; then: {command}"
-    return line
+        known = json.loads((_HERE / "datasets.json").read_text(encoding="utf-8"))
+        if name not in known:
+            return ""
+        get, prepare = known[name]["get"].replace("{data}", data_dir), known[name].get("prepare")
+    if not prepare:
+        return f"Get {get}"
+    command = f"python -m rsclip_jax.prepare {prepare} --output={data_dir} --name={name}"
+    return f"Get {get}; then: {command}"
