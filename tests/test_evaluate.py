@@ -124,7 +124,7 @@ def test_suite_takes_the_place_of_the_runs_evaluators(workdir, tmp_path_factory,
     assert results["skipped"].keys() == {"aid", "resisc45", "eurosat", "rsitmd", "air_slt"}
     assert results["details"]["rsicd"]["size"] == 3
     text = (workdir / "eval" / "report.md").read_text()
-    assert "rsicd: 3 images here, 1,093 in CLIP ViT-B/32's number" in text
+    assert "rsicd has 3 here, 1,093 in the published number (CLIP ViT-B/32; GeoRSCLIP" in text
     assert "<img" in (workdir / "eval" / "report.html").read_text()
 
 

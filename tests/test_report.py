@@ -90,7 +90,7 @@ def test_markdown_puts_published_numbers_beside_ours(results):
     assert ["aid top1", "61.23", "66.22", r"70.00 (\*)"] in rows
     assert ["slt Rmi", "0.7123", "", "0.7000"] in rows
     assert not any(row and row[0].startswith("x ") for row in rows)  # nothing of ours to compare
-    assert r"(\*) aid: 20 images here, 10,000 in Remote\*CLIP's number" in text
+    assert r"(\*) aid has 20 here, 10,000 in the published number (Remote\*CLIP)" in text
     assert r"- CLIP; Remote\*CLIP: a paper" in text
     assert ["top1", "61.23", "40.00 to 80.00"] in rows
     assert ["t2i_R@1", "5.00", "92.62"] in rows
@@ -103,10 +103,10 @@ def test_numbers_made_otherwise_are_starred(results):
     results["evals"]["aid"]["protocol"] = "plain"
     text = markdown(results)
     assert ["aid top1", "61.23", r"66.22 (\*)", r"70.00 (\*)"] in cells(text)
-    assert "aid was run with protocol='plain'" in text
+    assert r"aid was run with protocol='plain' (CLIP; Remote\*CLIP)" in text
     results["evals"]["aid"]["protocol"] = "georsclip"
     SUITE["images"].pop("slt")
-    assert "slt: which images Remote\\*CLIP's number is of is not known" in markdown(results)
+    assert "slt: of which images the published number is, is not known" in markdown(results)
     SUITE["images"]["slt"] = 59
 
 

@@ -128,7 +128,7 @@ def _beside(
     """
     published = suite["published"]
     rows = [["", "this model", *(model["model"] for model in published)]]
-    notes: dict[str, None] = {}
+    notes: dict[str, dict[str, None]] = {}  # why -> whose numbers
     for key in dict.fromkeys(key for model in published for key in model["numbers"]):
         if key not in results["metrics"]:
             continue
@@ -137,10 +137,10 @@ def _beside(
             number = _number(key, model["numbers"].get(key))
             other = _other(key.split("/")[0], results, suite, model) if number else ""
             if other:
-                notes[f"(*) {other}"] = None
+                notes.setdefault(other, {})[model["model"]] = None
             row.append(f"{number} (*)" if other else number)
         rows.append(row)
-    return rows, list(notes)
+    return rows, [f"(*) {why} ({'; '.join(models)})" for why, models in notes.items()]
 
 
 def _other(
@@ -158,9 +158,9 @@ def _other(
     here = results["details"].get(name, {}).get("size")
     there = model.get("images", {}).get(name, suite["images"].get(name))
     if there is None:
-        return f"{name}: which images {model['model']}'s number is of is not known"
+        return f"{name}: of which images the published number is, is not known"
     if here != there:
-        return f"{name}: {here:,} images here, {there:,} in {model['model']}'s number"
+        return f"{name} has {here:,} here, {there:,} in the published number"
     return ""
 
 
