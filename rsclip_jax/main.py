@@ -22,6 +22,14 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         sys_argv=argv,
     )
     flags.DEFINE_string("workdir", None, "Directory of all that a run writes.", flag_values=values)
+    flags.DEFINE_string(
+        "coordinator_address",
+        "",
+        "HOST:PORT of process 0, of several (SLURM, Open MPI and TPU pods tell without).",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_processes", 0, "How many processes.", flag_values=values)
+    flags.DEFINE_integer("process_id", -1, "Which of them this is.", flag_values=values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
@@ -45,8 +53,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     absl.logging.set_verbosity(absl.logging.WARNING)
-    from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
+    from rsclip_jax import distributed  # after the flags: mistakes are told at once
+    from rsclip_jax.training.loop import train
 
+    values = flags.FLAGS
+    distributed.join(values.coordinator_address, values.num_processes, values.process_id)
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

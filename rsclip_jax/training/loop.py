@@ -23,7 +23,12 @@ from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import State, adapt_params, make_state
 from rsclip_jax.training.step import make_loss, make_train_step
-from rsclip_jax.training.workdir import check_workdir, lock_workdir
+from rsclip_jax.training.workdir import (
+    FINISHED_FILE,
+    check_workdir,
+    lock_workdir,
+    mark_finished,
+)
 
 
 def train(config: ConfigDict, workdir: str | Path) -> State:
@@ -93,6 +98,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         cleanup.callback(progress.close)
         cleanup.callback(checkpoints.close)
         if step < total_steps:
+            (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
             iterator = pipeline.train_iterator(dataset, step, config.input)
             batches = pipeline.device_prefetch(iterator, sharding.batch_sharding(mesh))
             cleanup.callback(batches.close)
@@ -133,6 +139,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
 
     stop.release()
     write_embeddings(config, encoder, inference_params(state), workdir, step)
+    mark_finished(workdir, step)
     log(f"done: step {step}, everything is in {workdir}")
     return state
 

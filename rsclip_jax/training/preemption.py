@@ -12,7 +12,7 @@ class StopSignal:
     """Remember SIGTERM and the first Ctrl-C; a second Ctrl-C interrupts at once.
 
     A context manager: afterwards signals mean again what they meant before. With several processes
-    Orbax agrees on the step at which all of them stop.
+    JAX notices SIGTERM, and Orbax agrees on the step at which all of them stop.
     """
 
     def __init__(self):
@@ -20,7 +20,8 @@ class StopSignal:
         self._previous: dict = {}
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
+        alone = jax.process_count() == 1  # else JAX's own handler must stay
+        if alone and threading.current_thread() is threading.main_thread():
             self._previous = {
                 number: signal.signal(number, self._receive)
                 for number in (signal.SIGTERM, signal.SIGINT)

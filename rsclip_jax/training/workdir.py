@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 CONFIG_FILE = "config.json"
+FINISHED_FILE = "finished.json"
 # What the arrays of a checkpoint, and their meaning, depend on.
 ARCHITECTURE = ("model", "tokenizer", "schedule")
 EXECUTION = {f"model.{field}" for field in ("dtype", "attention", "scan", "remat")}
@@ -61,7 +62,14 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         if changed:
             lines = "\n".join(changed.values())
             logging.warning("%s: resuming with changed fields\n%s", workdir, lines)
-    save_config(path, config)
+    if jax.process_index() == 0:
+        save_config(path, config)
+
+
+def mark_finished(workdir: Path, step: int) -> None:
+    """Write WORKDIR/finished.json, by which launchers tell an ended run from a stopped one."""
+    if jax.process_index() == 0:
+        _write(workdir / FINISHED_FILE, {"step": step})
 
 
 def is_workdir(path: Path) -> bool:
@@ -84,8 +92,12 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
 
 def save_config(path: Path, config: ConfigDict) -> None:
     """Write a config as JSON, atomically."""
+    _write(path, config.to_dict())
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, path)
 
 

@@ -1,0 +1,1 @@
+"""Starting runs: one anywhere, or a hundred of a sweep."""

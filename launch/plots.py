@@ -1,0 +1,93 @@
+"""Plots of a sweep: the metric against the swept field, and curves by step."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from launch.plan import Sweep
+from launch.results import metrics, values
+
+
+def draw(sweep: Sweep, rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
+    """Draw metric.png and curves.png of a sweep; return their paths."""
+    return [_metric(sweep, rows, directory / "metric.png"), _curves(sweep, rows, directory)]
+
+
+def _metric(sweep: Sweep, rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Draw mean and standard deviation over seeds, against FIELD where that is a number."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    groups = {row["group"]: row for row in rows}
+    numeric = sweep.field and all(isinstance(r.get(sweep.field), int | float) for r in rows)
+    if numeric:
+        others = [f for f in _swept(sweep, rows) if f != sweep.field]
+        lines: dict[str, list[str]] = {}
+        for group, row in groups.items():
+            label = ", ".join(f"{f.split('.')[-1]} {row[f]}" for f in others)
+            lines.setdefault(label, []).append(group)
+        for label, members in lines.items():
+            members.sort(key=lambda group: groups[group][sweep.field])
+            x = [groups[group][sweep.field] for group in members]
+            _points(axes, x, rows, members, sweep.metric, label, "o-")
+        axes.set_xlabel(sweep.field)
+        axes.set_xticks(sorted({groups[group][sweep.field] for group in groups}))
+        if any(lines):
+            axes.legend(frameon=False)
+    else:
+        places = list(range(len(groups)))
+        _points(axes, places, rows, list(groups), sweep.metric, "", "o")
+        axes.set_xticks(places, list(groups), rotation=30, ha="right")
+    axes.set_ylabel(sweep.metric)
+    axes.set_title(f"{sweep.name}: mean and standard deviation over seeds", fontsize=11)
+    return _save(figure, path)
+
+
+def _points(axes, x, rows, groups, metric: str, label: str, style: str) -> None:
+    found = [list(values(rows, group, metric).values()) for group in groups]
+    middle = [np.mean(v) for v in found]
+    spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in found]
+    axes.errorbar(x, middle, spread, fmt=style, capsize=3, label=label or None)
+
+
+def _curves(sweep: Sweep, rows: Sequence[dict[str, Any]], directory: Path) -> Path:
+    """Draw training loss and the metric by step, the mean of each group's runs."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    runs: dict[str, list[str]] = {}
+    for row in rows:
+        runs.setdefault(row["group"], []).append(row["run"])
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(runs)))
+    for colour, (group, names) in zip(colours, runs.items(), strict=True):
+        for axes, metric in zip(panels, ("training_loss", sweep.metric), strict=True):
+            by_step: dict[int, list[float]] = {}
+            for name in names:
+                for line in metrics(directory / "runs" / name):
+                    if metric in line:
+                        by_step.setdefault(line["step"], []).append(line[metric])
+            steps = sorted(by_step)
+            mean = [np.mean(by_step[step]) for step in steps]
+            axes.plot(steps, mean, "-" if len(steps) > 1 else "o", color=colour, label=group)
+    for axes, metric in zip(panels, ("training_loss", sweep.metric), strict=True):
+        axes.set_xlabel("step")
+        axes.set_ylabel(metric)
+    panels[1].legend(frameon=False, fontsize=8)
+    return _save(figure, directory / "curves.png")
+
+
+def _swept(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> list[str]:
+    fields = dict.fromkeys(field for run in sweep.runs for field in run.fields)
+    return [field for field in fields if len({str(row.get(field)) for row in rows}) > 1]
+
+
+def _save(figure, path: Path) -> Path:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    figure.savefig(unfinished, dpi=140, format="png")
+    plt.close(figure)
+    os.replace(unfinished, path)
+    return path

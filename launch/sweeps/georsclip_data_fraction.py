@@ -1,0 +1,21 @@
+"""GeoRSCLIP: how much of the training data is used, at the same number of steps.
+
+    python -m launch.sweep --sweep=launch/sweeps/georsclip_data_fraction.py \\
+        --workdir=runs/data_fraction --config.input.data_dir=DATA
+
+small: RSICD from scratch; paper: CLIP B/32 on RS5M, the same epochs of each.
+"""
+
+from launch.plan import seeds
+from launch.sweeps.papers import GEORSCLIP
+from launch.sweeps.rsicd import SHORT
+
+METRIC = "val/mean_recall"
+BASELINE = "train100"
+
+
+def runs(scale):
+    """Yield the parts in percent, two seeds each."""
+    run = SHORT if scale == "small" else GEORSCLIP
+    for percent in (12, 25, 50, 100):
+        yield from seeds(run.but(f"train{percent}", {"input.split": f"train[:{percent}%]"}), 2)
