@@ -62,11 +62,15 @@ def test_the_loss_falls_on_data_it_has_seen(scenes, tmp_path):
 
 
 def test_resume_continues_the_same_loss_curve(finished, scenes, tmp_path, monkeypatch):
+    mark = tmp_path / "finished.json"
+    mark.write_text("{}")  # as of an earlier end, before total_steps was raised
     with monkeypatch.context() as patch:
         stop_at(patch, 3)
         state = loop.train(small_config(scenes), tmp_path)
         assert int(state["step"]) == 3
+        assert not mark.exists()
     state = loop.train(small_config(scenes), tmp_path)
+    assert json.loads(mark.read_text()) == {"step": 6}
     workdir, whole = finished
     assert losses(tmp_path) == losses(workdir)
     np.testing.assert_array_equal(flat(state["params"]), flat(whole["params"]))
