@@ -1,9 +1,11 @@
 """Where the runs of a sweep are trained: on this machine, by SLURM, on Cloud TPUs."""
 
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +18,8 @@ class Job(Protocol):
     def running(self) -> bool:
         """Tell whether it still runs, or waits to."""
 
-    def stop(self) -> None:
-        """Tell it to save and stop, where it would not go on without this sweep."""
+    def stop(self) -> bool:
+        """Tell it to save and stop; return whether to wait for it (else it goes on without us)."""
 
 
 class Backend(Protocol):
@@ -27,13 +29,13 @@ class Backend(Protocol):
         """Start a run, or find the one that an earlier sweep has started.
 
         Args:
-          name: unique, of the sweep and the run.
+          name: of this run in this workdir alone.
           arguments: of `rsclip_jax.main`.
           workdir: of the run.
-        """
 
-    def log(self, workdir: Path) -> Path:
-        """Return where the run's output is found."""
+        Raises:
+          RuntimeError: it cannot be started at the moment.
+        """
 
 
 class _Process:
@@ -43,32 +45,55 @@ class _Process:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         if self.running():
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
+        return True
 
 
 class Local:
-    """Processes on this machine."""
+    """Processes on this machine; several at a time take the GPUs in turn, one each."""
+
+    def __init__(self, parallel: int):
+        self._gpus = _gpus() if parallel > 1 else []
+        self._jobs: dict[str, Job] = {}  # GPU -> the run that it was given to
 
     def start(self, name: str, arguments: Sequence[str], workdir: Path) -> Job:
-        return _Process(processes.start([*processes.TRAINER, *arguments], self.log(workdir)))
+        free = [gpu for gpu in self._gpus if not self._taken(gpu)]
+        environment = {"CUDA_VISIBLE_DEVICES": free[0]} if free else {}
+        log = workdir / "logs" / "process-0.log"
+        job = _Process(processes.start([*processes.TRAINER, *arguments], log, environment))
+        if free:
+            self._jobs[free[0]] = job
+        return job
 
-    def log(self, workdir: Path) -> Path:
-        return workdir / "logs" / "process-0.log"
+    def _taken(self, gpu: str) -> bool:
+        return gpu in self._jobs and self._jobs[gpu].running()
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that runs may use."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [gpu for gpu in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if gpu]
+    if not shutil.which("nvidia-smi"):
+        return []
+    return _output(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]).split()
 
 
 class Tpu:
     """Cloud TPU VMs, one for each run, through launch/tpu_vm.sh; see there for ZONE, TYPE, ..."""
 
+    def __init__(self, parallel: int):
+        pass
+
     def start(self, name: str, arguments: Sequence[str], workdir: Path) -> Job:
         script = str(processes.ROOT / "launch" / "tpu_vm.sh")
-        names = {"TPU": name.lower().translate(str.maketrans("_.=", "---"))}
-        return _Process(processes.start([script, *arguments], self.log(workdir), names))
-
-    def log(self, workdir: Path) -> Path:
-        return workdir / "logs" / "tpu_vm.log"
+        stem, _, digest = name.lower().rpartition("-")
+        label = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem)
+        names = {"TPU": f"r-{label[:30]}-{digest}"}
+        return _Process(
+            processes.start([script, *arguments], workdir / "logs" / "tpu_vm.log", names)
+        )
 
 
 class _SlurmJob:
@@ -76,46 +101,45 @@ class _SlurmJob:
         self._number = number
 
     def running(self) -> bool:
-        state = _output(["squeue", "--noheader", f"--jobs={self._number}", "--format=%T"], "")
-        return bool(state)
+        try:
+            return bool(_output(["squeue", "--noheader", f"--jobs={self._number}", "--format=%T"]))
+        except RuntimeError as error:
+            # A job that has ended is not known any more; a controller that is busy answers later.
+            return "Invalid job id" not in str(error)
 
-    def stop(self) -> None:
-        """Leave it: the queue goes on without us, and the sweep finds the job again by its name."""
+    def stop(self) -> bool:
+        return False  # the queue goes on, and the next sweep finds the job by its name
 
 
 class Slurm:
     """Jobs of launch/slurm.sbatch; SBATCH_* variables set their options."""
 
+    def __init__(self, parallel: int):
+        pass
+
     def start(self, name: str, arguments: Sequence[str], workdir: Path) -> Job:
         here = ["squeue", "--noheader", "--me", f"--name={name}", "--format=%i"]
         number = _output(here).split()
         if not number:
+            logs = workdir / "logs"
+            logs.mkdir(parents=True, exist_ok=True)
+            command = ["sbatch", "--parsable", f"--job-name={name}", f"--output={logs}/slurm.log"]
             script = str(processes.ROOT / "launch" / "slurm.sbatch")
-            self.log(workdir).parent.mkdir(parents=True, exist_ok=True)
-            command = [
-                "sbatch",
-                "--parsable",
-                f"--job-name={name}",
-                f"--output={self.log(workdir)}",
-            ]
-            environment = {"RSCLIP_JAX_ROOT": str(processes.ROOT)}
-            number = _output([*command, script, *arguments], environment=environment).split(";")
+            number = _output([*command, script, *arguments]).split(";")
         return _SlurmJob(number[0])
 
-    def log(self, workdir: Path) -> Path:
-        return workdir / "logs" / "slurm.log"
 
+def _output(command: list[str]) -> str:
+    """Return what a command prints.
 
-def _output(
-    command: list[str], failed: str | None = None, environment: dict[str, str] | None = None
-) -> str:
-    """Return what a command prints, or `failed` (if given) where it fails."""
-    found = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(environment or {})}
-    )
-    if found.returncode and failed is None:
+    Raises:
+      RuntimeError: it fails.
+    """
+    ours = {"RSCLIP_JAX_ROOT": str(processes.ROOT), "PYTHON": sys.executable}
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ours})
+    if found.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {found.stderr.strip()}")
-    return failed if found.returncode and failed is not None else found.stdout.strip()
+    return found.stdout.strip()
 
 
-BACKENDS: dict[str, type[Backend]] = {"local": Local, "slurm": Slurm, "tpu": Tpu}
+BACKENDS: dict[str, Callable[[int], Backend]] = {"local": Local, "slurm": Slurm, "tpu": Tpu}

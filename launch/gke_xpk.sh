@@ -17,7 +17,7 @@ for argument in "$@"; do
   esac
 done
 : "${workdir:?--workdir=DIR is missing}"
-name="$(basename "$workdir" | tr '[:upper:]_.=' '[:lower:]---')"
+name="$(basename "$workdir" | tr '[:upper:]' '[:lower:]' | tr -c '[:alnum:]\n' -)"
 printf -v arguments ' %q' "$@"
 logs="$(printf %q "$workdir/logs")"
 

@@ -12,6 +12,7 @@ A sweep file (launch/sweeps/*.py) is Python with
 """
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import re
@@ -20,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
 
+from rsclip_jax import main
 from rsclip_jax.overrides import check_fields
 
 Fields = Mapping[str, Any]
 SCALES = ("small", "paper")
+REQUIRED = "REQUIRED"  # a field that the command line must give
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +172,6 @@ def _module(path: Path) -> Any:
 
 def _check(sweep: Sweep, path: Path) -> None:
     seen: set[str] = set()
-    configs: dict[str, Any] = {}
     if not sweep.runs:
         raise ValueError(f"{path}: it has no runs")
     for run in sweep.runs:
@@ -180,11 +184,10 @@ def _check(sweep: Sweep, path: Path) -> None:
                 f"{path}: {run.name!r} is to start from {run.after!r}, no run before it"
             )
         seen.add(run.name)
-        if run.config not in configs:
-            configs[run.config] = _config(run.config)
         try:
-            fields = run.overrides(Path())
-            check_fields(configs[run.config], [f"--config.{field}=" for field in fields])
+            if "seed" in run.fields or "seed" in run.shared:
+                raise ValueError("the seed is no field: give it to `seeds`, or as Run(seed=...)")
+            _check_arguments(run)
         except ValueError as error:
             raise ValueError(f"{path}, run {run.name!r}: {error}") from error
     groups = {run.group for run in sweep.runs}
@@ -194,8 +197,27 @@ def _check(sweep: Sweep, path: Path) -> None:
         )
 
 
-def _config(config: str) -> Any:
-    file, _, argument = config.partition(":")
+def _check_arguments(run: Run) -> None:
+    """Parse the arguments of a run as the trainer will: every value must arrive as it was meant."""
+    file, _, argument = run.config.partition(":")
     if not Path(file).exists():
         raise ValueError(f"no config file {file} (looked for below {Path.cwd()})")
-    return _module(Path(file)).get_config(*([argument] if argument else []))
+    overrides = run.overrides(Path())
+    for field, value in overrides.items():
+        if value == REQUIRED:
+            raise ValueError(f"give --config.{field}=...")
+    config = _module(Path(file)).get_config(*([argument] if argument else []))
+    check_fields(config, [f"--config.{field}=" for field in overrides])
+    argv = ["main", *run.arguments(Path())]
+    values = flags.FlagValues()
+    main.define_flags(values, argv)
+    try:
+        values(argv)
+    except (flags.Error, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    for field, value in overrides.items():
+        found = functools.reduce(lambda node, key: node[key], field.split("."), values.config)
+        found = found.to_dict() if isinstance(found, ConfigDict) else found
+        written = isinstance(value, str) and not isinstance(found, str)  # on the command line
+        if not written and found != value and str(found) != str(value):
+            raise ValueError(f"{field}={value!r} would arrive as {found!r}")

@@ -51,7 +51,7 @@ def _metric(sweep: Sweep, rows: Sequence[dict[str, Any]], path: Path) -> Path:
 
 def _points(axes, x, rows, groups, metric: str, label: str, style: str) -> None:
     found = [list(values(rows, group, metric).values()) for group in groups]
-    middle = [np.mean(v) for v in found]
+    middle = [np.mean(v) if v else np.nan for v in found]
     spread = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in found]
     axes.errorbar(x, middle, spread, fmt=style, capsize=3, label=label or None)
 

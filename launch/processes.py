@@ -48,11 +48,12 @@ def finished(workdir: Path) -> bool:
     return (workdir / FINISHED_FILE).exists()
 
 
-def tail(log: Path, lines: int = 20) -> str:
-    """Return the last lines of a log."""
-    if not log.exists():
-        return f"(there is no {log})"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 2**16))
+def tail(workdir: Path, lines: int = 20) -> str:
+    """Return the last lines of the newest log of a run."""
+    logs = sorted(workdir.glob("logs/*.log"), key=lambda log: log.stat().st_mtime)
+    if not logs:
+        return f"(there is no log in {workdir / 'logs'})"
+    with logs[-1].open("rb") as file:
+        file.seek(max(0, logs[-1].stat().st_size - 2**16))
         text = file.read().decode(errors="replace")
-    return "\n".join(text.replace("\r", "\n").splitlines()[-lines:])
+    return "\n".join([f"{logs[-1]}:", *text.replace("\r", "\n").splitlines()[-lines:]])

@@ -1,6 +1,7 @@
 """The results of a sweep: one table of all runs, one of groups for the reader, and plots."""
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -16,53 +17,76 @@ from scipy import stats
 from launch.plan import Run, Sweep
 from launch.processes import finished
 
-SIGNIFICANT = 0.05
+SIGNIFICANT, PAIRS = 0.05, 3  # fewer pairs tell next to nothing
 
 
-def write(sweep: Sweep, directory: Path) -> list[Path]:
+def write(sweep: Sweep, directory: Path, plots: bool = True) -> list[Path]:
     """Write results.parquet, results.csv, table.md and, with matplotlib, the plots of a sweep.
+
+    The first two have a row for every line of every run's metrics.jsonl, and one for its end, which
+    has `final` set and the latest of each metric.
 
     Args:
       directory: of the sweep; its runs lie in `directory / "runs"`.
+      plots: draw as well, which takes seconds.
 
     Returns:
       What was written; nothing before the first run has finished.
     """
-    rows = gather(sweep, directory / "runs")
+    runs_dir = directory / "runs"
+    rows = gather(sweep, runs_dir)
     if not rows:
         return []
-    table = pa.Table.from_pylist(rows)
+    lines = [
+        {**_own(sweep, run), "final": False, **line}
+        for run in sweep.runs
+        for line in metrics(runs_dir / run.name)
+    ]
+    table = _table([*lines, *({**row, "final": True} for row in rows)])
     written = [
         _whole(directory / "results.parquet", lambda path: pq.write_table(table, path)),
         _whole(directory / "results.csv", lambda path: pa.csv.write_csv(table, path)),
         _whole(directory / "table.md", lambda path: path.write_text(markdown(sweep, rows))),
     ]
-    try:
-        from launch import plots
-    except ImportError:  # matplotlib comes with the extra "report"
-        return written
-    return [*written, *plots.draw(sweep, rows, directory)]
+    if plots:
+        try:
+            from launch import plots as drawing
+        except ImportError:  # matplotlib comes with the extra "report"
+            return written
+        written += drawing.draw(sweep, rows, directory)
+    return written
 
 
 def gather(sweep: Sweep, runs_dir: Path) -> list[dict[str, Any]]:
-    """Return a row for each finished run: name, group, seed, its fields, steps, and last scores."""
-    fields = dict.fromkeys(field for run in sweep.runs for field in run.fields)
+    """Return a row for each finished run: name, group, seed, its fields, and last metrics."""
     rows = []
     for run in sweep.runs:
-        workdir = runs_dir / run.name
-        if not (run.compared and finished(workdir)):
-            continue
-        own = {field: _cell(run.fields.get(field)) for field in fields}
-        row = {"run": run.name, "group": run.group, "seed": run.seed, **own}
-        lines = metrics(workdir)
-        row["step"] = max(line["step"] for line in lines)
-        for line in lines:  # the latest of each
-            row |= {name: value for name, value in line.items() if "/" in name}
-        losses = [line["training_loss"] for line in lines if "training_loss" in line]
-        if losses:
-            row["training_loss"] = losses[-1]
-        rows.append(row)
+        if run.compared and finished(runs_dir / run.name):
+            row = _own(sweep, run)
+            for line in metrics(runs_dir / run.name):
+                row |= line
+            rows.append(row)
     return rows
+
+
+def _own(sweep: Sweep, run: Run) -> dict[str, Any]:
+    fields = {field: _cell(run.fields.get(field)) for field in _fields(sweep)}
+    return {"run": run.name, "group": run.group, "seed": run.seed, **fields}
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Make a table of all columns that any row has; one of several types becomes text."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    arrays = {}
+    for name in columns:
+        cells = [row.get(name) for row in rows]
+        kinds = {float if type(cell) is int else type(cell) for cell in cells if cell is not None}
+        if len(kinds) > 1:
+            cells = [None if cell is None else str(cell) for cell in cells]
+        elif kinds == {float} and not all(isinstance(cell, int | None) for cell in cells):
+            cells = [None if cell is None else float(cell) for cell in cells]
+        arrays[name] = pa.array(cells)
+    return pa.table(arrays)
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -72,9 +96,11 @@ def metrics(workdir: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            parsed = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(parsed, dict) and "step" in parsed:
+            found.append(parsed)
     return found
 
 
@@ -82,27 +108,28 @@ def markdown(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> str:
     """Write the table of groups: mean and standard deviation over seeds, the best in bold.
 
     A "*" stands behind a mean that differs from the baseline's with p < 0.05 by a paired t-test
-    over the seeds that both have.
+    over the seeds that both have, three at least.
     """
     shown = _shown(sweep, rows)
     groups = {row["group"]: row for row in rows}
     fields = [field for field in _fields(sweep) if len({str(r.get(field)) for r in rows}) > 1]
     header = ["run", *fields, "seeds", *shown]
+    means = {name: {group: mean(rows, group, name) for group in groups} for name in shown}
     body = []
-    best = {name: max(mean(rows, group, name) for group in groups) for name in shown}
     for group, row in groups.items():
-        cells = [group, *(str(row.get(field, "")) for field in fields)]
-        cells.append(str(len(values(rows, group, shown[0]))))
+        number = sum(other["group"] == group for other in rows)
+        cells = [group, *(str(row.get(field, "")) for field in fields), str(number)]
         for name in shown:
             here = list(values(rows, group, name).values())
-            text = f"{statistics.fmean(here):.2f}"
-            text = f"**{text}**" if statistics.fmean(here) == best[name] else text
+            text = f"{means[name][group]:.2f}" if here else ""
+            if text == f"{max(means[name].values()):.2f}":
+                text = f"**{text}**"
             if len(here) > 1:
-                text += f" ± {statistics.stdev(here):.2f}"
+                text += f" ± {np.std(here, ddof=1):.2f}"
             if differs(rows, group, sweep.baseline, name):
                 text += " *"
             cells.append(text)
-        body.append(cells)
+        body.append([cell.replace("|", "\\|").replace("\n", " ") for cell in cells])
     widths = [max(len(line[k]) for line in [header, *body]) for k in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
@@ -111,15 +138,21 @@ def markdown(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> str:
     missing = sum(run.compared for run in sweep.runs) - len(rows)
     notes = [f"{sweep.name}: mean ± standard deviation over seeds; best in bold."]
     if sweep.baseline:
-        notes.append(f"* differs from {sweep.baseline} (paired t-test over seeds, p < 0.05).")
+        notes.append(
+            f"* differs from {sweep.baseline} (paired t-test over three or more seeds, p < 0.05)."
+        )
     if missing:
         notes.append(f"{missing} of {missing + len(rows)} runs are not finished.")
     return "\n".join([" ".join(notes), "", *lines, ""])
 
 
 def values(rows: Sequence[dict[str, Any]], group: str, name: str) -> dict[int, float]:
-    """Return seed -> value of one metric of one group."""
-    return {row["seed"]: row[name] for row in rows if row["group"] == group and name in row}
+    """Return seed -> finite value of one metric of one group."""
+    return {
+        row["seed"]: row[name]
+        for row in rows
+        if row["group"] == group and row.get(name) is not None and math.isfinite(row[name])
+    }
 
 
 def mean(rows: Sequence[dict[str, Any]], group: str, name: str) -> float:
@@ -132,11 +165,9 @@ def differs(rows: Sequence[dict[str, Any]], group: str, baseline: str, name: str
     """Tell whether a group's metric differs significantly from the baseline's, seed by seed."""
     ours, theirs = values(rows, group, name), values(rows, baseline, name)
     common = sorted(ours.keys() & theirs.keys())
-    if group == baseline or len(common) < 2:
-        return False
     difference = np.array([ours[seed] - theirs[seed] for seed in common])
-    if not difference.std():
-        return bool(difference[0])  # the same difference each time
+    if group == baseline or len(common) < PAIRS or not difference.std():
+        return False
     return bool(stats.ttest_1samp(difference, 0.0).pvalue < SIGNIFICANT)
 
 
@@ -145,12 +176,17 @@ def _shown(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> list[str]:
     evaluator = sweep.metric.split("/")[0]
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(f"{evaluator}/"))
     others = [n for n in names if n.endswith(("mean_recall", "_mean", "R@1", "top1"))]
-    if sweep.metric not in names:
+    return list(dict.fromkeys([sweep.metric, *others]))
+
+
+def check_metric(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError if no run has the metric of the sweep."""
+    names = sorted({name for row in rows for name in row if "/" in name})
+    if rows and sweep.metric not in names:
         raise ValueError(
             f"METRIC={sweep.metric!r} of sweep {sweep.name} is none of the runs' "
-            f"{', '.join(names) or 'metrics: they have no such evaluator'}"
+            f"{', '.join(names) or 'metrics: they have no evaluator'}"
         )
-    return list(dict.fromkeys([sweep.metric, *others]))
 
 
 def _fields(sweep: Sweep) -> list[str]:

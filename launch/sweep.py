@@ -10,7 +10,7 @@ reported with the end of its log, while the others go on. `launch/plan.py` tells
 is. WORKDIR has
 
     runs/NAME/          the workdir of each run
-    results.parquet     a row for each finished run (results.csv: the same)
+    results.parquet     every line of every run's metrics, and its last ones (results.csv: the same)
     table.md            a row for each group of seeds
     metric.png curves.png   where matplotlib is installed
 
@@ -20,6 +20,7 @@ all of them made anew whenever a run finishes.
 import argparse
 import collections
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -29,12 +30,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+
 from launch import plan, processes, results
 from launch.backends import BACKENDS, Backend, Job
 from launch.plan import Run, Sweep
 
 POLL_S = 1.0
 SHOW_S = 30.0  # between progress lines where the output is no terminal
+REDRAW_S = 60.0  # between plots
 ATTEMPTS = 2
 
 
@@ -64,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     with _alone(directory):
         state.remember(sweep)
-        failed = execute(sweep, BACKENDS[args.backend](), state, args.parallel)
+        failed = execute(sweep, BACKENDS[args.backend](args.parallel), state, args.parallel)
     if failed is None:
         print("sweep: stopped; the same command goes on")
         return 0
@@ -74,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(map(str, written)))
     for name, log in failed.items():
         print(f"\n{name} FAILED\n{log}", file=sys.stderr)
+    results.check_metric(sweep, results.gather(sweep, state.runs_dir))
     return int(bool(failed))
 
 
@@ -85,7 +90,7 @@ class State:
         self.runs_dir = directory / "runs"
         self._path = directory / "sweep.json"
         known = json.loads(self._path.read_text()) if self._path.exists() else {}
-        self._arguments: dict[str, list[str]] = known.get("arguments", {})
+        self._fields: dict[str, dict[str, str]] = known.get("fields", {})
         self.seconds: dict[str, float] = known.get("seconds", {})
 
     def workdir(self, run: Run) -> Path:
@@ -103,17 +108,21 @@ class State:
           ValueError: names the first of them and what differs.
         """
         for run in sweep.runs:
-            before, now = self._arguments.get(run.name), run.arguments(self.runs_dir)
+            before, now = self._fields.get(run.name), _fields_of(run)
             if before and before != now and self.workdir(run).exists():
-                differing = sorted(set(before) ^ set(now))
+                differing = sorted(
+                    f"{k}: {before.get(k, 'absent')} there, {now.get(k, 'absent')} now"
+                    for k in before.keys() | now.keys()
+                    if before.get(k) != now.get(k)
+                )
                 raise ValueError(
-                    f"{self.workdir(run)} was begun with other fields: {' '.join(differing)}; use "
-                    "another --workdir, or remove it"
+                    f"{self.workdir(run)} was begun with other fields ({'; '.join(differing)}); "
+                    "use another --workdir, or remove it"
                 )
 
     def remember(self, sweep: Sweep) -> None:
-        """Keep the arguments of all runs."""
-        self._arguments |= {run.name: run.arguments(self.runs_dir) for run in sweep.runs}
+        """Keep the fields of all runs."""
+        self._fields |= {run.name: _fields_of(run) for run in sweep.runs}
         self._save()
 
     def took(self, run: Run, seconds: float) -> None:
@@ -123,9 +132,13 @@ class State:
 
     def _save(self) -> None:
         unfinished = self._path.with_name(f".{self._path.name}.unfinished")
-        content = {"arguments": self._arguments, "seconds": self.seconds}
+        content = {"fields": self._fields, "seconds": self.seconds}
         unfinished.write_text(json.dumps(content, indent=2) + "\n")
         os.replace(unfinished, self._path)
+
+
+def _fields_of(run: Run) -> dict[str, str]:
+    return {"config": run.config, **{k: str(v) for k, v in run.overrides(Path()).items()}}
 
 
 def show_plan(sweep: Sweep, state: State, parallel: int) -> str:
@@ -151,8 +164,8 @@ def time_left(sweep: Sweep, state: State, parallel: int) -> float | None:
         return None
     mean = sum(state.seconds[run.name] for run in like) / len(like)
     todo = [run for run in sweep.runs if not state.finished(run)]
-    spent = sum(min(mean, state.seconds.get(run.name, 0.0)) for run in todo)
-    return (mean * len(todo) - spent) / parallel
+    left = [mean - min(mean, state.seconds.get(run.name, 0.0)) for run in todo]
+    return max(sum(left) / parallel, max(left, default=0.0))
 
 
 def execute(sweep: Sweep, backend: Backend, state: State, parallel: int) -> dict[str, str] | None:
@@ -168,7 +181,16 @@ def execute(sweep: Sweep, backend: Backend, state: State, parallel: int) -> dict
     running: dict[str, tuple[Run, Job, float]] = {}
     attempts: collections.Counter[str] = collections.Counter()
     failed: dict[str, str] = {}
-    shown = 0.0
+
+    def again(run: Run, why: str) -> None:
+        if attempts[run.name] < ATTEMPTS:
+            say(f"{run.name}: {why}; starting it once more")
+            waiting.insert(0, run)
+        else:
+            failed[run.name] = f"{why}\n{processes.tail(state.workdir(run))}"
+            say(f"{run.name} failed {ATTEMPTS} times")
+
+    shown = drawn = 0.0
     while (waiting or running) and not told:
         for run, job, start in list(running.values()):
             if job.running():
@@ -177,13 +199,11 @@ def execute(sweep: Sweep, backend: Backend, state: State, parallel: int) -> dict
             state.took(run, time.time() - start)
             if state.finished(run):
                 say(f"{run.name} finished in {clock(state.seconds[run.name])}")
-                results.write(sweep, state.directory)
-            elif attempts[run.name] < ATTEMPTS:
-                say(f"{run.name} stopped before its end; starting it once more")
-                waiting.insert(0, run)
+                plots = time.time() - drawn > REDRAW_S
+                refresh(sweep, state, plots)
+                drawn = time.time() if plots else drawn
             else:
-                failed[run.name] = processes.tail(backend.log(state.workdir(run)))
-                say(f"{run.name} failed {ATTEMPTS} times")
+                again(run, "stopped before its end")
         for run in list(waiting):
             if run.after in failed:
                 failed[run.name] = f"it starts from {run.after}, which failed"
@@ -191,17 +211,40 @@ def execute(sweep: Sweep, backend: Backend, state: State, parallel: int) -> dict
             elif len(running) < parallel and ready(run, state):
                 waiting.remove(run)
                 attempts[run.name] += 1
-                name = f"{sweep.name}-{run.name}"
-                job = backend.start(name, run.arguments(state.runs_dir), state.workdir(run))
+                try:
+                    job = backend.start(
+                        unique_name(sweep, run, state),
+                        run.arguments(state.runs_dir),
+                        state.workdir(run),
+                    )
+                except RuntimeError as error:
+                    again(run, str(error))
+                    continue
                 running[run.name] = (run, job, time.time())
         if time.time() - shown > (POLL_S if sys.stdout.isatty() else SHOW_S):
             shown = time.time()
             progress(sweep, state, list(running.values()), parallel)
         time.sleep(POLL_S)
-    for run, job, start in running.values():
-        job.stop()
+    stopping = [job for _, job, _ in running.values() if job.stop()]  # all are told at once
+    while any(job.running() for job in stopping):
+        time.sleep(POLL_S)
+    for run, _, start in running.values():
         state.took(run, time.time() - start)
     return None if told else failed
+
+
+def refresh(sweep: Sweep, state: State, plots: bool) -> None:
+    """Write the results so far; a run whose numbers cannot be read must not stop the others."""
+    try:
+        results.write(sweep, state.directory, plots)
+    except (ValueError, TypeError, OSError, pa.ArrowException) as error:
+        say(f"the results could not be written: {error}")
+
+
+def unique_name(sweep: Sweep, run: Run, state: State) -> str:
+    """Name a run so that no other sweep, nor this one in another workdir, has the same name."""
+    digest = hashlib.sha256(str(state.workdir(run)).encode()).hexdigest()[:8]
+    return f"{sweep.name}-{run.name}-{digest}"
 
 
 def ready(run: Run, state: State) -> bool:

@@ -7,16 +7,23 @@ import jax
 HEARTBEAT_S = 60  # without a sign of life of one process for so long, the others stop
 
 
-def join(coordinator_address: str = "", num_processes: int = 0, process_id: int = -1) -> None:
+def join(
+    coordinator_address: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    distributed: bool = False,
+) -> None:
     """Join the other processes of this run, if there are any.
 
-    They are found by the arguments, else in what SLURM (`srun`), Open MPI (`mpirun`) or a TPU pod
-    tell their processes. On its own, a process does not wait for others.
+    They are found by the arguments, else in what SLURM (`srun`), Open MPI (`mpirun`) or GKE tell
+    their processes. On its own, a process does not wait for others.
 
     Args:
       coordinator_address: HOST:PORT of process 0, the same for all of them.
       num_processes: how many there are.
       process_id: which of them this is, from 0.
+      distributed: there are others, and JAX will find them: on the hosts of a Cloud TPU, which
+        ask its metadata server.
 
     Raises:
       ValueError: some of the arguments without the others.
@@ -34,7 +41,7 @@ def join(coordinator_address: str = "", num_processes: int = 0, process_id: int 
             process_id,
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
-    elif told_by_cluster():
+    elif distributed or told_by_cluster():
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_S)
 
 

@@ -30,6 +30,9 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_integer("num_processes", 0, "How many processes.", flag_values=values)
     flags.DEFINE_integer("process_id", -1, "Which of them this is.", flag_values=values)
+    flags.DEFINE_boolean(
+        "distributed", False, "One process on each host of a Cloud TPU.", flag_values=values
+    )
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
@@ -57,7 +60,9 @@ def main(argv: list[str]) -> None:
     from rsclip_jax.training.loop import train
 
     values = flags.FLAGS
-    distributed.join(values.coordinator_address, values.num_processes, values.process_id)
+    distributed.join(
+        values.coordinator_address, values.num_processes, values.process_id, values.distributed
+    )
     train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 

@@ -108,13 +108,22 @@ def test_slurm_script_puts_a_stopped_run_back_and_lets_a_failed_one_fail(stand_i
     assert found.returncode == 2 and "--workdir=DIR is missing" in found.stderr
 
 
+def test_slurm_script_takes_a_trainer_that_was_told_too_early_for_a_stopped_one(
+    stand_ins, tmp_path
+):
+    assert slurm(stand_ins, tmp_path / "a", "exit 143").returncode == 0
+    assert stand_ins.calls("scontrol") == [["requeue", "7"]]
+    # An old mark does not hide a failure.
+    (tmp_path / "a/finished.json").touch()
+    assert slurm(stand_ins, tmp_path / "a", "exit 3").returncode == 3
+
+
 def test_slurm_backend_submits_once_and_finds_its_job_again(stand_ins, tmp_path, monkeypatch):
     stand_ins.add("sbatch", "echo '42;cluster'")
-    there = f"[[ -e {tmp_path}/queued ]] || exit 0"
-    stand_ins.add("squeue", f'{there}; [[ "$*" == *--name* ]] && echo 42 || echo PENDING')
+    stand_ins.add("squeue", f"cat {tmp_path}/queue 2>/dev/null")
+    (tmp_path / "queue").touch()
     monkeypatch.setenv("PATH", f"{stand_ins.directory}:{os.environ['PATH']}")
-    backend = backends.Slurm()
-    workdir = tmp_path / "runs/a"
+    backend, workdir = backends.Slurm(1), tmp_path / "runs/a"
     job = backend.start("kps-a", ["--config=c", f"--workdir={workdir}"], workdir)
     (call,) = stand_ins.calls("sbatch")
     assert call == [
@@ -122,11 +131,15 @@ def test_slurm_backend_submits_once_and_finds_its_job_again(stand_ins, tmp_path,
         *(str(ROOT / "launch/slurm.sbatch"), "--config=c", f"--workdir={workdir}"),
     ]
     assert not job.running()
-    (tmp_path / "queued").touch()
+    (tmp_path / "queue").write_text("42")
     assert job.running()
     assert backend.start("kps-a", [], workdir).running()
     assert len(stand_ins.calls("sbatch")) == 1  # the sweep was started again: no second job
-    (tmp_path / "queued").unlink()
+    stand_ins.add("squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert job.running()  # as far as anybody knows
+    stand_ins.add("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert not job.running()
+    stand_ins.add("squeue")
     stand_ins.add("sbatch", "echo 'invalid partition' >&2; exit 1")
     with pytest.raises(RuntimeError, match=r"sbatch .* failed: invalid partition"):
         backend.start("kps-b", [], workdir)
@@ -135,68 +148,111 @@ def test_slurm_backend_submits_once_and_finds_its_job_again(stand_ins, tmp_path,
 # Cloud TPU
 
 
-def tpu(stand_ins, tmp_path, states, ssh, *arguments, **environment):
+def tpu(stand_ins, tmp_path, states, ssh="true", create="true", **environment):
     """Run tpu_vm.sh; `states` are those of the resource, one for each time that it is asked."""
     (tmp_path / "states").write_text("\n".join(states) + "\n")
     stand_ins.add(
         "gcloud",
         f"""
 case "$*" in
-  *describe*) head -n 1 {tmp_path}/states
-    [[ $(wc -l < {tmp_path}/states) -gt 1 ]] && sed -i 1d {tmp_path}/states; true ;;
+  *describe*) found="$(head -n 1 {tmp_path}/states)"
+    [[ $(wc -l < {tmp_path}/states) -gt 1 ]] && sed -i 1d {tmp_path}/states
+    [[ $found == none ]] && echo "NOT_FOUND: no such resource" >&2 && exit 1
+    [[ $found == broken ]] && echo "no network" >&2 && exit 1
+    echo "$found" ;;
   *"tpu-vm ssh"*) {ssh} ;;
+  *create*) {create} ;;
 esac""",
     )
+    names = {"TPU": "a", "ZONE": "us-east5-a", "TYPE": "v5litepod-16", "POLL_S": "0.01"}
     return stand_ins.run(
         ROOT / "launch/tpu_vm.sh",
-        *("--config=configs/lrsclip.py:B/16", "--workdir=/mnt/runs/a b", *arguments),
-        **{"TPU": "a", "ZONE": "us-east5-a", "TYPE": "v5litepod-16", "POLL_S": "0", **environment},
+        *("--config=configs/lrsclip.py:B/16", "--workdir=/mnt/runs/a b"),
+        **{**names, "PATIENCE": "3", **environment},
     )
+
+
+def tpu_actions(stand_ins):
+    calls = [call[2:4] for call in stand_ins.calls("gcloud") if "describe" not in call]
+    return [action for _, action in calls]
 
 
 def test_tpu_script_creates_installs_runs_on_every_host_and_deletes(stand_ins, tmp_path):
-    found = tpu(stand_ins, tmp_path, ["NONE", "WAITING_FOR_RESOURCES", "WAITING", "ACTIVE"], "true")
+    queue = ["none", "WAITING_FOR_RESOURCES", "broken", "PROVISIONING", "ACTIVE"]
+    found = tpu(stand_ins, tmp_path, queue)
     assert found.returncode == 0, found.stderr
+    assert tpu_actions(stand_ins) == ["create", "scp", "ssh", "ssh", "ssh", "delete"]
     calls = stand_ins.calls("gcloud")
-    done = [" ".join(call[2:4]) for call in calls if "describe" not in call]
-    assert done == [
-        *("queued-resources create", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh"),
-        "queued-resources delete",
-    ]
     create = next(call for call in calls if "create" in call)
     assert {"a", "--zone=us-east5-a", "--accelerator-type=v5litepod-16", "--spot"} < set(create)
-    commands = [
-        next(c for c in call if c.startswith("--command=")) for call in calls if "ssh" in call
-    ]
-    assert all("--worker=all" in call for call in calls if "ssh" in call)
+    ssh = [call for call in calls if "ssh" in call]
+    assert all("--worker=all" in call for call in ssh)
+    commands = [next(c for c in call if c.startswith("--command=")) for call in ssh]
     run = shlex.split(commands[1].removeprefix("--command="))
     place = run.index("rsclip_jax.main")
-    assert run[place + 1 : place + 3] == [
-        "--config=configs/lrsclip.py:B/16",
-        "--workdir=/mnt/runs/a b",
+    assert run[place + 1 : place + 4] == [
+        *("--config=configs/lrsclip.py:B/16", "--workdir=/mnt/runs/a b", "--distributed")
     ]
     assert any(part.startswith("/mnt/runs/a b/logs/tpu-") for part in run)
     assert "finished.json" in commands[2]
 
 
-def test_tpu_script_asks_again_when_preempted(stand_ins, tmp_path):
-    # The first run is cut off: ssh fails and the resource is suspended; the second ends well.
-    first = f'"$*" == *rsclip_jax.main* && ! -e {tmp_path}/cut'
-    once = f"[[ {first} ]] && touch {tmp_path}/cut && exit 255; true"
-    states = ["ACTIVE", "SUSPENDED", "SUSPENDED", "NONE", "ACTIVE"]
-    found = tpu(stand_ins, tmp_path, states, once)
+def once(tmp_path, status):
+    """Let the trainer fail the first time, and its mark be there the second time only."""
+    return (
+        f'[[ "$*" == *rsclip_jax.main* && ! -e {tmp_path}/cut ]] && touch {tmp_path}/cut '
+        f'&& exit {status}; [[ "$*" == *finished.json* && ! -e {tmp_path}/ran ]] '
+        f"&& touch {tmp_path}/ran && exit 1; true"
+    )
+
+
+@pytest.mark.parametrize("status", [255, 0])
+def test_tpu_script_starts_again_what_was_cut_off_or_stopped(status, stand_ins, tmp_path):
+    states = ["ACTIVE", "SUSPENDING", "SUSPENDED", "DELETING", "none", "PROVISIONING", "ACTIVE"]
+    found = tpu(stand_ins, tmp_path, states, once(tmp_path, status))
     assert found.returncode == 0, found.stderr
     assert "preempted" in found.stdout
-    done = [call[3] for call in stand_ins.calls("gcloud") if call[2] == "queued-resources"]
-    assert [d for d in done if d != "describe"] == ["delete", "create", "delete"]
+    actions = [a for a in tpu_actions(stand_ins) if a in ("create", "delete")]
+    assert actions == ["delete", "create", "delete"]
 
 
-def test_tpu_script_reports_a_run_that_fails_and_what_is_missing(stand_ins, tmp_path):
-    fails = '[[ "$*" == *rsclip_jax.main* ]] && exit 3; true'
+def test_tpu_script_gives_up_and_leaves_nothing_behind(stand_ins, tmp_path):
+    fails = '[[ "$*" == *rsclip_jax.main* ]] && exit 3; [[ "$*" != *finished.json* ]]'
     found = tpu(stand_ins, tmp_path, ["ACTIVE"], fails)
     assert found.returncode == 3 and "failed with status 3" in found.stderr
+    assert tpu_actions(stand_ins)[-1] == "delete"
+    stand_ins.record.unlink()
+    found = tpu(stand_ins, tmp_path, ["none"], create="exit 1")
+    assert found.returncode == 1 and tpu_actions(stand_ins).count("create") == 3
+    stand_ins.record.unlink()
+    found = tpu(stand_ins, tmp_path, ["ACTIVE"], "exit 1", KEEP="1")
+    assert found.returncode == 1 and "cannot install" in found.stderr
+    assert "delete" not in tpu_actions(stand_ins)
     found = stand_ins.run(ROOT / "launch/tpu_vm.sh", "--config=c", TPU="a", ZONE="b", TYPE="c")
     assert found.returncode != 0 and "--workdir=DIR is missing" in found.stderr
+
+
+def test_tpu_script_told_to_stop_lets_the_run_save_and_deletes(stand_ins, tmp_path):
+    stand_ins.add(
+        "gcloud",
+        f"""case "$*" in
+  *describe*) echo ACTIVE ;;
+  *pkill*) touch {tmp_path}/saved ;;
+  *"-m rsclip_jax.main"*) touch {tmp_path}/began; sleep 30 ;;
+esac""",
+    )
+    env = {"PATH": f"{stand_ins.directory}:{os.environ['PATH']}", "TPU": "a", "ZONE": "b"}
+    script = subprocess.Popen(
+        [ROOT / "launch/tpu_vm.sh", "--config=c", "--workdir=/mnt/a"],
+        env={**os.environ, **env, "TYPE": "c"},
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "began").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    script.terminate()
+    assert script.wait(timeout=30) == 0
+    assert (tmp_path / "saved").exists()
+    assert tpu_actions(stand_ins)[-1] == "delete"
 
 
 def test_xpk_script_makes_a_workload_named_like_the_workdir(stand_ins):
@@ -290,6 +346,38 @@ def test_other_processes_are_noticed_in_the_environment(environment, others, mon
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert distributed.told_by_cluster() == others
+
+
+def test_local_runs_at_the_same_time_take_gpus_in_turn(fake, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    stand_ins.add("nvidia-smi", "printf '0\\n1\\n'")
+    monkeypatch.setenv("PATH", f"{stand_ins.directory}:{os.environ['PATH']}")
+    given = []
+
+    class Running:
+        def poll(self):
+            return None
+
+    def start(command, log, environment):
+        given.append(environment.get("CUDA_VISIBLE_DEVICES"))
+        return Running()
+
+    monkeypatch.setattr(processes, "start", start)
+    backend = backends.Local(parallel=2)
+    for name in "ab":
+        backend.start(name, [], tmp_path / name)
+    assert given == ["0", "1"]
+    backends.Local(parallel=1).start("c", [], tmp_path / "c")
+    assert given[-1] is None  # alone, a run takes all of them
+
+
+def test_a_flag_joins_the_hosts_of_a_tpu(monkeypatch):
+    joined = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *a, **k: joined.append((a, k)))
+    distributed.join()
+    assert joined == []
+    distributed.join(distributed=True)
+    assert joined == [((), {"heartbeat_timeout_seconds": distributed.HEARTBEAT_S})]
 
 
 def test_half_an_address_is_refused():

@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from absl import flags
+from scipy.stats import ttest_rel
 
 from launch import plan, processes, results, sweep
 from launch.plan import Run, grid, name_of, random, seeds, zipped
@@ -118,12 +119,16 @@ def test_sweep_files_that_are_absent_and_wrong_scales_are_told(tmp_path):
 @pytest.mark.parametrize("scale", plan.SCALES)
 @pytest.mark.parametrize("path", sorted((ROOT / "launch/sweeps").glob("*clip_*.py")), ids=str)
 def test_ready_sweeps_can_be_planned(path, scale, capsys, tmp_path):
-    assert run(path, tmp_path / "w", "--dry_run", f"--sweep.scale={scale}") == 0
+    extra = ["--config.init_from=ViT.pt"] if scale == "paper" else []
+    if extra:
+        with pytest.raises(ValueError, match=r"give --config\.init_from=\.\.\."):
+            plan.load(path, scale)
+    assert run(path, tmp_path / "w", "--dry_run", f"--sweep.scale={scale}", *extra) == 0
     assert not (tmp_path / "w").exists()
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("the time is known when one has finished")
     assert all("to do" in line for line in lines[1:-1])
-    for one in plan.load(path, scale).runs:  # what the trainer would make of it
+    for one in plan.load(path, scale, extra).runs:  # what the trainer would make of it
         argv = ["main", *one.arguments(tmp_path)]
         values = flags.FlagValues()
         main.define_flags(values, argv)
@@ -132,7 +137,7 @@ def test_ready_sweeps_can_be_planned(path, scale, capsys, tmp_path):
         for field, value in one.overrides(tmp_path).items():
             found = functools.reduce(lambda node, key: node[key], field.split("."), config)
             assert (found.to_dict() if isinstance(value, dict) else found) == value, field
-        assert config.evals[plan.load(path, scale).metric.split("/")[0]].type == "retrieval"
+        assert config.evals.val.type == "retrieval"
 
 
 def test_every_run_is_trained_once_and_compared(fake, tmp_path, capsys):
@@ -141,11 +146,13 @@ def test_every_run_is_trained_once_and_compared(fake, tmp_path, capsys):
     assert starts(workdir) == dict.fromkeys(
         ("base", "lr0.1-s0", "lr0.1-s1", "lr0.2-s0", "lr0.2-s1"), 1
     )
-    log = processes.tail(workdir / "runs/lr0.2-s1/logs/process-0.log")
+    log = processes.tail(workdir / "runs/lr0.2-s1")
     for argument in ("--config=configs/lrsclip.py:demo", "--config.lr=0.2", "--config.seed=1",
                      f"--config.init_from={workdir}/runs/base", "--config.eps=1e-7"):  # fmt: skip
         assert argument in log
-    rows = pq.read_table(workdir / "results.parquet").to_pylist()
+    lines = pq.read_table(workdir / "results.parquet").to_pylist()
+    assert len(lines) == 5 * 10 + 4  # every step of every run, and the ends of those compared
+    rows = [row for row in lines if row["final"]]
     assert [(row["run"], row["group"], row["seed"], row["lr"]) for row in rows] == [
         ("lr0.1-s0", "lr0.1", 0, 0.1),
         ("lr0.1-s1", "lr0.1", 1, 0.1),
@@ -153,10 +160,13 @@ def test_every_run_is_trained_once_and_compared(fake, tmp_path, capsys):
         ("lr0.2-s1", "lr0.2", 1, 0.2),
     ]
     assert rows[3]["val/mean_recall"] == pytest.approx(21) and rows[3]["step"] == 10
-    assert pyarrow.csv.read_csv(workdir / "results.csv").num_rows == 4
+    assert pyarrow.csv.read_csv(workdir / "results.csv").num_rows == len(lines)
     table = (workdir / "table.md").read_text()
-    assert "| lr0.1 | 0.1 | 2     | 10.50 ± 0.71     " in table
-    assert "**20.50** ± 0.71 *" in table  # ten points better with both seeds
+    assert "| lr0.1 | 0.1 | 2     | 10.50 ± 0.71 " in table
+    assert "**20.50** ± 0.71 " in table
+    assert [row["training_loss"] for row in lines if row["run"] == "base"] == [
+        pytest.approx(5 / step) for step in range(1, 11)
+    ]
     assert {"metric.png", "curves.png"} < {p.name for p in workdir.iterdir()}
     before = capsys.readouterr().out
     assert "base finished in 0:00:0" in before
@@ -234,7 +244,9 @@ def test_sigterm_stops_the_runs_and_exits_0(tmp_path):
 def test_runs_begun_with_other_fields_and_second_sweeps_are_refused(fake, tmp_path):
     path, workdir = write_file(tmp_path), tmp_path / "w"
     run(path, workdir)
-    with pytest.raises(ValueError, match=r"other fields: --config\.eps=1e-7; use another"):
+    with pytest.raises(
+        ValueError, match=r"other fields \(eps: absent there, 1e-7 now\); use another"
+    ):
         run(path, workdir, "--config.eps=1e-7")
     with sweep._alone(workdir), pytest.raises(ValueError, match="another sweep is running"):
         run(path, workdir)
@@ -254,10 +266,69 @@ def test_significance_is_paired_over_seeds():
     assert results.differs(rows, "b", "a", "m/x")
     assert not results.differs(rows, "c", "a", "m/x")
     assert not results.differs(rows, "a", "a", "m/x")
-    assert not results.differs(rows_of(a=[1.0], b=[9.0]), "b", "a", "m/x")
-    from scipy.stats import ttest_rel
-
     assert ttest_rel([11.0, 21.1, 30.9], [10.0, 20.0, 30.0]).pvalue < 0.05
+    # Two seeds, or the same quantised gain each time, tell nothing.
+    rows = rows_of(a=[1.0, 2.0], b=[9.0, 10.1], c=[3.0, 4.0])
+    assert not results.differs(rows, "b", "a", "m/x") and not results.differs(rows, "c", "a", "m/x")
+
+
+def test_odd_results_leave_gaps_and_ties_are_all_bold():
+    sweep_of = plan.Sweep("s", (Run("a", {"lr": 1}, "c"), Run("b", {"lr": "x|y"}, "c")), "m/x", "a")
+    rows = rows_of(a=[1.001, float("nan")], b=[1.004], c=[None], d=[0.5])
+    rows[0]["m/mean_recall"] = 3.0  # which only one run has
+    rows[1]["lr"] = "x|y"
+    lines = results.markdown(sweep_of, rows).splitlines()
+    cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines[4:]]
+    assert [row[3:] for row in cells if len(row) > 3] == [
+        ["**1.00**", "**3.00**"],
+        ["**1.00**", ""],
+        ["", ""],
+        ["0.50", ""],
+    ]
+    table = results._table([{"a": 1, "b": 1}, {"a": 0.5, "c": "x"}, {"b": "all", "d": None}])
+    assert table.to_pylist()[2] == {"a": None, "b": "all", "c": None, "d": None}
+    assert table["a"].to_pylist() == [1.0, 0.5, None] and table["b"].to_pylist()[0] == "1"
+
+
+def test_results_that_cannot_be_written_do_not_stop_the_runs(fake, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def write(*_):
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError("disk full")
+        return []
+
+    monkeypatch.setattr(results, "write", write)
+    assert run(write_file(tmp_path), tmp_path / "w") == 0
+    assert len(starts(tmp_path / "w")) == 5
+    assert "could not be written: disk full" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seed": 3}, "the seed is no field"),
+        ({"lr": None}, "lr"),
+        ({"loss_pairs": [["img", "txt", 0.5]]}, "would arrive as"),
+        ({"log_steps": 4.5}, "log_steps"),
+    ],
+)
+def test_values_that_would_not_arrive_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        plan._check(
+            plan.Sweep("s", (Run("a", fields, "configs/lrsclip.py:demo"),), "m/x"), Path("s.py")
+        )
+
+
+def test_the_time_left_is_at_least_that_of_one_run(fake, tmp_path):
+    loaded = plan.load(write_file(tmp_path))
+    run(write_file(tmp_path), tmp_path / "w")
+    state = sweep.State(tmp_path / "w")
+    state.seconds = {one.name: 100.0 for one in loaded.runs}
+    (tmp_path / "w/runs/lr0.2-s1/finished.json").unlink()
+    state.seconds.pop("lr0.2-s1")
+    assert sweep.time_left(loaded, state, parallel=4) == pytest.approx(100)
 
 
 def test_a_metric_that_no_run_has_is_told(fake, tmp_path):

@@ -1,9 +1,9 @@
-"""GeoRSCLIP: how much of the training data is used, at the same number of steps.
+"""GeoRSCLIP: how much of the training data is used.
 
     python -m launch.sweep --sweep=launch/sweeps/georsclip_data_fraction.py \\
         --workdir=runs/data_fraction --config.input.data_dir=DATA
 
-small: RSICD from scratch; paper: CLIP B/32 on RS5M, the same epochs of each.
+small: RSICD from scratch, the same steps of each; paper: CLIP B/32 on RS5M, the same epochs.
 """
 
 from launch.plan import seeds
@@ -15,7 +15,7 @@ BASELINE = "train100"
 
 
 def runs(scale):
-    """Yield the parts in percent, two seeds each."""
+    """Yield the parts in percent, three seeds each."""
     run = SHORT if scale == "small" else GEORSCLIP
     for percent in (12, 25, 50, 100):
-        yield from seeds(run.but(f"train{percent}", {"input.split": f"train[:{percent}%]"}), 2)
+        yield from seeds(run.but(f"train{percent}", {"input.split": f"train[:{percent}%]"}), 3)

@@ -15,10 +15,10 @@ BASELINE = "clip"
 
 
 def runs(scale):
-    """Yield the statistics, two seeds each."""
+    """Yield the statistics, three seeds each."""
     run = SHORT if scale == "small" else GEORSCLIP
     for name, (mean, std) in STATISTICS.items():
-        yield from seeds(run.but(name, {"model.mean": mean, "model.std": std}), 2)
+        yield from seeds(run.but(name, {"model.mean": mean, "model.std": std}), 3)
 
 
 STATISTICS = {

@@ -15,7 +15,7 @@ BASELINE = "none"
 
 
 def runs(scale):
-    """Yield no rotation, right angles, and any angle up to 45 and 180 degrees, two seeds each."""
+    """Yield no rotation, right angles, and any angle up to 45 and 180 degrees, three seeds each."""
     run = SHORT if scale == "small" else GEORSCLIP
     for name, right_angles, rotate in (
         ("none", False, 0.0),
@@ -24,4 +24,4 @@ def runs(scale):
         ("any", False, 180.0),
     ):
         fields = {"input.right_angles": right_angles, "input.rotate": rotate}
-        yield from seeds(run.but(name, fields), 2)
+        yield from seeds(run.but(name, fields), 3)

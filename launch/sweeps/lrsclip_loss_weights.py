@@ -15,8 +15,8 @@ BASELINE = "long1-short1"
 
 
 def runs(scale):
-    """Yield the weights of the long and the short loss, two seeds each."""
+    """Yield the weights of the long and the short loss, three seeds each."""
     run = BOTH if scale == "small" else LRSCLIP
     for long, short in ((1, 0), (1, 0.1), (1, 0.5), (1, 1), (0.5, 1), (0, 1)):
         pairs = (("img", "txt_long", float(long)), ("img", "txt", float(short)))
-        yield from seeds(run.but(f"long{long}-short{short}", {"loss_pairs": pairs}), 2)
+        yield from seeds(run.but(f"long{long}-short{short}", {"loss_pairs": pairs}), 3)

@@ -16,7 +16,7 @@ BASELINE = "pcm_dim0"
 
 
 def runs(scale):
-    """Yield the numbers of components, 0 for off, two seeds each."""
+    """Yield the numbers of components, 0 for off, three seeds each."""
     run = BOTH if scale == "small" else LRSCLIP
     for fields in grid({"loss.pcm_dim": (0, 16, 32, 64)}):
-        yield from seeds(run.but(name_of(fields), fields), 2)
+        yield from seeds(run.but(name_of(fields), fields), 3)

@@ -6,6 +6,7 @@ from time import perf_counter
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rsclip_jax import evaluators, sharding
@@ -108,6 +109,9 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
             )
             progress.start(step, waited=lambda: batches.wait_s)
 
+        if step >= total_steps and not (workdir / FINISHED_FILE).exists():
+            # All steps are taken, but perhaps the evaluation of the last one failed.
+            progress.scores(step, evaluate(evals, inference_params(state), config, workdir))
         try:
             while step < total_steps:
                 state, metrics = train_step(state, batch)
@@ -146,13 +150,16 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
 
 def draw_scenes(config: ConfigDict) -> None:
     """Draw the data set "scenes" where config.scenes asks for it and it is absent."""
-    if not config.scenes.train or "scenes" not in config.input.data or jax.process_index() != 0:
+    if not config.scenes.train or "scenes" not in config.input.data:
         return
-    if not (Path(config.input.data_dir) / "scenes").exists():
+    absent = not (Path(config.input.data_dir) / "scenes").exists()
+    if jax.process_index() == 0 and absent:
         log(f"drawing {config.scenes.train + config.scenes.val} scenes")
         synthetic.write_scenes(
             config.input.data_dir, "scenes", config.scenes.train, config.scenes.val, config.seed
         )
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("scenes")  # the others wait for them
 
 
 def due(interval: int, step: int) -> bool:
@@ -185,7 +192,13 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
         return {"tokenizer": config.tokenizer, **activation, **fields, **heads}
 
     there, now = unseen(source), unseen(config)
-    wrong = [f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]]
+    changed = {k: f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]}
+    for name in ("model.mean", "model.std"):  # GeoRSCLIP fine-tunes with other statistics
+        if name in changed:
+            log(
+                f"another normalisation of the images than {config.init_from}'s:\n{changed.pop(name)}"
+            )
+    wrong = list(changed.values())
     if wrong:
         raise ValueError(
             f"config.init_from={config.init_from!r}: that model reads its parameters otherwise\n"
