@@ -195,9 +195,7 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
     changed = {k: f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]}
     for name in ("model.mean", "model.std"):  # GeoRSCLIP fine-tunes with other statistics
         if name in changed:
-            log(
-                f"another normalisation of the images than {config.init_from}'s:\n{changed.pop(name)}"
-            )
+            log(f"images are normalised otherwise than by {config.init_from}:\n{changed.pop(name)}")
     wrong = list(changed.values())
     if wrong:
         raise ValueError(
