@@ -184,12 +184,6 @@ def test_lora_merges_into_the_base():
     assert np.abs(expected - embed(base, plain, arrays)).max() > 0.1
 
 
-def test_what_cannot_be_merged_is_refused():
-    for method in ("pfeiffer", "prefix", "unipelt"):
-        with pytest.raises(ValueError, match="only LoRA can"):
-            peft.merge_lora({}, peft.make(config_of(method)))
-
-
 def test_prefixes_fold():
     _, _, model, params, arrays = golden_with("prefix", prefix=5)
     params = randomised(params)

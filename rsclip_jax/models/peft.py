@@ -173,16 +173,10 @@ class Prefix(nn.Module):
 
 
 def merge_lora(params: Any, peft: Peft) -> Any:
-    """Add the low-rank updates to the kernels that they belong to: the parameters of a plain CLIP.
+    """Add the low-rank updates to the kernels they belong to: parameters of the model without.
 
-    Raises:
-      ValueError: parts that a plain CLIP has no place for, adapters, prefixes or gates.
+    Only without gates, whose values depend on the input.
     """
-    if peft.gated or peft.reduction or peft.prefix:
-        raise ValueError(
-            "adapters, prefixes and gates cannot be merged into the weights of a plain CLIP; only "
-            "LoRA can: keep the model as rsclip_jax's own"
-        )
 
     def merged(node: Any) -> Any:
         if not isinstance(node, Mapping):
