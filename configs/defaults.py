@@ -38,6 +38,17 @@ def get_config():
     c.model.stretch = "kps"  # or "interpolate"
     c.model.keep = 20
     c.model.ratio = 4.0
+    # Parameter-efficient fine-tuning (models/peft.py): unless config.schedule says otherwise, the
+    # base is frozen and only what is added is trained.
+    c.model.peft = ConfigDict()
+    c.model.peft.method = ""  # "lora", "pfeiffer", "prefix", "unipelt"
+    c.model.peft.targets = "attn/(query|value)"  # dense layers with LoRA, a regular expression
+    c.model.peft.rank = 8
+    c.model.peft.alpha = 8.0
+    c.model.peft.reduction = 16  # width of the tower / width of its adapters
+    c.model.peft.prefix = 0  # tokens; 0: 30, 10 in UniPELT
+    c.model.peft.hidden = 512  # of the network that makes the prefixes
+    c.model.peft.folded = False  # the prefixes are parameters, their network is gone
 
     c.input = ConfigDict()
     c.input.data_dir = "data"  # where prepared data sets lie; "": WORKDIR/data

@@ -175,7 +175,7 @@ def _shown(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Choose the metrics of the table: the sweep's own, and its evaluator's other means."""
     evaluator = sweep.metric.split("/")[0]
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(f"{evaluator}/"))
-    others = [n for n in names if n.endswith(("mean_recall", "_mean", "R@1", "top1"))]
+    others = [n for n in names if n.endswith(("mean_recall", "_mean", "top1"))]
     return list(dict.fromkeys([sweep.metric, *others]))
 
 

@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     config, params, _ = load_for_inference(args.input, args.step, activation=args.activation)
     if args.context_length or args.image_size:
         config, params = refit(config, params, args.context_length, args.image_size)
+    config, params = weights.settle_peft(config, params)
     if args.to == OURS:
         save_for_inference(args.output, config, params)
     else:

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rsclip_jax.models.peft import NONE, Adapter, Gate, Lora, Peft, Prefix
+
 
 @jax.custom_jvp
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -49,6 +51,7 @@ class Tower:
     attention: str = "auto"
     remat: str = "none"
     scan: bool = True
+    peft: Peft = NONE
 
 
 def attention_implementation(choice: str, dtype: str, head_dim: int) -> str:
@@ -110,9 +113,16 @@ class Attention(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, at: jax.Array | None = None) -> jax.Array:
-        cfg = self.tower
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        at: jax.Array | None = None,
+        prefix_2xPxD: jax.Array | None = None,
+        real: jax.Array | None = None,
+    ) -> jax.Array:
+        cfg, peft = self.tower, self.tower.peft
         batch, length, width = x_BxLxD.shape
+        heads = (batch, -1, cfg.heads, width // cfg.heads)
         params = {
             n: DenseParams(width, width**-0.5, name=n)(width) for n in ("query", "key", "value")
         }
@@ -124,24 +134,43 @@ class Attention(nn.Module):
                 for part in zip(*(params[n] for n in names), strict=True)
             )
             y = x.reshape(-1, width) @ kernel + bias
-            shape = (batch, -1, cfg.heads, width // cfg.heads)
-            return [part.reshape(shape) for part in jnp.split(y, len(names), axis=-1)]
+            parts = [part.reshape(heads) for part in jnp.split(y, len(names), axis=-1)]
+            return [updated(n, part, x) for n, part in zip(names, parts, strict=True)]
+
+        def updated(name: str, part: jax.Array, x: jax.Array) -> jax.Array:
+            if not peft.adapts(f"attn/{name}"):
+                return part
+            update = Lora(peft, width, name=f"lora_{name}")(x_BxLxD, real, lambda _: x)
+            return part + update.reshape(heads)
 
         if at is None:
             q, k, v = project(x_BxLxD, "query", "key", "value")
         else:
             (q,) = project(take_tokens(x_BxLxD, at), "query")
             k, v = project(x_BxLxD, "key", "value")
+        if prefix_2xPxD is not None:
+            gate = Gate(name="gate_prefix")(x_BxLxD, real) if peft.gated else 1.0
+            before = (jnp.broadcast_to(p, (batch, *p.shape)) * gate for p in prefix_2xPxD)
+            k, v = (
+                jnp.concatenate([p.astype(x.dtype).reshape(heads), x], axis=1)
+                for p, x in zip(before, (k, v), strict=True)
+            )
         kind = attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads)
-        if kind == "cudnn" and at is None:
+        if kind == "cudnn" and at is None and prefix_2xPxD is None:
             y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="cudnn")
         else:
             positions = jnp.arange(length)[None] if at is None else at[:, None]
-            mask = jnp.arange(length) <= positions[:, None, :, None] if self.causal else None
+            # Prefixes stand before the first position: every query sees them.
+            keys = jnp.arange(k.shape[1]) - (k.shape[1] - length)
+            mask = keys <= positions[:, None, :, None] if self.causal else None
             y = dot_product_attention(q, k, v, mask)
         out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
+        y = y.reshape(batch, -1, width)
         out = nn.Dense(width, dtype=cfg.dtype, kernel_init=out_init, name="out")
-        return out(y.reshape(-1, width)).reshape(batch, -1, width)
+        z = out(y.reshape(-1, width)).reshape(y.shape)
+        if peft.adapts("attn/out"):
+            z = z + Lora(peft, width, name="lora_out")(y, real)
+        return z
 
 
 class Mlp(nn.Module):
@@ -150,17 +179,23 @@ class Mlp(nn.Module):
     tower: Tower
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    def __call__(self, x_BxLxD: jax.Array, real: jax.Array | None = None) -> jax.Array:
         cfg = self.tower
         width = cfg.width
+
+        def dense(x_BxLxD: jax.Array, name: str, features: int, init: Callable) -> jax.Array:
+            # Matrices of two axes: XLA's CPU backend multiplies them faster than those of three.
+            x = x_BxLxD.reshape(-1, x_BxLxD.shape[-1])
+            y = nn.Dense(features, dtype=cfg.dtype, kernel_init=init, name=name)(x)
+            y = y.reshape(*x_BxLxD.shape[:2], features)
+            if cfg.peft.adapts(f"mlp/{name}"):
+                y = y + Lora(cfg.peft, features, name=f"lora_{name}")(x_BxLxD, real)
+            return y
+
         fc1_init = nn.initializers.normal((2 * width) ** -0.5)
         fc2_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
-        # Matrices of two axes: XLA's CPU backend multiplies them faster than those of three.
-        h = x_BxLxD.reshape(-1, width)
-        h = nn.Dense(4 * width, dtype=cfg.dtype, kernel_init=fc1_init, name="fc1")(h)
-        h = ACTIVATIONS[cfg.activation](h)
-        h = nn.Dense(width, dtype=cfg.dtype, kernel_init=fc2_init, name="fc2")(h)
-        return h.reshape(x_BxLxD.shape)
+        h = ACTIVATIONS[cfg.activation](dense(x_BxLxD, "fc1", 4 * width, fc1_init))
+        return dense(h, "fc2", width, fc2_init)
 
 
 class Block(nn.Module):
@@ -170,11 +205,19 @@ class Block(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, at: jax.Array | None = None) -> jax.Array:
-        dtype = self.tower.dtype
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        at: jax.Array | None = None,
+        prefix: jax.Array | None = None,
+        real: jax.Array | None = None,
+    ) -> jax.Array:
+        dtype, peft = self.tower.dtype, self.tower.peft
         h = layer_norm("ln_1")(x_BxLxD).astype(dtype)
-        x = take_tokens(x_BxLxD, at) + Attention(self.tower, self.causal, name="attn")(h, at)
-        return x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype))
+        attention = Attention(self.tower, self.causal, name="attn")(h, at, prefix, real)
+        x = take_tokens(x_BxLxD, at) + attention
+        x = x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype), real)
+        return Adapter(peft, name="adapter")(x, real) if peft.reduction else x
 
 
 class Transformer(nn.Module):
@@ -197,20 +240,31 @@ class Transformer(nn.Module):
         if cfg.remat not in REMAT_POLICIES:
             raise ValueError(f"config.model.remat={cfg.remat!r}: one of {sorted(REMAT_POLICIES)}")
         block = Block(cfg, self.causal, parent=None)
+        prefix = None
+        if cfg.peft.prefix:
+            prefix = Prefix(cfg.peft, cfg.depth, cfg.width, name="prefix")()
+        real = None
+        if cfg.peft.gated and self.causal and at is not None:  # gates look at all real tokens
+            real = jnp.arange(x_BxLxD.shape[1]) <= at[:, None]
 
         def init(rng: jax.Array) -> dict:
             keys = jax.random.split(rng, cfg.depth)
-            return jax.vmap(lambda key: block.init(key, x_BxLxD)["params"])(keys)
+            first = None if prefix is None else prefix[0]
+            return jax.vmap(lambda key: block.init(key, x_BxLxD, None, first)["params"])(keys)
 
-        def layer(x: jax.Array, params: dict, at: jax.Array | None = None):
-            return block.apply({"params": params}, x, at), None
+        def layer(x: jax.Array, inputs: tuple, at: jax.Array | None = None):
+            params, prefix = inputs
+            return block.apply({"params": params}, x, at, prefix, real), None
 
         if cfg.remat != "none":
             policy = REMAT_POLICIES[cfg.remat]
             layer = jax.checkpoint(layer, policy=policy, prevent_cse=not cfg.scan)
-        leaves, tree = jax.tree.flatten(self.param("blocks", init))
+        leaves, tree = jax.tree.flatten((self.param("blocks", init), prefix))
         # `split`, not two slices: its gradient is one concatenation.
         most, last = zip(*(jax.lax.split(p, (cfg.depth - 1, 1)) for p in leaves), strict=True)
         unroll = 1 if cfg.scan else max(1, cfg.depth - 1)
         x, _ = jax.lax.scan(layer, x_BxLxD, jax.tree.unflatten(tree, most), unroll=unroll)
-        return layer(x, jax.tree.unflatten(tree, [p[0] for p in last]), at)[0]
+        last = jax.tree.unflatten(tree, [p[0] for p in last])
+        if cfg.peft.gated:  # the gates of the last layer look at all of its tokens
+            return layer(x, last)[0] if at is None else take_tokens(layer(x, last)[0], at)
+        return layer(x, last, at)[0]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsclip_jax.models import peft
 from rsclip_jax.models.blocks import Tower
 from rsclip_jax.models.text import TextTower
 from rsclip_jax.models.vit import VisionTower
@@ -135,6 +136,7 @@ def build(config: Mapping[str, Any]) -> CLIP:
         )
     shared = {k: config[k] for k in ("dtype", "attention", "remat", "scan")}
     shared["activation"] = config["activation"] or sizes.activation
+    shared["peft"] = peft.make(config.get("peft"))
     return CLIP(
         image=Tower(sizes.image_width, sizes.image_depth, sizes.image_heads, **shared),
         text=Tower(sizes.text_width, sizes.text_depth, sizes.text_heads, **shared),

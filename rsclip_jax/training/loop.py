@@ -15,14 +15,14 @@ from rsclip_jax.data.records import open_source
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.models import clip
+from rsclip_jax.models import clip, peft
 from rsclip_jax.training.checkpoint import Checkpoints, load_for_inference
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.optim import describe_params, make_optimizer
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
-from rsclip_jax.training.state import State, adapt_params, make_state
+from rsclip_jax.training.state import State, adapt_params, make_state, with_added
 from rsclip_jax.training.step import make_loss, make_train_step
 from rsclip_jax.training.workdir import (
     FINISHED_FILE,
@@ -189,9 +189,12 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
         heads = {"image heads": model.image.heads, "text heads": model.text.heads}
         fields = {f"model.{field}": getattr(model, field) for field in ("mean", "std", "eot_id")}
         activation = {"model.activation": model.image.activation}
-        return {"tokenizer": config.tokenizer, **activation, **fields, **heads}
+        added = {"model.peft": model.image.peft}
+        return {"tokenizer": config.tokenizer, **activation, **fields, **heads, **added}
 
     there, now = unseen(source), unseen(config)
+    if there["model.peft"] == peft.NONE:  # then it is new
+        now.pop("model.peft")
     changed = {k: f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]}
     for name in ("model.mean", "model.std"):  # GeoRSCLIP fine-tunes with other statistics
         if name in changed:
@@ -203,6 +206,7 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
             + "\n".join(wrong)
         )
     log(f"starting from {config.init_from}, step {step}")
+    params = with_added(model, params, config.seed)
     return adapt_params(model, params, config.model.stretch, config.model.keep, config.model.ratio)
 
 

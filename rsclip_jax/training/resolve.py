@@ -6,8 +6,9 @@ from ml_collections import ConfigDict
 
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
-from rsclip_jax.models import clip
+from rsclip_jax.models import clip, peft
 
+ALL_TRAINED = ((".*", 1.0),)  # config.schedule where nobody has set it
 FIELD_OF = {"txt": "text", "txt_long": "text_long", "txt_ir": "text_ir"}
 
 
@@ -38,6 +39,8 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
         model[field] = value
     built = clip.build(model)
     model.image_size, model.activation = built.image_size, built.image.activation
+    if model.peft.method and tuple(config.schedule) == ALL_TRAINED:
+        config.schedule = ((peft.ADDED, 1.0), (".*", None))
     _check(config)
     return config
 

@@ -1,5 +1,6 @@
 """The train state: a plain dict of counters, `params`, `opt_state` and maybe `ema`."""
 
+import re
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from rsclip_jax.models import clip
+from rsclip_jax.models import clip, peft
 from rsclip_jax.models.positions import fit_image_positions, fit_text_positions
 
 State = dict[str, Any]
@@ -56,6 +57,24 @@ def adapt_params(model: clip.CLIP, params: Any, stretch: str, keep: int, ratio: 
     if wrong:
         raise ValueError("config.init_from does not fit config.model:\n" + "\n".join(wrong))
     return params
+
+
+def with_added(model: clip.CLIP, params: Any, seed: int) -> Any:
+    """Give a base's parameters those that PEFT adds to them, initialised; others are left."""
+
+    def added(tree: Any, prefix: str = "") -> Any:
+        found = {k: added(v, f"{prefix}{k}/") for k, v in tree.items() if isinstance(v, dict)}
+        leaves = {k: v for k, v in tree.items() if not isinstance(v, dict)}
+        here = {k: v for k, v in leaves.items() if re.fullmatch(peft.ADDED, prefix + k)}
+        return {**{k: v for k, v in found.items() if v}, **here}
+
+    def overlay(new: Any, old: Any) -> Any:
+        if not (isinstance(new, dict) and isinstance(old, dict)):
+            return old
+        return {**new, **old, **{k: overlay(new[k], old[k]) for k in new.keys() & old.keys()}}
+
+    fresh = jax.jit(lambda: added(clip.init_params(model, jax.random.key(seed))))()
+    return overlay(fresh, params)
 
 
 def refit(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rsclip_jax.losses.pairs import pair_weights, total_loss
 from rsclip_jax.models.clip import CLIP
-from rsclip_jax.training.optim import learning_rate
+from rsclip_jax.training.optim import learning_rate, rate_factors
 from rsclip_jax.training.state import State
 
 MOVING = ("params", "opt_state", "ema")  # what a step changes, beside the counters
@@ -48,8 +48,16 @@ def make_train_step(
     A step whose loss or gradient is not finite changes nothing but the counters: `step`,
     `bad_steps` (such steps in a row) and `bad_steps_total`. Metrics are scalars.
     """
-    loss_fn = make_loss(model, config, mesh, total_steps)
+    full_loss = make_loss(model, config, mesh, total_steps)
     lr = learning_rate(config.lr, config.warmup_steps, total_steps)
+
+    def loss_fn(params, batch, step):
+        # The backward pass of what is frozen is left out.
+        factors = rate_factors(params, tuple(config.schedule))
+        trained = jax.tree.map(
+            lambda p, f: jax.lax.stop_gradient(p) if f == "frozen" else p, params, factors
+        )
+        return full_loss(trained, batch, step)
 
     def train_step(state: State, batch: dict) -> tuple[State, dict]:
         step, params = state["step"], state["params"]

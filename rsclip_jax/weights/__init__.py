@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rsclip_jax.models import clip
+from rsclip_jax.models import clip, peft
 from rsclip_jax.weights import files, layouts
 
 # Activation of published weights, which the tensors do not show. "": that of the architecture.
@@ -68,6 +68,8 @@ def from_state_dict(state: Mapping[str, Any], preset: str | None = None) -> tupl
 def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.ndarray]:
     """Convert our parameters to "open_clip" (OpenAI's names), "huggingface" or "longclip".
 
+    LoRA is merged into the weights.
+
     Raises:
       ValueError: unknown layout, or a model that the layout has no place for.
     """
@@ -75,8 +77,34 @@ def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.
         raise ValueError(f"layout={layout!r}: expected one of {', '.join(layouts.LAYOUTS)}")
     if config.model.logit_bias and layout != "open_clip":
         raise ValueError(f"the {layout} layout has no place for SigLIP's logit bias")
+    config, params = settle_peft(config, params)
+    if config.model.get("peft", {}).get("method"):
+        raise ValueError(
+            f"{config.model.peft.method} cannot be merged into the weights of a plain CLIP, only "
+            "LoRA can: keep the model in our own format"
+        )
     params = jax.device_get(params)
     return {k: np.asarray(v, order="C") for k, v in layouts.to_tensors(params, layout).items()}
+
+
+def settle_peft(config: ConfigDict, params: Any) -> tuple[ConfigDict, Any]:
+    """Take out what only training needs: merge LoRA into the weights, fold prefixes.
+
+    Returns:
+      The config and parameters of a model with the same outputs; those given, if there is nothing
+      to settle.
+    """
+    given = peft.make(config.model.get("peft"))
+    if given == peft.NONE:
+        return config, params
+    config = config.copy_and_resolve_references().unlock()
+    if config.model.peft.method == "lora":
+        config.model.peft.method = ""
+        return config, peft.merge_lora(params, given)
+    if given.prefix and given.hidden:
+        config.model.peft.folded = True
+        return config, peft.fold_prefix(params, given)
+    return config, params
 
 
 def describe(config: ConfigDict) -> str:
