@@ -1,17 +1,13 @@
-"""The results of a sweep: one table of all runs, one of groups for the reader, and plots."""
+"""The results of a sweep: a row for each run, and a table of groups for the reader."""
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 from scipy import stats
 
 from launch.plan import Run, Sweep
@@ -20,73 +16,22 @@ from launch.processes import finished
 SIGNIFICANT, PAIRS = 0.05, 3  # fewer pairs tell next to nothing
 
 
-def write(sweep: Sweep, directory: Path, plots: bool = True) -> list[Path]:
-    """Write results.parquet, results.csv, table.md and, with matplotlib, the plots of a sweep.
-
-    The first two have a row for every line of every run's metrics.jsonl, and one for its end, which
-    has `final` set and the latest of each metric.
-
-    Args:
-      directory: of the sweep; its runs lie in `directory / "runs"`.
-      plots: draw as well, which takes seconds.
-
-    Returns:
-      What was written; nothing before the first run has finished.
-    """
-    runs_dir = directory / "runs"
-    rows = gather(sweep, runs_dir)
-    if not rows:
-        return []
-    lines = [
-        {**_own(sweep, run), "final": False, **line}
-        for run in sweep.runs
-        for line in metrics(runs_dir / run.name)
-    ]
-    table = _table([*lines, *({**row, "final": True} for row in rows)])
-    written = [
-        _whole(directory / "results.parquet", lambda path: pq.write_table(table, path)),
-        _whole(directory / "results.csv", lambda path: pa.csv.write_csv(table, path)),
-        _whole(directory / "table.md", lambda path: path.write_text(markdown(sweep, rows))),
-    ]
-    if plots:
-        try:
-            from launch import plots as drawing
-        except ImportError:  # matplotlib comes with the extra "report"
-            return written
-        written += drawing.draw(sweep, rows, directory)
-    return written
-
-
 def gather(sweep: Sweep, runs_dir: Path) -> list[dict[str, Any]]:
     """Return a row for each finished run: name, group, seed, its fields, and last metrics."""
     rows = []
     for run in sweep.runs:
         if run.compared and finished(runs_dir / run.name):
-            row = _own(sweep, run)
+            row = own(sweep, run)
             for line in metrics(runs_dir / run.name):
                 row |= line
             rows.append(row)
     return rows
 
 
-def _own(sweep: Sweep, run: Run) -> dict[str, Any]:
+def own(sweep: Sweep, run: Run) -> dict[str, Any]:
+    """Return what every row of a run has: its name, group, seed and fields."""
     fields = {field: _cell(run.fields.get(field)) for field in _fields(sweep)}
     return {"run": run.name, "group": run.group, "seed": run.seed, **fields}
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Make a table of all columns that any row has; one of several types becomes text."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    arrays = {}
-    for name in columns:
-        cells = [row.get(name) for row in rows]
-        kinds = {float if type(cell) is int else type(cell) for cell in cells if cell is not None}
-        if len(kinds) > 1:
-            cells = [None if cell is None else str(cell) for cell in cells]
-        elif kinds == {float} and not all(isinstance(cell, int | None) for cell in cells):
-            cells = [None if cell is None else float(cell) for cell in cells]
-        arrays[name] = pa.array(cells)
-    return pa.table(arrays)
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -196,13 +141,6 @@ def _fields(sweep: Sweep) -> list[str]:
 def _cell(value: Any) -> Any:
     """Keep numbers and text, write down the rest."""
     return value if value is None or isinstance(value, int | float | str) else str(value)
-
-
-def _whole(path: Path, write_to: Any) -> Path:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    write_to(unfinished)
-    os.replace(unfinished, path)
-    return path
 
 
 def describe(run: Run) -> str:

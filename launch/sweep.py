@@ -32,7 +32,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from launch import plan, processes, results
+from launch import plan, processes, report, results
 from launch.backends import BACKENDS, Backend, Job
 from launch.plan import Run, Sweep
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     if failed is None:
         print("sweep: stopped; the same command goes on")
         return 0
-    written = results.write(sweep, directory)
+    written = report.write(sweep, directory)
     if written:
         print((directory / "table.md").read_text())
         print("\n".join(map(str, written)))
@@ -236,7 +236,7 @@ def execute(sweep: Sweep, backend: Backend, state: State, parallel: int) -> dict
 def refresh(sweep: Sweep, state: State, plots: bool) -> None:
     """Write the results so far; a run whose numbers cannot be read must not stop the others."""
     try:
-        results.write(sweep, state.directory, plots)
+        report.write(sweep, state.directory, plots)
     except (ValueError, TypeError, OSError, pa.ArrowException) as error:
         say(f"the results could not be written: {error}")
 

@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from scipy.stats import ttest_rel
 
-from launch import plan, processes, results, sweep
+from launch import plan, processes, report, results, sweep
 from launch.plan import Run, grid, name_of, random, seeds, zipped
 from rsclip_jax import main
 from rsclip_jax.training.resolve import resolve
@@ -285,7 +285,7 @@ def test_odd_results_leave_gaps_and_ties_are_all_bold():
         ["", ""],
         ["0.50", ""],
     ]
-    table = results._table([{"a": 1, "b": 1}, {"a": 0.5, "c": "x"}, {"b": "all", "d": None}])
+    table = report.table([{"a": 1, "b": 1}, {"a": 0.5, "c": "x"}, {"b": "all", "d": None}])
     assert table.to_pylist()[2] == {"a": None, "b": "all", "c": None, "d": None}
     assert table["a"].to_pylist() == [1.0, 0.5, None] and table["b"].to_pylist()[0] == "1"
 
@@ -299,7 +299,7 @@ def test_results_that_cannot_be_written_do_not_stop_the_runs(fake, tmp_path, mon
             raise OSError("disk full")
         return []
 
-    monkeypatch.setattr(results, "write", write)
+    monkeypatch.setattr(report, "write", write)
     assert run(write_file(tmp_path), tmp_path / "w") == 0
     assert len(starts(tmp_path / "w")) == 5
     assert "could not be written: disk full" in capsys.readouterr().out
