@@ -66,6 +66,10 @@ class Run:
         start = {"init_from": str(runs_dir / self.after)} if self.after else {}
         return {**self.shared, **start, **self.fields, "seed": self.seed}
 
+    def describe(self) -> str:
+        """Return its own fields in one line."""
+        return "  ".join(f"{field}={value}" for field, value in self.fields.items())
+
     def arguments(self, runs_dir: Path) -> list[str]:
         """Return the arguments of `rsclip_jax.main`."""
         overrides = self.overrides(runs_dir).items()

@@ -141,8 +141,3 @@ def _fields(sweep: Sweep) -> list[str]:
 def _cell(value: Any) -> Any:
     """Keep numbers and text, write down the rest."""
     return value if value is None or isinstance(value, int | float | str) else str(value)
-
-
-def describe(run: Run) -> str:
-    """Return the fields of a run in one line."""
-    return "  ".join(f"{field}={value}" for field, value in run.fields.items())

@@ -148,7 +148,7 @@ def show_plan(sweep: Sweep, state: State, parallel: int) -> str:
     for run in sweep.runs:
         stage = "finished" if state.finished(run) else "to do   "
         after = f"  after {run.after}" if run.after else ""
-        lines.append(f"  {run.name:{width}}  {stage}  {results.describe(run)}{after}".rstrip())
+        lines.append(f"  {run.name:{width}}  {stage}  {run.describe()}{after}".rstrip())
     todo = [run for run in sweep.runs if not state.finished(run)]
     left = time_left(sweep, state, parallel)
     when = f"about {clock(left)}" if left is not None else "the time is known when one has finished"

@@ -129,7 +129,8 @@ class ZeroShot:
       class_names: own words in their place: names that include every label, in any order and with
         further classes among them, or one for each of the sorted labels.
       templates: a tuple of own templates in place of the protocol's.
-      limit: only the first so many records; 0 for all, of which the labels are taken.
+      limit: only the first so many records; 0 for all. The classes of "labels" are those of the
+        records that are read.
     """
 
     def __init__(

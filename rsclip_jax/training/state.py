@@ -60,7 +60,12 @@ def adapt_params(model: clip.CLIP, params: Any, stretch: str, keep: int, ratio: 
 
 
 def with_added(model: clip.CLIP, params: Any, seed: int) -> Any:
-    """Give a base's parameters those that PEFT adds to them, initialised; others are left."""
+    """Give a base's parameters those that `model.peft` adds to them, initialised.
+
+    Args:
+      params: of a CLIP with or without them; what is there is kept, of any shape.
+      seed: of the initial values.
+    """
 
     def added(tree: Any, prefix: str = "") -> Any:
         found = {k: added(v, f"{prefix}{k}/") for k, v in tree.items() if isinstance(v, dict)}
