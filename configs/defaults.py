@@ -30,6 +30,13 @@ def get_config():
     c.model.std = CLIP_STD
     c.model.init_scale = 1 / 0.07  # logit scale exp(t) at the start of training from scratch
     c.model.logit_bias = False  # SigLIP's bias; needed by loss.kind = "sigmoid"
+    c.model.own_scale = ()  # loss pairs with a logit scale of their own, as "img_ir"
+    # Infrared images go through the tower of RGB ("shared"), one that starts as its copy
+    # ("separate"), or this one with a low-rank update ("lora": targets, rank, alpha of peft).
+    c.model.ir_tower = "shared"
+    # Micrometres: 0.85 near infrared, 10 thermal. Patches are then embedded by kernels that are
+    # made for the wavelengths of red, green, blue and this one; 0: off.
+    c.model.ir_wavelength = 0.0
     c.model.dtype = "float32"  # of the computation; "bfloat16" on GPU and TPU
     c.model.attention = "auto"  # "xla", "cudnn", or the faster one that applies
     c.model.scan = True  # compile one layer and loop; False: faster steps, slower compilation
@@ -54,9 +61,13 @@ def get_config():
     c.input.data_dir = "data"  # where prepared data sets lie; "": WORKDIR/data
     c.input.data = ConfigDict()  # name -> mixing weight
     c.input.split = "train"
+    c.input.subset = 1.0  # share of the records, or their number; smaller ones are part of greater
     c.input.batch_size = 256  # over all devices
     c.input.lengths = ConfigDict({"text": 77})  # text fields of a batch and their token lengths
-    c.input.ir = False
+    c.input.ir = False  # infrared images as well; records without one train the rest of the loss
+    c.input.ir_view = "translated"  # the record's; or made of RGB: "grayscale", "rgb_duplicate"
+    # Text of the infrared image (text_ir): "ir_caption", "caption" (text itself), or "mixed".
+    c.input.ir_text_source = "ir_caption"
     c.input.caption = "random"  # or "first"
     c.input.long_caption = "auto"  # "record", "compose", or composed where the record has none
     c.input.crop = ()  # area range of the random resized crop; (): CLIP's resize and centre crop
@@ -74,6 +85,7 @@ def get_config():
     c.loss.kind = "softmax"  # or "sigmoid" (SigLIP)
     c.loss.normalize = False  # divide by the sum of the weights (FusionRS)
     c.loss.label_smoothing = 0.0
+    c.loss.mask_same_text = False  # rows with the same caption are no negatives of each other
     c.loss.pcm_dim = 0  # principal components of Long-CLIP's short branch; 0: off
     c.loss.stop_gradient_gather = False  # LRSCLIP's released code: no gradient of gathered rows
     # (weights at first, weights at last, start, end), a cosine between two fractions of training.

@@ -17,7 +17,7 @@ Arguments after the colon:
     demo        a tiny model on synthetic scenes, three minutes on two CPU cores.
 """
 
-from configs import defaults
+from configs import defaults, demo
 from rsclip_jax.losses.pairs import DUAL_TEXT_PRESETS
 
 
@@ -64,20 +64,9 @@ def _paper(variant):
     return c
 
 
-def _from_scratch():
-    c = _dual_text()
-    c.lr = 1e-3
-    c.wd = 0.1
-    c.b2 = 0.98
-    c.eps = 1e-6
-    c.loss.max_scale = 100.0
-    c.grad_clip_norm = 1.0
-    # Nothing to preserve in random positions: none is frozen.
-    return c
-
-
 def _rsicd(_):
-    c = _from_scratch()
+    c = _dual_text()
+    demo.from_scratch(c)  # nothing to preserve in random positions: none is frozen
     c.model.variant = "small"
     c.model.scan = False
     c.total_steps = 560
@@ -105,23 +94,11 @@ def _rsicd(_):
 
 
 def _demo(_):
-    c = _from_scratch()
-    c.model.variant = "tiny"
-    c.model.scan = False
-    c.total_steps = 150
-    c.warmup_steps = 20
-    c.scenes = {"train": 2048, "val": 256}
-    c.input.data_dir = ""
-    c.input.data = {"scenes": 1.0}
-    c.input.batch_size = 128
+    c = _dual_text()
+    demo.shrink(c)
     c.input.lengths = {"text": 32, "text_long": 144}
-    # No flips and turns: the captions tell left from right.
-    c.eval_steps = 75
     c.evals.val = {"type": "retrieval", "data": "scenes", "split": "val"}
     c.evals.val.texts = ("short", "long")
     c.evals.val.protocols = ("any",)
     c.evals.scene_types = {"type": "zero_shot", "data": "scenes", "split": "val"}
-    c.export.scenes = ("val",)
-    c.checkpoint.steps = 50
-    c.log_steps = 10
     return c

@@ -14,6 +14,7 @@ from rsclip_jax.losses.contrastive import contrastive_loss, pair_loss, sigmoid_l
 GOLDEN = Path(__file__).parent / "data" / "golden" / "longclip_tiny.npz"
 SCALE, BIAS = 14.0, -3.0
 MASK = np.random.default_rng(7).random(32) < 0.6
+SAME = np.random.default_rng(8).integers(0, 12, (2, 32, 1))  # two keys, equal for some rows
 
 
 def normalize(x):
@@ -32,50 +33,55 @@ def make_mesh(shape):
     return jax.make_mesh(shape, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
-def reference(za, zb, scale, bias=None, smoothing=0.0, mask=None, stopped=False):
+def reference(za, zb, scale, bias=None, smoothing=0.0, mask=None, same=(), stopped=False):
     """Return loss, gradients (za, zb, scale, bias) and accuracies in float64, row by row."""
     here = np.arange(len(za)) if mask is None else np.flatnonzero(mask)
     a, b = za[here].astype(np.float64), zb[here].astype(np.float64)
     n, cosine = len(here), a @ b.T
     logits = scale * cosine + (bias or 0.0)
+    among = np.ones((n, n))  # which rows are candidates of which
+    for key in same:
+        among *= key[here] != key[here].T
+    np.fill_diagonal(among, 1)
     if bias is None:
-        targets = (1 - smoothing) * np.eye(n) + smoothing / n
+        targets = (1 - smoothing) * np.eye(n) + smoothing * among / among.sum(1, keepdims=True)
 
         def cross_entropy(x):
-            log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-            return -(targets * log_p).sum() / n, (np.exp(log_p) - targets) / n
+            log_p = x - np.log((among * np.exp(x)).sum(axis=1, keepdims=True))
+            return -(targets * log_p).sum() / n, (among * np.exp(log_p) - targets) / n
 
         loss_ab, grad_ab = cross_entropy(logits)
         loss_ba, grad_ba = cross_entropy(logits.T)
         loss, grad_ab, grad_ba = (loss_ab + loss_ba) / 2, grad_ab / 2, grad_ba.T / 2
     else:
         y = 2 * np.eye(n) - 1
-        loss = np.log1p(np.exp(-y * logits)).sum() / n
-        grad_ab = -y / (1 + np.exp(y * logits)) / n
+        loss = (among * np.log1p(np.exp(-y * logits))).sum() / n
+        grad_ab = -among * y / (1 + np.exp(y * logits)) / n
         grad_ba = np.zeros_like(grad_ab)
     grad = grad_ab + grad_ba
     to_a, to_b = (grad_ab, grad_ba) if stopped else (grad, grad)
     dza, dzb = np.zeros(za.shape), np.zeros(zb.shape)
     dza[here], dzb[here] = scale * to_a @ b, scale * to_b.T @ a
-    accuracy = [(x.argmax(axis=1) == np.arange(n)).mean() for x in (logits, logits.T)]
+    scores = np.where(among, logits, -np.inf)
+    accuracy = [(x.argmax(axis=1) == np.arange(n)).mean() for x in (scores, scores.T)]
     return loss, (dza, dzb, (grad * cosine).sum(), grad.sum()), accuracy
 
 
 def value_and_grad(za, zb, scale, bias, mesh, **options):
-    def loss_fn(za, zb, scale, bias, mask):
+    def loss_fn(za, zb, scale, bias, mask, same):
         return pair_loss(
             za,
             zb,
             scale,
             bias=bias if options.get("kind") == "sigmoid" else None,
             mesh=mesh,
-            **{**options, "mask": mask},
+            **{**options, "mask": mask, "same": same},
         )
 
-    args = [za, zb, scale, bias, options.pop("mask", None)]
+    args = [za, zb, scale, bias, options.pop("mask", None), tuple(options.pop("same", ()))]
     if mesh is not None:
         rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-        args = [jax.device_put(x, rows) if np.ndim(x) else x for x in args]
+        args = jax.tree.map(lambda x: jax.device_put(x, rows) if np.ndim(x) else x, args)
     return jax.jit(jax.value_and_grad(loss_fn, argnums=(0, 1, 2, 3), has_aux=True))(*args)
 
 
@@ -90,7 +96,10 @@ CASES = {
     "mask": {"mask": MASK},
     "mask and smoothing": {"mask": MASK, "label_smoothing": 0.1},
     "stopped": {"stop_gradient_gather": True, "label_smoothing": 0.1, "mask": MASK},
+    "same": {"same": SAME},
+    "same, mask and smoothing": {"same": SAME[:1], "mask": MASK, "label_smoothing": 0.1},
     "sigmoid": {"kind": "sigmoid"},
+    "sigmoid and same": {"kind": "sigmoid", "same": SAME},
     "sigmoid and mask": {"kind": "sigmoid", "mask": MASK},
 }
 
@@ -110,6 +119,7 @@ def test_loss_gradients_and_accuracies_equal_float64_numpy_on_any_mesh(case, sha
         bias=BIAS if options.get("kind") == "sigmoid" else None,
         smoothing=options.get("label_smoothing", 0.0),
         mask=options.get("mask"),
+        same=options.get("same", ()),
         stopped=options.get("stop_gradient_gather", False),
     )
     if options.get("kind") != "sigmoid":

@@ -14,7 +14,8 @@ from rsclip_jax.training.flops import device_peak, forward_flops
 )  # fmt: skip
 def test_forward_flops(variant, lengths, ir, gflop):
     model = clip.build({**CONFIG, "variant": variant, "context_length": 248, "vocab_size": 49408})
-    flops = forward_flops(model, {str(n): n for n in lengths}, ir)
+    texts = {str(n): n for n in lengths}
+    flops = forward_flops(model, {**texts, "other": 7}, {"image", *texts, *["ir"] * ir})
     # There all tokens pass through the last layer; here queries, attention and MLP of one do.
     runs = [(model.image, (model.image_size // model.patch_size) ** 2 + 1)] * (1 + ir)
     runs += [(model.text, n) for n in lengths]

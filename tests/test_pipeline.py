@@ -44,7 +44,10 @@ def config(**changes) -> ml_collections.ConfigDict:
         "split": "train",
         "batch_size": 8,
         "lengths": LENGTHS,
+        "subset": 1.0,
         "ir": False,
+        "ir_view": "translated",
+        "ir_text_source": "ir_caption",
         "caption": "random",
         "long_caption": "auto",
         "crop": (0.3, 1.0),
@@ -244,6 +247,43 @@ def test_infrared_captions_are_empty_where_there_is_no_infrared_image():
         assert (text, present) == (("warm", True) if name == "a0" else ("", False))
 
 
+@pytest.mark.parametrize("ir_view", ["grayscale", "rgb_duplicate"])
+def test_control_views_are_made_of_the_view_of_rgb(ir_view):
+    pairs = [record("a", i, ir=encoded(i + 50) if i % 2 else b"") for i in range(20)]
+    batch = dataset(config(ir=True, ir_view=ir_view, rotate=30.0, batch_size=20), {"a": pairs})[0]
+    assert batch["ir_mask"].all()
+    expected = batch["image"]
+    if ir_view == "grayscale":
+        luma = expected @ [0.299, 0.587, 0.114]
+        expected = np.repeat(luma[..., None], 3, axis=-1)
+    np.testing.assert_allclose(batch["ir"], expected, atol=0.51)
+
+
+def test_the_text_of_infrared_is_the_caption_the_infrared_caption_or_either():
+    pairs = [record("a", i, ir=encoded(i), ir_captions=["grey"]) for i in range(400)]
+    pairs[7] = record("a", 7, ir=encoded(7))
+    settings = config(ir=True, lengths={"text": 20, "text_ir": 20}, batch_size=400)
+    settings.ir_text_source = "caption"
+    assert "text_ir" not in dataset(settings, {"a": pairs})[0]
+    settings.ir_text_source = "mixed"
+    batch = dataset(settings, {"a": pairs})[0]
+    texts, texts_ir = read(batch["text"]), read(batch["text_ir"])
+    assert 160 < texts_ir.count("grey") < 240
+    same = [a == b for a, b in zip(texts, texts_ir, strict=True)]
+    assert sum(same) + texts_ir.count("grey") == 400
+    assert same[ids(batch).index("a7")]
+
+
+def test_a_smaller_part_of_the_records_is_contained_in_a_greater_one():
+    whole = records("a", 50)
+    parts = [pipeline.Part(whole, n) for n in (5, 20)]
+    small, large = ([part[i]["id"] for i in range(len(part))] for part in parts)
+    assert large[:5] == small and len(set(large)) == 20
+    assert large != [whole[i]["id"] for i in range(20)]
+    with pytest.raises(ValueError, match="subset asks for 51 of the 50 records"):
+        pipeline.Part(whole, 51)
+
+
 def test_first_caption_and_long_caption_of_the_record():
     source = records("a", 5, long_captions=["L0", "L1"])
     batch = dataset(config(caption="first", batch_size=5), {"a": source})[0]
@@ -311,6 +351,9 @@ def test_a_record_that_cannot_serve_is_named(changes, settings, message):
         ({"long_caption": "all"}, "input.long_caption is 'all': expected \"auto\" or"),
         ({"crop": (0.0, 1.0)}, r"input.crop is \(0.0, 1.0\): expected"),
         ({"rotate": 400.0}, "input.rotate is 400.0: expected"),
+        ({"ir_view": "thermal"}, "input.ir_view is 'thermal': expected one of translated"),
+        ({"ir_text_source": "ir"}, "input.ir_text_source is 'ir': expected \"caption\" or"),
+        ({"subset": 0.0}, "input.subset is 0.0: expected a share"),
         ({"threads": -1}, "input.threads is -1: expected 0 or more"),
         ({"workers": -2}, "input.workers is -2: expected 0 or more"),
     ],
@@ -348,6 +391,9 @@ def test_prepared_data_sets_are_opened_by_name(tmp_path):
     in_memory = dataset(None, {"a": records("a", 12)})
     for step in (0, 4):
         assert_equal_batches(opened[step], in_memory[step])
+    part = config(data_dir=str(tmp_path), subset=0.25)
+    seen = pipeline.train_dataset(part, SIZE, tokenizers, seed=0)[0]
+    assert len(set(ids(seen))) == 3 == len(pipeline.open_sources(part)["a"])
     unknown = config(data_dir=str(tmp_path), data={"b": 1.0})
     with pytest.raises(FileNotFoundError, match=r"'b'.* a"):
         pipeline.train_dataset(unknown, SIZE, tokenizers, seed=0)

@@ -61,9 +61,10 @@ class Assemble:
         self._host_index = host_index
         self._host_count = host_count
         self._ir = bool(input_config["ir"])
+        self._ir_view = input_config["ir_view"]
         self._augmentation = from_config(images.Augmentation, input_config)
         self._choice = from_config(TextChoice, input_config)
-        self._lengths = dict(input_config["lengths"])
+        self._lengths = self._choice.fields(input_config["lengths"])
         if missing := sorted(set(self._lengths) - set(tokenizers)):
             raise ValueError(f"input.lengths asks for {missing}, but no tokenizer was given for it")
         self._tokenizers = {field: tokenizers[field] for field in self._lengths}
@@ -160,7 +161,10 @@ class Assemble:
         image = record["image"]
         geometry = images.draw_geometry(self._augmentation, draws, *images.dimensions(image))
         images.train_view(image, geometry, batch["image"][row])
-        if self._ir and record["ir"]:
+        if self._ir and self._ir_view != "translated":
+            images.control_view(batch["image"][row], self._ir_view, batch["ir"][row])
+            batch["ir_mask"][row] = True
+        elif self._ir and record["ir"]:
             images.train_view(record["ir"], geometry, batch["ir"][row])
             batch["ir_mask"][row] = True
 

@@ -10,6 +10,7 @@ import numpy as np
 TEXT_FIELDS = ("text", "text_long", "text_ir")
 CAPTION_CHOICES = ("random", "first")
 LONG_CAPTION_CHOICES = ("auto", "record", "compose")
+IR_TEXT_SOURCES = ("caption", "ir_caption", "mixed")
 LABEL_SENTENCE = "a remote sensing image of {}"
 
 
@@ -24,11 +25,16 @@ class TextChoice:
       long_caption: where `text_long` comes from. "record": the record's long captions; "compose":
         its distinct captions joined, in random order with caption="random"; "auto": the record's
         long captions where there are any, else composed.
+      ir_text_source: where `text_ir`, the text of the infrared image, comes from. "caption": it is
+        `text`, and the batch has no field of its own for it; "ir_caption": the record's
+        infrared-aware captions; "mixed": half of the time these, where there are any, else what
+        `text` is.
       ir: whether the batch has infrared images, with a mask for records that have none.
     """
 
     caption: str = "random"
     long_caption: str = "auto"
+    ir_text_source: str = "ir_caption"
     ir: bool = False
 
     # How many random numbers `choose` needs, one for each field.
@@ -38,10 +44,16 @@ class TextChoice:
         for field, choices in (
             ("caption", CAPTION_CHOICES),
             ("long_caption", LONG_CAPTION_CHOICES),
+            ("ir_text_source", IR_TEXT_SOURCES),
         ):
             if (given := getattr(self, field)) not in choices:
                 expected = " or ".join(f'"{choice}"' for choice in choices)
                 raise ValueError(f"{field} is {given!r}: expected {expected}")
+
+    def fields(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Return which of `input.lengths` a training batch holds."""
+        shared = self.ir_text_source == "caption"
+        return {k: n for k, n in lengths.items() if not (shared and k == "text_ir")}
 
     def choose(self, record: Mapping[str, Any], field: str, draws: Sequence[float]) -> str:
         """Return the text of one record for one field of the batch.
@@ -59,13 +71,17 @@ class TextChoice:
             return self._one_of(_captions(record), draw)
         if field == "text_long":
             return self._long(record, draw)
+        if self.ir_text_source == "mixed":
+            if draw < 0.5 or not record["ir_captions"]:
+                return self.choose(record, "text", draws)
+            return self._one_of(record["ir_captions"], 2 * draw - 1)
         if record["ir_captions"]:
             return self._one_of(record["ir_captions"], draw)
         if self.ir and not record["ir"]:
             return ""  # `ir_mask` keeps it out of the loss.
         raise ValueError(
             'it has no infrared caption (field "ir_captions"), which input.lengths asks for '
-            "with text_ir"
+            'with text_ir; input.ir_text_source="mixed" takes a caption then, "caption" always'
         )
 
     def _long(self, record: Mapping[str, Any], draw: float) -> str:

@@ -17,6 +17,7 @@ ROLES = {
         "image_column",
         (
             *("filename", "file_name", "image", "image_path", "img", "img_path", "img_name"),
+            "rgb_path",
             *("filepath", "file_path", "path", "file", "name"),
         ),
     ),

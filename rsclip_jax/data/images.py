@@ -22,6 +22,8 @@ from PIL import Image
 # The pipeline decodes one image per thread; OpenCV's own threads would only fight with those.
 cv2.setNumThreads(0)
 
+# What stands for the infrared image: itself, or FusionRS's controls, made of the RGB image.
+IR_VIEWS = ("translated", "grayscale", "rgb_duplicate")
 ASPECT_RANGE = (3 / 4, 4 / 3)
 # Up to this shrinking factor bilinear is as close to an antialiased bicubic resize as area
 # averaging is (1.7 of 255 RMS on aerial photographs), and takes a fifth of the time.
@@ -224,6 +226,20 @@ def train_view(data: bytes, geometry: Geometry, out: np.ndarray) -> None:
     crop = image[first_row : first_row + crop_rows, first_column : first_column + crop_columns]
     cv2.resize(crop, (size, size), dst=out, interpolation=_interpolation(crop, size))
     _reorient(out, geometry)
+
+
+def control_view(rgb: np.ndarray, ir_view: str, out: np.ndarray) -> None:
+    """Write what FusionRS's ablations feed in place of the infrared image.
+
+    Args:
+      rgb: uint8 [S, S, 3], the training view of the RGB image.
+      ir_view: "rgb_duplicate", or "grayscale" (ITU-R 601 luma on all channels, as Pillow's "L").
+      out: uint8 [S, S, 3]; overwritten.
+    """
+    if ir_view == "grayscale":
+        out[...] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None]
+    else:
+        out[...] = rgb
 
 
 def _interpolation(image: np.ndarray, size: int) -> int:

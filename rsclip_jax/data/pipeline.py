@@ -56,8 +56,9 @@ def train_dataset(
     """Open the data sets of `config.input` and return the batches of this host, without end.
 
     `dataset[k]` is the batch of step k: `image` uint8 [b, S, S, 3]; for each of `input.lengths`
-    token ids int32 [b, length]; with `input.ir` also `ir` uint8 [b, S, S, 3] and `ir_mask` bool [b]
-    (False, and the image zeros, where a record has none). b = batch_size / host_count.
+    token ids int32 [b, length] (without `text_ir` where `input.ir_text_source` is "caption"); with
+    `input.ir` also `ir` uint8 [b, S, S, 3] and `ir_mask` bool [b] (False, and the image zeros,
+    where a record has none). b = batch_size / host_count.
 
     Args:
       input_config: `config.input`.
@@ -72,12 +73,8 @@ def train_dataset(
       FileNotFoundError: a data set that does not exist; the message lists those that do.
     """
     check_config(input_config, host_index, host_count)
-    sources = {
-        name: open_source(input_config["data_dir"], name, input_config["split"])
-        for name in input_config["data"]
-    }
     return dataset_of_sources(
-        sources,
+        open_sources(input_config),
         input_config,
         image_size,
         tokenizers,
@@ -85,6 +82,35 @@ def train_dataset(
         host_index=host_index,
         host_count=host_count,
     )
+
+
+def open_sources(input_config: Mapping[str, Any]) -> dict[str, Source]:
+    """Open the data sets of `config.input`, of each the part that `input.subset` asks for."""
+    sources: dict[str, Source] = {}
+    for name in input_config["data"]:
+        whole = open_source(input_config["data_dir"], name, input_config["split"])
+        subset = input_config["subset"]
+        count = round(subset if subset > 1 else subset * len(whole))
+        sources[name] = whole if subset == 1 else Part(whole, count)
+    return sources
+
+
+class Part:
+    """Some records of a source, drawn once: a smaller part is contained in every greater one."""
+
+    def __init__(self, source: Source, count: int):
+        if not 0 < count <= len(source):
+            raise ValueError(
+                f"input.subset asks for {count:,} of the {len(source):,} records of {source!r}"
+            )
+        self._source = source
+        self._indices = np.random.default_rng(42).permutation(len(source))[:count]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self._source[int(self._indices[index])]
 
 
 def dataset_of_sources(
@@ -155,6 +181,10 @@ def check_config(input_config: Mapping[str, Any], host_index: int = 0, host_coun
         refuse("batch_size", f"a positive multiple of the number of hosts, {host_count}")
     if not lengths or not set(lengths) <= set(TEXT_FIELDS):
         refuse("lengths", f"a token length for one or more of {', '.join(TEXT_FIELDS)}")
+    if input_config["ir_view"] not in images.IR_VIEWS:
+        refuse("ir_view", f"one of {', '.join(images.IR_VIEWS)}")
+    if not input_config["subset"] > 0:
+        refuse("subset", "a share of the records, above 0 and up to 1, or their number")
     for field in ("threads", "workers"):
         if input_config[field] < 0:
             refuse(field, "0 or more")

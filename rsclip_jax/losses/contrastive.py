@@ -9,6 +9,7 @@ All of it is float32 with `Precision.HIGHEST`: at the default precision GPUs and
 the embeddings to TF32 or bfloat16 (in bfloat16, 512 wide: errors up to 0.05 in logits near 100).
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -61,6 +62,7 @@ def pair_loss(
     bias: jax.Array | float | None = None,
     label_smoothing: float = 0.0,
     mask: jax.Array | None = None,
+    same: Sequence[jax.Array] = (),
     stop_gradient_gather: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -74,6 +76,8 @@ def pair_loss(
       label_smoothing: in [0, 1), for "softmax" only.
       mask: bool [B]; rows with False are neither anchors nor negatives and get zero gradient. The
         mean is over the others; without any, the loss is 0.
+      same: keys [B, K] of any integer type; two rows equal in one of them are no negatives of each
+        other (identical captions).
       stop_gradient_gather: leave out the gradient through the candidates, as LRSCLIP's released
         code does (its all_gather carries none): a -> b trains only a, b -> a only b, both the
         scale. The value of the loss stays the same. For "softmax" only.
@@ -98,7 +102,7 @@ def pair_loss(
         _block_loss, kind=kind, smoothing=label_smoothing, stop_gradient=stop_gradient_gather
     )
     if mesh is None:
-        return block(za, zb, mask, scale, bias, axes=())
+        return block(za, zb, mask, tuple(same), scale, bias, axes=())
 
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     if len(za) % devices:
@@ -110,9 +114,9 @@ def pair_loss(
     return jax.shard_map(
         partial(block, axes=BATCH_AXES),
         mesh=mesh,
-        in_specs=(rows, rows, rows, replicated, replicated),
+        in_specs=(rows, rows, rows, rows, replicated, replicated),
         out_specs=replicated,
-    )(za, zb, mask, scale, bias)
+    )(za, zb, mask, tuple(same), scale, bias)
 
 
 def _checked_bias(kind, bias, label_smoothing, stop_gradient_gather):
@@ -134,7 +138,7 @@ def _checked_bias(kind, bias, label_smoothing, stop_gradient_gather):
     return bias
 
 
-def _block_loss(za, zb, mask, scale, bias, *, kind, smoothing, stop_gradient, axes):
+def _block_loss(za, zb, mask, same, scale, bias, *, kind, smoothing, stop_gradient, axes):
     """Return what pair_loss does, seen from one device: za, zb [b, D] and mask [b] are its rows.
 
     `axes` are the mesh axes the batch is sharded over; () means that these rows are all there are.
@@ -148,6 +152,10 @@ def _block_loss(za, zb, mask, scale, bias, *, kind, smoothing, stop_gradient, ax
     start = lax.axis_index(axes) * b if axes else 0  # this device's first row in the global batch
     valid = mask[:, None] & mask_all[None, :]  # [b, B]
     positive = (start + jnp.arange(b))[:, None] == jnp.arange(len(zb_all))[None, :]  # [b, B]
+    for keys_bxK in same:
+        equal = jnp.all(keys_bxK[:, None] == gather(keys_bxK)[None, :], axis=-1)
+        valid &= ~equal | positive
+    share = 1.0 / jnp.maximum(jnp.sum(valid, axis=1, dtype=jnp.float32), 1.0)  # of each candidate
 
     def own_columns(x_B):
         return lax.dynamic_slice_in_dim(x_B, start, b)
@@ -161,11 +169,11 @@ def _block_loss(za, zb, mask, scale, bias, *, kind, smoothing, stop_gradient, ax
     def logits(a, b_all):
         return scale * jnp.matmul(a, b_all.T, precision=lax.Precision.HIGHEST) + bias
 
-    def cross_entropy(logits_bxB, lse_b):
-        # -sum_j q_j log p_j with q = (1 - smoothing) * one-hot + smoothing / n. Summed over the
-        # batch, the targets of both directions are the same, so rows serve for columns too.
+    def cross_entropy(logits_bxB, lse_b, share):
+        # -sum_j q_j log p_j with q = (1 - smoothing) * one-hot + smoothing * share. Its sum over
+        # the batch is what counts, and may be taken along the rows for the columns too.
         right = jnp.sum(jnp.where(positive, logits_bxB, 0.0), axis=1)
-        spread = jnp.sum(jnp.where(valid, logits_bxB, 0.0), axis=1) / n
+        spread = jnp.sum(jnp.where(valid, logits_bxB * share, 0.0), axis=1) if smoothing else 0.0
         return lse_b - (1.0 - smoothing) * right - smoothing * spread
 
     def softmax_rows():
@@ -177,7 +185,8 @@ def _block_loss(za, zb, mask, scale, bias, *, kind, smoothing, stop_gradient, ax
         candidates = jnp.where(valid, columns, _MASKED)
         top = column_max(candidates)
         column_lse = top + jnp.log(lax.psum(jnp.sum(jnp.exp(candidates - top), axis=0), axes))
-        loss = cross_entropy(rows, row_lse) + cross_entropy(columns, own_columns(column_lse))
+        loss = cross_entropy(rows, row_lse, share[:, None])
+        loss += cross_entropy(columns, own_columns(column_lse), gather(share)[None, :])
         return rows, 0.5 * loss
 
     def sigmoid_rows():

@@ -12,6 +12,7 @@ from operator import and_
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from rsclip_jax.losses.contrastive import pair_loss
@@ -62,6 +63,7 @@ def total_loss(
     pcm_dim: int = 0,
     stop_gradient_gather: bool = False,
     masks: Mapping[str, jax.Array] | None = None,
+    same: Mapping[str, jax.Array] | None = None,
     weights: jax.Array | Sequence[float] | None = None,
     normalize: bool = False,
     mesh: Mesh | None = None,
@@ -70,13 +72,16 @@ def total_loss(
 
     Args:
       out: the model's output: "z" + name, [B, D], for every name in loss_pairs; "t", the scale
-        (already exp); "b", the bias, for the sigmoid loss.
+        (already exp), or "t_a_b" for a pair (a, b) with a scale of its own; "b", the bias, for the
+        sigmoid loss.
       loss_pairs: (name, name, weight) of each pair; names as in NAMES, weights >= 0.
       kind, label_smoothing, stop_gradient_gather, mesh: see `contrastive.pair_loss`.
       pcm_dim: if positive, the image embedding of the pair image with short text ("img", "txt") is
         rebuilt from this many principal components of the global batch (`pcm`).
       masks: name -> bool [B], False where that modality is missing. A pair's mask is the AND of its
         two sides'; names without a mask are always there.
+      same: name -> keys [B, K]; rows whose key of one side of a pair is equal are no negatives of
+        each other (`text_keys`).
       weights: [len(loss_pairs)], in place of loss_pairs' own; from `pair_weights`, may be traced.
       normalize: divide by the sum of the weights (FusionRS); LRSCLIP and Long-CLIP do not.
 
@@ -88,7 +93,7 @@ def total_loss(
       ValueError: loss_pairs or options that the model's output cannot serve.
     """
     check_pairs(loss_pairs)
-    masks = masks or {}
+    masks, same = masks or {}, same or {}
     _check_inputs(out, loss_pairs, kind, masks)
     if pcm_dim:
         zimg_components = _checked_components(out, loss_pairs, pcm_dim, masks)
@@ -111,11 +116,12 @@ def total_loss(
         loss, accuracy = pair_loss(
             z[a],
             z[b],
-            out["t"],
+            out.get(f"t_{a}_{b}", out["t"]),
             kind=kind,
             bias=out["b"] if kind == "sigmoid" else None,
             label_smoothing=label_smoothing,
             mask=reduce(and_, sides) if sides else None,
+            same=[same[name] for name in (a, b) if name in same],
             stop_gradient_gather=stop_gradient_gather,
             mesh=mesh,
         )
@@ -125,6 +131,17 @@ def total_loss(
         metrics[f"acc_{a}_{b}"] = accuracy["acc_ab"]
         metrics[f"acc_{b}_{a}"] = accuracy["acc_ba"]
     return (total / jnp.sum(weights) if normalize else total), metrics
+
+
+def text_keys(ids_BxL: jax.Array) -> jax.Array:
+    """Return keys [B, 2] that are equal for equal rows of token ids.
+
+    Different rows have equal keys with a probability below 1e-9 (two multilinear hashes of 32
+    bits); such a pair would be left out of the negatives, no more.
+    """
+    factors = np.random.default_rng(0).integers(2**32, size=(ids_BxL.shape[1], 2), dtype=np.uint32)
+    terms = ids_BxL.astype(jnp.uint32)[:, :, None] * (factors | np.uint32(1))
+    return jnp.sum(terms, axis=1, dtype=jnp.uint32)
 
 
 def pair_weights(

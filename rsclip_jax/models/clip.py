@@ -15,6 +15,8 @@ from rsclip_jax.models.vit import VisionTower
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+RGB_WAVELENGTHS = (0.665, 0.56, 0.49)  # micrometres, of Sentinel-2's red, green and blue
+IR_TOWERS = ("shared", "lora", "separate")
 
 
 class Sizes(NamedTuple):
@@ -47,7 +49,8 @@ class CLIP(nn.Module):
     """Two towers and a temperature.
 
     Parameters are a plain nested dict with the roots `img`, `txt`, `t` (logarithm of the logit
-    scale) and, with `logit_bias`, `b` (SigLIP's bias).
+    scale); with `logit_bias`, `b` (SigLIP's bias); for each pair in `own_scale`, `t_PAIR`; and
+    `ir`, where infrared images have a tower of their own, or an update of the shared one.
     """
 
     image: Tower
@@ -62,13 +65,24 @@ class CLIP(nn.Module):
     std: tuple[float, ...] = CLIP_STD
     init_scale: float = 1 / 0.07
     logit_bias: bool = False
+    own_scale: tuple[str, ...] = ()
+    ir_tower: str = "shared"
+    ir_lora: peft.Peft = peft.NONE
+    ir_wavelength: float = 0.0
 
     def setup(self):
-        self.img = VisionTower(self.image, self.patch_size, self.image_size, self.embed_dim)
+        tower = (self.image, self.patch_size, self.image_size, self.embed_dim)
+        self.img = VisionTower(*tower)
+        if self.ir_tower == "separate":
+            self.ir = VisionTower(*tower)
+        elif self.ir_tower == "lora":
+            self.ir = peft.InfraredLora(self.ir_lora, self.image.depth, self.image.width)
         self.txt = TextTower(
             self.text, self.context_length, self.vocab_size, self.eot_id, self.embed_dim
         )
-        self.t = self.param("t", nn.initializers.constant(np.log(self.init_scale)), ())
+        scale = nn.initializers.constant(np.log(self.init_scale))
+        self.t = self.param("t", scale, ())
+        self.t_own = {pair: self.param(f"t_{pair}", scale, ()) for pair in self.own_scale}
         if self.logit_bias:
             self.b = self.param("b", nn.initializers.constant(-10.0), ())
 
@@ -85,28 +99,46 @@ class CLIP(nn.Module):
 
         Args:
           image, ir: [B, S, S, 3]; uint8 is normalised here with `mean` and `std`, float is taken
-            as normalised. Both go through the one image tower in one forward pass.
+            as normalised. Both go through the one image tower in one forward pass, unless the
+            model treats them differently.
           text, text_long, text_ir: [B, L] int32 ids, each with its own L <= context_length.
           normalize: scale embeddings to unit length.
 
         Returns:
           `zimg`, `zir`, `ztxt`, `ztxt_long`, `ztxt_ir` for those given, float32 [B, embed_dim];
-          `t` = exp(log scale), and `b` where the model has a bias.
+          `t` = exp(log scale), `t_PAIR` for those with their own, and `b` where there is a bias.
         """
+        given = (("zimg", image), ("zir", ir))
+        images = {name: self._standardise(x) for name, x in given if x is not None}
         out: dict[str, jax.Array] = {}
-        images = {k: v for k, v in (("zimg", image), ("zir", ir)) if v is not None}
-        if images:
-            x = jnp.concatenate([self._standardise(v) for v in images.values()])
-            out.update(zip(images, jnp.split(self.img(x), len(images)), strict=True))
+        if self.ir_tower != "shared" or self.ir_wavelength:
+            towers = {"zimg": self._rgb, "zir": self._infrared}
+            out = {name: towers[name](x) for name, x in images.items()}
+        elif images:
+            z = self.img(jnp.concatenate(list(images.values())))
+            out.update(zip(images, jnp.split(z, len(images)), strict=True))
         for name, ids in (("ztxt", text), ("ztxt_long", text_long), ("ztxt_ir", text_ir)):
             if ids is not None:
                 out[name] = self.txt(ids)
         if normalize:
             out = {k: _unit(v) for k, v in out.items()}
         out["t"] = jnp.exp(self.t)
+        out |= {f"t_{pair}": jnp.exp(t) for pair, t in self.t_own.items()}
         if self.logit_bias:
             out["b"] = self.b
         return out
+
+    def _rgb(self, x_BxSxSx3: jax.Array) -> jax.Array:
+        return self.img(x_BxSxSx3, RGB_WAVELENGTHS if self.ir_wavelength else ())
+
+    def _infrared(self, x_BxSxSx3: jax.Array) -> jax.Array:
+        wavelengths = (self.ir_wavelength,) * 3 if self.ir_wavelength else ()
+        if self.ir_tower == "shared":
+            return self.img(x_BxSxSx3, wavelengths)
+        if self.ir_tower == "separate":
+            return self.ir(x_BxSxSx3, wavelengths)
+        params = peft.add_lora(self.img.variables["params"], self.ir(), self.ir_lora)
+        return self.img.clone(parent=None).apply({"params": params}, x_BxSxSx3, wavelengths)
 
     def _standardise(self, image: jax.Array) -> jax.Array:
         if image.dtype != jnp.uint8:
@@ -125,9 +157,18 @@ def build(config: Mapping[str, Any]) -> CLIP:
     """Make the model that `config.model` describes (fields: configs/defaults.py).
 
     Raises:
-      ValueError: unknown variant, or an image size that the patch size does not divide.
+      ValueError: unknown variant or infrared tower, a negative wavelength, or an image size that
+        the patch size does not divide.
     """
     sizes = sizes_of(config)
+    ir_tower, ir_wavelength = config.get("ir_tower", "shared"), config.get("ir_wavelength", 0.0)
+    if ir_tower not in IR_TOWERS:
+        raise ValueError(f"config.model.ir_tower={ir_tower!r}: one of {', '.join(IR_TOWERS)}")
+    if ir_wavelength < 0:
+        raise ValueError(
+            f"config.model.ir_wavelength={ir_wavelength}: expected micrometres, 0.85 for near "
+            "infrared, 10 for thermal, or 0 for a tower that does not look at it"
+        )
     image_size = config["image_size"] or sizes.image_size
     if image_size % sizes.patch_size:
         raise ValueError(
@@ -150,6 +191,12 @@ def build(config: Mapping[str, Any]) -> CLIP:
         std=tuple(config["std"]),
         init_scale=config["init_scale"],
         logit_bias=config["logit_bias"],
+        own_scale=tuple(config.get("own_scale", ())),
+        ir_tower=ir_tower,
+        ir_lora=peft.make({**config["peft"], "method": "lora"})
+        if ir_tower == "lora"
+        else peft.NONE,
+        ir_wavelength=ir_wavelength,
     )
 
 
@@ -179,4 +226,5 @@ def init_params(model: CLIP, rng: jax.Array) -> dict:
     """Initialise parameters (float32, random), the scheme of OpenAI's CLIP."""
     image = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.float32)
     text = jnp.zeros((1, 2), jnp.int32)
-    return model.init(rng, image=image, text=text)["params"]
+    ir = None if model.ir_tower == "shared" else image
+    return model.init(rng, image=image, ir=ir, text=text)["params"]

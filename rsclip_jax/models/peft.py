@@ -3,7 +3,7 @@
 What GeoRSCLIP (arXiv 2306.11300, section VI-A) adds to a frozen CLIP, with the semantics and
 defaults of AdapterHub's adapter-transformers 3.2.1, in every layer of both towers. The base's
 parameters keep their names; those added lie beside them, under `lora_NAME`, `adapter`, `prefix` and
-`gate_prefix`.
+`gate_prefix`. What the options for infrared images add (`InfraredLora`, `vit.Spectrum`) counts in.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 METHODS = ("", "lora", "pfeiffer", "prefix", "unipelt")
-ADDED = r".*/(lora_\w+|adapter|prefix|gate_prefix)/.*"  # names of the parameters that are added
+# Names of the parameters that are added.
+ADDED = r".*/(lora_\w+|adapter|prefix|gate_prefix|spectrum)/.*"
 PREFIX_TOKENS = {"prefix": 30, "unipelt": 10}
 LAYERS = ("attn/query", "attn/key", "attn/value", "attn/out", "mlp/fc1", "mlp/fc2")
 
@@ -172,24 +173,62 @@ class Prefix(nn.Module):
         return y.reshape(tokens, self.depth, 2, self.width).transpose(1, 2, 0, 3)
 
 
-def merge_lora(params: Any, peft: Peft) -> Any:
-    """Add the low-rank updates to the kernels they belong to: parameters of the model without.
+class InfraredLora(nn.Module):
+    """The low-rank update that turns the layers of the shared image tower into infrared's.
 
-    Only without gates, whose values depend on the input.
+    Returns it as a tree like that of the tower's parameters; `add_lora` adds it.
     """
 
-    def merged(node: Any) -> Any:
+    peft: Peft
+    depth: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> Any:
+        features = {"fc1": (1, 4), "fc2": (4, 1)}  # of other layers: as wide as the tower
+        tree: dict[str, Any] = {}
+        for layer in filter(self.peft.adapts, LAYERS):
+            part, name = layer.split("/")
+            ins, outs = (n * self.width for n in features.get(name, (1, 1)))
+            a = (_uniform(ins**-0.5), (self.depth, ins, self.peft.rank))
+            b = (nn.initializers.zeros, (self.depth, self.peft.rank, outs))
+            tree.setdefault(part, {})[f"lora_{name}"] = {"a": a, "b": b}
+
+        def init(rng: jax.Array) -> Any:
+            leaves, treedef = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, tuple))
+            rngs = jax.random.split(rng, len(leaves))
+            made = [make(key, shape) for key, (make, shape) in zip(rngs, leaves, strict=True)]
+            return {"blocks": jax.tree.unflatten(treedef, made)}
+
+        return {"transformer": self.param("transformer", init)}
+
+
+def add_lora(params: Any, updates: Any, peft: Peft) -> Any:
+    """Add low-rank updates, a tree of `lora_NAME`, to the kernels of the layers they are named for.
+
+    What else is in `updates` is passed over. Only without gates, whose values depend on the input.
+    """
+    added = dict(params)
+    for name, node in updates.items():
+        if name.startswith("lora_"):
+            layer = added[name.removeprefix("lora_")]
+            update = jnp.einsum("ldr,lrf->ldf", node["a"], node["b"]) * (peft.alpha / peft.rank)
+            kernel = layer["kernel"] + update
+            added[name.removeprefix("lora_")] = {**layer, "kernel": kernel}
+        elif isinstance(node, Mapping):
+            added[name] = add_lora(added[name], node, peft)
+    return added
+
+
+def merge_lora(params: Any, peft: Peft) -> Any:
+    """Add all low-rank updates within the parameters: those of the model without them."""
+
+    def plain(node: Any) -> Any:
         if not isinstance(node, Mapping):
             return node
-        plain = {k: merged(v) for k, v in node.items() if not k.startswith("lora_")}
-        for name in node.keys() - plain.keys():
-            update = jnp.einsum("ldr,lrf->ldf", node[name]["a"], node[name]["b"])
-            layer = plain[name.removeprefix("lora_")]
-            kernel = layer["kernel"] + update * (peft.alpha / peft.rank)
-            plain[name.removeprefix("lora_")] = {**layer, "kernel": kernel}
-        return plain
+        return {k: plain(v) for k, v in node.items() if not k.startswith("lora_")}
 
-    return merged(params)
+    return plain(add_lora(params, params, peft))
 
 
 def fold_prefix(params: Any, peft: Peft) -> Any:

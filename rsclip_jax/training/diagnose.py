@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.optim import param_names
 from rsclip_jax.training.state import State
-from rsclip_jax.training.step import INPUTS
+from rsclip_jax.training.step import compared_fields
 
 
 def diagnose(model: CLIP, loss_fn: Callable, state: State, batch: dict, config: Any) -> str:
@@ -18,7 +18,7 @@ def diagnose(model: CLIP, loss_fn: Callable, state: State, batch: dict, config: 
     (_, terms), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
         params, batch, state["step"]
     )
-    inputs = {k: batch[k] for k in INPUTS if k in batch}
+    inputs = {k: batch[k] for k in compared_fields(config).values()}
     out = jax.jit(lambda p, x: model.apply({"params": p}, **x))(params, inputs)
     names = jax.tree.leaves(param_names(params))
 

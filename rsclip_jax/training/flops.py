@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +34,13 @@ def tower_flops(tower: Tower, length: int) -> float:
     return (tower.depth - 1) * layer + last
 
 
-def forward_flops(model: CLIP, lengths: Mapping[str, int], ir: bool = False) -> float:
-    """Count the forward FLOPs of one sample: its images and a text of each of `lengths`."""
+def forward_flops(model: CLIP, lengths: Mapping[str, int], fields: Collection[str]) -> float:
+    """Count the forward FLOPs of one sample: of those of its images and texts in `fields`."""
     patches = (model.image_size // model.patch_size) ** 2
     image = tower_flops(model.image, patches + 1)
     image += 2 * patches * 3 * model.patch_size**2 * model.image.width
-    texts = sum(tower_flops(model.text, length) for length in lengths.values())
-    return (1 + ir) * image + texts
+    texts = sum(tower_flops(model.text, n) for field, n in lengths.items() if field in fields)
+    return len({"image", "ir"} & set(fields)) * image + texts
 
 
 @functools.cache

@@ -169,10 +169,7 @@ def due(interval: int, step: int) -> bool:
 
 def steps_of_epochs(config: ConfigDict) -> int:
     """Return the steps that make config.total_epochs passes over the sum of the data sets."""
-    size = sum(
-        len(open_source(config.input.data_dir, name, config.input.split))
-        for name in config.input.data
-    )
+    size = sum(map(len, pipeline.open_sources(config.input).values()))
     return max(1, int(config.total_epochs * size / config.input.batch_size))
 
 
@@ -190,11 +187,13 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
         fields = {f"model.{field}": getattr(model, field) for field in ("mean", "std", "eot_id")}
         activation = {"model.activation": model.image.activation}
         added = {"model.peft": model.image.peft}
+        added |= {f"model.{k}": getattr(model, k) for k in ("ir_lora", "ir_wavelength")}
         return {"tokenizer": config.tokenizer, **activation, **fields, **heads, **added}
 
     there, now = unseen(source), unseen(config)
-    if there["model.peft"] == peft.NONE:  # then it is new
-        now.pop("model.peft")
+    for name in ("model.peft", "model.ir_lora", "model.ir_wavelength"):
+        if there[name] in (peft.NONE, 0.0):  # then it is new
+            now.pop(name)
     changed = {k: f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]}
     for name in ("model.mean", "model.std"):  # GeoRSCLIP fine-tunes with other statistics
         if name in changed:

@@ -12,6 +12,7 @@ from rsclip_jax.evaluators.report import table
 from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.flops import device_peak, forward_flops
 from rsclip_jax.training.metrics import MetricWriter
+from rsclip_jax.training.step import compared_fields
 
 
 def log(message: str) -> None:
@@ -34,7 +35,7 @@ class Progress:
         self._total_steps = total_steps
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict] | None = None
-        flops = forward_flops(model, config.input.lengths, config.input.ir)
+        flops = forward_flops(model, config.input.lengths, set(compared_fields(config).values()))
         self._step_flops = 3 * flops * config.input.batch_size
         peak, source = device_peak()
         self._peak = peak * jax.device_count()

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
 from rsclip_jax.models import clip, peft
+from rsclip_jax.training.step import compared_fields
 
 ALL_TRAINED = ((".*", 1.0),)  # config.schedule where nobody has set it
-FIELD_OF = {"txt": "text", "txt_long": "text_long", "txt_ir": "text_ir"}
 
 
 def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -54,14 +54,21 @@ def _check(config: ConfigDict) -> None:
                 f"config.model.context_length={config.model.context_length}"
             )
     check_pairs(config.loss_pairs)
-    for name in {name for a, b, _ in config.loss_pairs for name in (a, b)}:
+    for name, field in compared_fields(config).items():
         if name == "ir" and not config.input.ir:
             raise ValueError("config.loss_pairs names 'ir': set config.input.ir=True")
-        if name in FIELD_OF and FIELD_OF[name] not in lengths:
+        if name.startswith("txt") and field not in lengths:
             raise ValueError(
-                f"config.loss_pairs names {name!r}: give its length, "
-                f"config.input.lengths.{FIELD_OF[name]}"
+                f"config.loss_pairs names {name!r}: give its length, config.input.lengths.{field}"
             )
+    pairs = [f"{a}_{b}" for a, b, _ in config.loss_pairs]
+    if unknown := sorted(set(config.model.own_scale) - set(pairs)):
+        raise ValueError(f"config.model.own_scale names {unknown}: expected some of {pairs}")
+    if config.input.ir_view != "translated" and not config.input.ir:
+        raise ValueError(
+            f"config.input.ir_view={config.input.ir_view!r} is of no use without "
+            "config.input.ir=True"
+        )
     if (config.loss.kind == "sigmoid") != config.model.logit_bias:
         raise ValueError(
             f"config.loss.kind={config.loss.kind!r} and config.model.logit_bias="

@@ -37,12 +37,15 @@ def adapt_params(model: clip.CLIP, params: Any, stretch: str, keep: int, ratio: 
       ValueError: every parameter that is missing, unexpected or of another shape, in one message.
     """
     grid = model.image_size // model.patch_size
-    img, txt = dict(params["img"]), dict(params["txt"])
-    img["pos_embedding"] = fit_image_positions(img["pos_embedding"], grid)
-    txt["pos_embedding"] = fit_text_positions(
-        txt["pos_embedding"], model.context_length, stretch, keep, ratio
+    params = {k: dict(v) if isinstance(v, dict) else v for k, v in params.items()}
+    for tower in ("img", "ir"):
+        if "pos_embedding" in params.get(tower, {}):
+            table = params[tower]["pos_embedding"]
+            params[tower]["pos_embedding"] = fit_image_positions(table, grid)
+    table = params["txt"]["pos_embedding"]
+    params["txt"]["pos_embedding"] = fit_text_positions(
+        table, model.context_length, stretch, keep, ratio
     )
-    params = {**params, "img": img, "txt": txt}
     wanted = jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0)))
     shapes = [
         {jax.tree_util.keystr(k, simple=True, separator="/"): v.shape for k, v in leaves}
@@ -60,12 +63,20 @@ def adapt_params(model: clip.CLIP, params: Any, stretch: str, keep: int, ratio: 
 
 
 def with_added(model: clip.CLIP, params: Any, seed: int) -> Any:
-    """Give a base's parameters those that `model.peft` adds to them, initialised.
+    """Give a base's parameters those that the model has beside them, initialised.
+
+    That is what `model.peft` adds, an infrared tower (a copy of RGB's, or what is added to it), and
+    the pairs' own scales (a copy of the common one).
 
     Args:
       params: of a CLIP with or without them; what is there is kept, of any shape.
       seed: of the initial values.
     """
+    copies = {f"t_{pair}": "t" for pair in model.own_scale}
+    if model.ir_tower == "separate":
+        copies["ir"] = "img"
+    missing = {new: params[old] for new, old in copies.items() if new not in params}
+    params = {**params, **jax.tree.map(jnp.copy, missing)}
 
     def added(tree: Any, prefix: str = "") -> Any:
         found = {k: added(v, f"{prefix}{k}/") for k, v in tree.items() if isinstance(v, dict)}

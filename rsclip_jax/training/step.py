@@ -8,22 +8,42 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rsclip_jax.losses.pairs import pair_weights, total_loss
+from rsclip_jax.losses.pairs import pair_weights, text_keys, total_loss
 from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.optim import learning_rate, rate_factors
 from rsclip_jax.training.state import State
 
 MOVING = ("params", "opt_state", "ema")  # what a step changes, beside the counters
-INPUTS = ("image", "ir", "text", "text_long", "text_ir")
+# The field of a batch that an embedding of config.loss_pairs is made from.
+FIELDS = {"img": "image", "ir": "ir", "txt": "text", "txt_long": "text_long", "txt_ir": "text_ir"}
+
+
+def compared_fields(config: Any) -> dict[str, str]:
+    """Return the embeddings that the loss compares and the fields of a batch they are made from.
+
+    With `config.input.ir_text_source` "caption" the text of the infrared image is `text`.
+    """
+    names = {name for a, b, _ in config.loss_pairs for name in (a, b)}
+    fields = {name: field for name, field in FIELDS.items() if name in names}
+    if "txt_ir" in fields and config.input.ir_text_source == "caption":
+        fields["txt_ir"] = "text"
+    return fields
 
 
 def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callable:
     """Return (params, batch, step) -> (loss, metrics) over the global batch."""
     loss_pairs = tuple(tuple(pair) for pair in config.loss_pairs)
+    fields = compared_fields(config)
+    embeddings = {field: name for name, field in FIELDS.items()}
 
     def loss_fn(params, batch, step):
-        out = model.apply({"params": params}, **{k: batch[k] for k in INPUTS if k in batch})
-        masks = {"ir": batch["ir_mask"]} if "ir_mask" in batch else {}
+        out = model.apply({"params": params}, **{k: batch[k] for k in set(fields.values())})
+        out |= {"z" + name: out["z" + embeddings[field]] for name, field in fields.items()}
+        masks = {"ir": batch["ir_mask"]} if "ir" in fields else {}
+        same = {}
+        if config.loss.mask_same_text:
+            texts = {name: field for name, field in fields.items() if name.startswith("txt")}
+            same = {name: text_keys(batch[field]) for name, field in texts.items()}
         return total_loss(
             out,
             loss_pairs,
@@ -34,6 +54,7 @@ def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callabl
             normalize=config.loss.normalize,
             weights=pair_weights(step, total_steps, loss_pairs, config.loss.curriculum),
             masks=masks,
+            same=same,
             mesh=mesh,
         )
 
@@ -69,8 +90,9 @@ def make_train_step(
             updates, opt_state = tx.update(grads, state["opt_state"], params)
             new_params = optax.apply_updates(params, updates)
             if config.loss.max_scale:
-                t = jnp.minimum(new_params["t"], jnp.log(config.loss.max_scale))
-                new_params = {**new_params, "t": t}
+                scales = [k for k in new_params if k == "t" or k.startswith("t_")]
+                greatest = jnp.log(config.loss.max_scale)
+                new_params |= {k: jnp.minimum(new_params[k], greatest) for k in scales}
             new = {"params": new_params, "opt_state": opt_state}
             if config.ema_decay:
                 # In this form a parameter that does not move is averaged to itself, bit by bit.
@@ -89,6 +111,7 @@ def make_train_step(
             "l2_params": optax.tree.norm(new["params"]),
             "lr": lr(step - state["bad_steps_total"]),  # a bad step is no step of the schedule
             "scale": jnp.exp(params["t"]),
+            **{f"scale_{pair}": jnp.exp(params[f"t_{pair}"]) for pair in model.own_scale},
             "bad_steps": bad_steps,
             "bad_steps_total": bad_steps_total,
         }

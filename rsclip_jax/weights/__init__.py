@@ -68,7 +68,7 @@ def from_state_dict(state: Mapping[str, Any], preset: str | None = None) -> tupl
 def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.ndarray]:
     """Convert our parameters to "open_clip" (OpenAI's names), "huggingface" or "longclip".
 
-    LoRA is merged into the weights.
+    LoRA is merged into the weights. Of the logit scales the common one is taken.
 
     Raises:
       ValueError: unknown layout, or a model that the layout has no place for.
@@ -77,6 +77,12 @@ def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.
         raise ValueError(f"layout={layout!r}: expected one of {', '.join(layouts.LAYOUTS)}")
     if config.model.logit_bias and layout != "open_clip":
         raise ValueError(f"the {layout} layout has no place for SigLIP's logit bias")
+    if config.model.get("ir_tower", "shared") != "shared" or config.model.get("ir_wavelength"):
+        raise ValueError(
+            "a plain CLIP has no place for what this model does to infrared images alone "
+            f"(config.model.ir_tower={config.model.ir_tower!r}, ir_wavelength="
+            f"{config.model.ir_wavelength}): keep the model in our own format"
+        )
     config, params = settle_peft(config, params)
     if config.model.get("peft", {}).get("method"):
         raise ValueError(
