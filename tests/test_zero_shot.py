@@ -172,7 +172,7 @@ class GreyEncoder:
 
     image_size, batch_size, embed_dim = 8, 4, 2
 
-    def image_stream(self, params, batches):
+    def image_stream(self, params, batches, field="image"):
         for batch in batches:
             bright = batch.mean((1, 2, 3)) > 127
             yield np.stack([bright, ~bright], 1).astype(np.float32)
