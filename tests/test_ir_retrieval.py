@@ -280,6 +280,20 @@ def test_pairs_need_no_texts_and_no_labels(config):
     assert set(details["intervals"]) == set(metrics)
 
 
+def test_picture_frames_partners_green_and_others_red(config, tmp_path):
+    built = evaluators.build(config, ColourEncoder())
+    with pytest.raises(RuntimeError, match="call run"):
+        evaluators.draw(built, tmp_path)
+    dict(built["f"].run({}))
+    drawn = evaluators.draw(built, tmp_path / "eval")
+    pixels = np.asarray(Image.open(drawn["f"]).convert("RGB"))
+    frames = [(pixels == colour).all(-1).sum() for colour in ((42, 157, 74), (210, 59, 59))]
+    # Four queries of each direction, and each is shown its partner among four answers.
+    border = 132**2 - 122**2
+    assert 8 * border < frames[0] < 9 * border
+    assert 24 * border < frames[1] < 25 * border
+
+
 def test_what_training_sees_as_infrared_does_not_change_the_evaluation(config):
     expected, _ = run(config)
     config.input.unlock().update(ir_view="rgb_duplicate", ir_text_source="mixed")

@@ -1,15 +1,18 @@
 """FusionRS's retrieval between infrared, RGB and text."""
 
 import dataclasses
+import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from rsclip_jax.data import images
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
+from rsclip_jax.evaluators.pictures import save_pairs_picture
 from rsclip_jax.evaluators.recall import Ranks, bootstrap, checked, wrong_answers_ahead
 from rsclip_jax.evaluators.retrieval import TIES
 from rsclip_jax.evaluators.texts import caption_groups, record_texts, records_of, tokenizer_for
@@ -73,7 +76,7 @@ class IrRetrieval:
                 )
         for examples in filter(None, (self._examples, self._validation)):
             self._check(examples.source[0], examples.name)  # fail before the training, not within
-        self._captions: list[str] = []
+        self._latest: _Embedded | None = None
         self._ranks: list[Ranks] = []
         self._fusion_ranks: list[Ranks] = []
         self._sweep: dict[float, float] = {}  # alpha -> mean recall on the validation split
@@ -81,7 +84,7 @@ class IrRetrieval:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
         z = self._embed(params, self._examples)
-        self._captions = z.captions
+        self._latest = z
         same = np.arange(len(z.ir))
         pairs = wrong_answers_ahead(z.rgb, z.ir, same, same)
         self._ranks = [Ranks(("rgb2ir", "ir2rgb"), "pair_mean", *pairs, same)]
@@ -101,8 +104,9 @@ class IrRetrieval:
 
         `fusion`, where there is one: the alpha, the split that chose it and its mean recalls there.
         """
-        keys = len(set(map(caption_key, self._captions)))
-        texts = f", {len(self._captions):,} captions, {keys:,} of them distinct"
+        captions = self._latest.captions if self._latest else []
+        distinct = len(set(map(caption_key, captions)))
+        texts = f", {len(captions):,} captions, {distinct:,} of them distinct" if captions else ""
         intervals = bootstrap(self._ranks)
         equal = (
             "FusionRS: equal captions (NFKC, case, punctuation, white space apart) are right "
@@ -110,11 +114,8 @@ class IrRetrieval:
         )
         found: dict[str, Any] = {
             "size": len(self._examples),
-            "data": [
-                f"{self._examples.name}: {len(self._examples):,} pairs"
-                f"{texts if self._captions else ''}"
-            ],
-            "protocol": [equal, TIES] if self._captions else [TIES],
+            "data": [f"{self._examples.name}: {len(self._examples):,} pairs{texts}"],
+            "protocol": [equal, TIES] if captions else [TIES],
             "intervals": {"mean_recall": intervals[self._ranks[0].mean], **intervals},
         }
         if self._validation is None:
@@ -132,6 +133,21 @@ class IrRetrieval:
             "published no number of theirs",
         ]
         return {**found, "fusion": {"alpha": alpha, "chosen_on": name, "mean_recall": sweep}}
+
+    def picture(self, path: str | os.PathLike) -> None:
+        """Draw pairs of the latest run, found and missed, into a PNG file.
+
+        Raises:
+          RuntimeError: there has been no run.
+        """
+        if self._latest is None:
+            raise RuntimeError("no retrieval to draw yet: call run(params) to its end first")
+
+        def at(field: str) -> Callable[[int], np.ndarray]:
+            return lambda index: images.decode(self._examples.source[index][field])
+
+        z = self._latest
+        save_pairs_picture(path, at("image"), at("ir"), z.rgb, z.ir, title=self._examples.name)
 
     def _late_fusion(self, z: "_Embedded", validation: "_Embedded") -> Iterator[tuple[str, float]]:
         names = ("fused2t", "t2fused")
