@@ -261,8 +261,9 @@ def test_equal_alphas_take_the_one_with_least_rgb(fusion):
     ],
 )
 def test_fusions_that_prove_nothing_are_refused(config, fields, message):
+    config.evals.f.unlock().update(fields)
     with pytest.raises(ValueError, match=re.escape(message)):
-        run(config, **fields)
+        evaluators.build(config, ColourEncoder())  # before the training, not within
     run(config, split="test[:50%]", texts="caption", fusion_split="test[50%:]")
 
 
