@@ -138,6 +138,22 @@ def test_suites_published_numbers_stand_in_the_report(workdir, tmp_path_factory)
     assert "rsicd was run with protocols=('any', 'multi')" in text
 
 
+def test_pairs_without_text_stand_beside_fusionrs_numbers(workdir, tmp_path_factory):
+    data = tmp_path_factory.mktemp("suite")
+    rows = [example(k, "") for k in range(3)]
+    rows = [{"id": row["id"], "image": row["image"], "ir": row["image"]} for row in rows]
+    write_dataset(data, "cart", {"test": rows})
+    metrics = run(workdir, f"--data={data}", "--suite=fusionrs")
+    assert metrics["cart/mean_recall"] == 100  # each image is its own infrared one
+    text = (workdir / "eval" / "report.md").read_text()
+    assert "fusionrs: no data set 'fusionrs'" in text
+    row = next(line for line in text.splitlines() if line.startswith("| cart mean_recall"))
+    assert [cell.split()[0] for cell in row.split("|")[2:4]] == ["100.00", "22.88"]
+    assert "cart has 3 here, 279 in the published number" in text
+    assert "cart/test: 3 pairs" in text
+    assert (workdir / "eval" / "cart.png").exists()
+
+
 def test_a_failure_keeps_the_results_of_the_other_evaluators(workdir, data, monkeypatch, capsys):
     def fail(self, params):
         raise OSError("the disk is full")

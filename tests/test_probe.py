@@ -85,11 +85,17 @@ def colours(tmp_path_factory):
         label = number % 3
         pixels = rng.integers(0, 160, (16, 16, 3), np.uint8)
         pixels[..., label] += 60
-        file = BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
+
+        def png(array):
+            file = BytesIO()
+            Image.fromarray(array).save(file, "PNG")
+            return file.getvalue()
+
+        # In infrared every class of the test images looks like another one of training's.
         return {
             "id": f"{split}{number}",
-            "image": file.getvalue(),
+            "image": png(pixels),
+            "ir": png(np.roll(pixels, {"train": 1, "test": 2}[split], axis=2)),
             "label": ("red", "green", "blue")[label],
         }
 
@@ -125,3 +131,8 @@ def test_colours_are_told_apart(colours):
 def test_equal_splits_are_refused(colours):
     with pytest.raises(ValueError, match="three different"):
         build(colours, train_split="test")
+
+
+def test_infrared_images_are_probed_where_asked(colours):
+    found = dict(build(colours, modality="ir").run(SimpleNamespace()))
+    assert found["linear"] == found["knn"] == 0

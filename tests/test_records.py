@@ -98,6 +98,20 @@ def test_shards_allow_random_access_to_single_records(tmp_path):
     assert "group_size:1," in reader.writer_options_string()
 
 
+def test_overlapping_parts_of_a_data_set_are_recognised(tmp_path):
+    names = {"train": map(example, range(10)), "val": map(example, range(10, 12))}
+    records.write_dataset(tmp_path, "toy", names)
+
+    def overlap(one, other):
+        return records.open_source(tmp_path, "toy", one).overlaps(
+            records.open_source(tmp_path, "toy", other)
+        )
+
+    assert overlap("train", "train") and overlap("val", "all")
+    assert overlap("train[:5]", "train[4:]") and overlap("train[2:4]", "train")
+    assert not overlap("train", "val") and not overlap("train[:5]", "train[5:]")
+
+
 def test_a_source_survives_pickling_and_refuses_indices_out_of_range(tmp_path):
     write(tmp_path)
     source = records.open_source(tmp_path, "toy", "train")

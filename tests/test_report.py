@@ -26,6 +26,13 @@ def test_columns_stay_below_each_other_and_fractions_have_four_places():
     assert "0.7447" in plain
 
 
+def test_late_fusion_has_rows_of_its_own_means_below_the_others():
+    names = ("ir2t_R@1", "text_mean", "rgb2t_R@1", "fused2t_R@1", "fused_mean", "fused_alpha")
+    header, *rows = table(dict.fromkeys(names, 0.25)).splitlines()
+    assert header.split() == ["ir2t_R@1", "rgb2t_R@1", "fused2t_R@1", "fused_alpha", "mean"]
+    assert [row.split() for row in rows] == [["0.25"] * 4, ["text", "0.25"], ["fused", "0.25"]]
+
+
 SUITE = {
     "title": "A suite",
     "note": "A note.",

@@ -82,6 +82,24 @@ def test_data_named_otherwise_are_found(tmp_path):
     assert skipped["rsitmd"] == f"no data set 'other' in {tmp_path}."
 
 
+def test_fusionrs_means_are_those_of_its_directions():
+    published = {m["model"]: m["numbers"] for m in suites.read("fusionrs")["published"]}
+    assert len(published) == 9
+    for model, numbers in published.items():
+        means = [numbers[f"fusionrs/{name}"] for name in ("text_mean", "pair_mean")]
+        assert numbers["fusionrs/mean_recall"] == pytest.approx(sum(means) / 2, abs=0.011), model
+    transfer = {m: n["cart/mean_recall"] for m, n in published.items() if "cart/mean_recall" in n}
+    assert list(transfer.values()) == [22.88, 15.29, 24.79, 33.09, 35.36, 43.43, 68.04]
+
+
+def test_a_part_of_fusionrs_can_be_there(tmp_path):
+    row = {"id": "a", "image": b"x", "ir": b"y"}
+    write_dataset(tmp_path, "cart", {"test": [row]})
+    config = config_of("fusionrs", tmp_path)
+    skipped = suites.cut("fusionrs", config)
+    assert set(config.evals) == {"cart"} and set(skipped) == {"fusionrs"}
+
+
 def test_unknown_suites_are_refused():
     with pytest.raises(ValueError, match="did you mean 'georsclip'"):
         suites.read("geoclip")

@@ -47,9 +47,13 @@ def test_georsclip_prompts_equal_the_published_list():
 def test_protocols_say_whether_prompts_are_scaled_before_their_mean():
     scaled = {name: protocol["normalize_each"] for name, protocol in prompts.PROTOCOLS.items()}
     assert not scaled.pop("georsclip")
-    assert set(scaled) == {"skyscript", "clip_eurosat", "clip_resisc45", "plain"}
+    assert set(scaled) == {"skyscript", "clip_eurosat", "clip_resisc45", "thermal", "plain"}
     assert all(scaled.values())
     assert len(prompts.templates("clip_resisc45")) == 18
+    thermal = prompts.templates("thermal")
+    assert len(set(thermal)) == 3
+    assert all("infrared" in line or "thermal" in line for line in thermal)
+    assert "own" in prompts.PROTOCOLS["thermal"]["source"]  # no published ones
 
 
 def test_template_lists_are_found_by_name_or_given():
@@ -172,7 +176,7 @@ class GreyEncoder:
 
     image_size, batch_size, embed_dim = 8, 4, 2
 
-    def image_stream(self, params, batches):
+    def image_stream(self, params, batches, field="image"):
         for batch in batches:
             bright = batch.mean((1, 2, 3)) > 127
             yield np.stack([bright, ~bright], 1).astype(np.float32)
@@ -230,3 +234,54 @@ def test_evaluator_reads_labels_and_writes_prompts(tmp_path, monkeypatch):
     config.evals.z.unlock().protocol = "geo"
     with pytest.raises(ValueError, match="expected one of georsclip"):
         evaluators.build(config, GreyEncoder())
+
+
+def test_infrared_images_are_classified_where_asked(tmp_path, monkeypatch):
+    class FieldEncoder(GreyEncoder):
+        def image_stream(self, params, batches, field="image"):
+            assert field == "ir"
+            return super().image_stream(params, batches, field)
+
+    def grey(value):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (value,) * 3).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    # RGB and infrared disagree: of four sands only two are bright in infrared.
+    rows = [
+        {"id": f"{k}", "image": grey(250), "ir": grey(ir), "label": label}
+        for k, (ir, label) in enumerate([(250, "bright sand")] * 2 + [(9, "bright sand")] * 2)
+    ]
+    rows.append({"id": "water", "image": grey(250), "ir": grey(9), "label": "deep water"})
+    late = [rows[0], {"id": "blind", "image": grey(9), "label": "deep water"}]
+    splits = {"test": rows, "late": [{**row, "id": f"late {row['id']}"} for row in late]}
+    splits["none"] = [{**late[1], "id": "none"}]
+    write_dataset(tmp_path, "night", splits)
+    prompted = []
+
+    def tokenizer(texts):
+        prompted.extend(texts)
+        return grey_tokenizer(texts)
+
+    monkeypatch.setattr("rsclip_jax.evaluators.texts.make_tokenizer", lambda spec, n: tokenizer)
+
+    def evaluator(**fields):
+        fields = {"type": "zero_shot", "data": "night", "split": "test", "modality": "ir", **fields}
+        input_ = {"data_dir": str(tmp_path), "lengths": {"text": 77}}
+        config = ConfigDict({"tokenizer": "clip", "input": input_, "evals": {"z": fields}})
+        return evaluators.build(config, FieldEncoder())["z"]
+
+    one = evaluator(protocol="thermal")
+    assert dict(one.run({})) == pytest.approx({"top1": 60, "mean_class": 75})
+    assert len(prompted) == 6 and "an infrared aerial image of deep water." in prompted
+    details = one.details()
+    assert details["data"] == ["night/test: 5 infrared images, 2 classes"]
+    assert details["confusion"] == [[2, 2], [0, 1]]
+    one.picture(tmp_path / "z.png")
+    assert (tmp_path / "z.png").exists()
+    with pytest.raises(ValueError, match="'late blind' of night/late has no infrared image"):
+        dict(evaluator(split="late").run({}))
+    with pytest.raises(ValueError, match="'none' of night/none has no infrared image"):
+        evaluator(split="none")
+    with pytest.raises(ValueError, match="modality='thermal': expected one of image, ir"):
+        evaluator(modality="thermal")

@@ -302,6 +302,14 @@ class RecordSource:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
+    def overlaps(self, other: "RecordSource") -> bool:
+        """Tell whether a record is in both, as in "train" and "train[:10%]"."""
+        return any(
+            mine == theirs and max(first, start) < min(first + count, start + length)
+            for mine, first, count in self._shards
+            for theirs, start, length in other._shards
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_shards": self._shards, "_ends": self._ends, "_title": self._title}
 

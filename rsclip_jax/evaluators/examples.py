@@ -9,6 +9,7 @@ from tqdm import tqdm
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.encoder import Encoder
 
+MODALITIES = ("image", "ir")  # of what is classified
 CACHE_BYTES = 256 * 2**20
 SILENT_S = 10  # seconds until a pass shows its progress
 
@@ -47,8 +48,7 @@ class Examples:
         self.source = records.open_source(config.input.data_dir, data, split)
         if not len(self.source):
             raise ValueError(f"{self.name} has no records to evaluate")
-        self._image_size = encoder.image_size
-        self._batch_size = encoder.batch_size
+        self._encoder = encoder
         self._length = min(limit or len(self.source), len(self.source))
         self._ir = ir
         self._keep = len(self) * 3 * encoder.image_size**2 * (1 + ir) <= CACHE_BYTES
@@ -73,24 +73,69 @@ class Examples:
                 progress.update(len(batch["id"]))
         self._kept = kept
 
-    def labelled_images(self, labels: list[str]) -> Iterator[np.ndarray]:
-        """Yield the images in batches, and add the labels of each to `labels`.
-
-        Raises:
-          ValueError: a record has no label.
-        """
-        for batch in self:
-            for record_id, label in zip(batch["id"], batch["label"], strict=True):
-                if not label:
-                    raise ValueError(f"record {record_id!r} of {self.name} has no label")
-            labels += batch["label"]
-            yield batch["image"]
-
     def _batches(self) -> Iterator[dict[str, Any]]:
         return pipeline.eval_batches(
             self.source,
-            image_size=self._image_size,
-            batch_size=self._batch_size,
+            image_size=self._encoder.image_size,
+            batch_size=self._encoder.batch_size,
             stop=len(self),
             ir=self._ir,
         )
+
+
+class LabelledExamples(Examples):
+    """Images of one modality with their labels, for classification.
+
+    Args:
+      config, encoder, data, split, limit: see `Examples`.
+      modality: "image", or "ir" for the infrared images.
+
+    Raises:
+      ValueError: see `Examples`; unknown modality, or a first record without a label or an image.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        encoder: Encoder,
+        data: str,
+        split: str,
+        *,
+        modality: str = "image",
+        limit: int = 0,
+    ):
+        if modality not in MODALITIES:
+            raise ValueError(f"modality={modality!r}: expected one of {', '.join(MODALITIES)}")
+        super().__init__(config, encoder, data, split, limit=limit, ir=modality == "ir")
+        self._modality = modality
+        self.kind = "infrared images" if modality == "ir" else "images"
+        first = self.source[0]
+        if not first["label"]:
+            raise ValueError(f"the records of {self.name} have no labels to predict")
+        self._check(first["id"], first["label"], bool(first[modality]))
+
+    def embeddings(self, params: Any, labels: list[str]) -> np.ndarray:
+        """Embed all images: float32 [N, D], rows of length 1; their labels are added to `labels`.
+
+        Raises:
+          ValueError: a record has no label, or no infrared image to classify.
+        """
+        stream = self._encoder.image_stream(params, self._images(labels), self._modality)
+        return np.concatenate(list(stream))
+
+    def _images(self, labels: list[str]) -> Iterator[np.ndarray]:
+        for batch in self:
+            there = batch["ir_mask"] if self._modality == "ir" else np.ones(len(batch["id"]), bool)
+            for found in zip(batch["id"], batch["label"], there, strict=True):
+                self._check(*found)
+            labels += batch["label"]
+            yield batch[self._modality]
+
+    def _check(self, record_id: str, label: str, there: bool) -> None:
+        if not label:
+            raise ValueError(f"record {record_id!r} of {self.name} has no label")
+        if not there:
+            raise ValueError(
+                f"record {record_id!r} of {self.name} has no infrared image, which modality='ir' "
+                "needs"
+            )

@@ -1,19 +1,24 @@
 """FusionRS's retrieval between infrared, RGB and text."""
 
+import dataclasses
+import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from rsclip_jax.data import images
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
+from rsclip_jax.evaluators.pictures import save_pairs_picture
 from rsclip_jax.evaluators.recall import Ranks, bootstrap, checked, wrong_answers_ahead
 from rsclip_jax.evaluators.retrieval import TIES
 from rsclip_jax.evaluators.texts import caption_groups, record_texts, records_of, tokenizer_for
 
 FIELDS = {"caption": "text", "ir_caption": "text_ir"}
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # weights of RGB in the late fusion; the rest is infrared's
 
 
 class IrRetrieval:
@@ -24,12 +29,19 @@ class IrRetrieval:
     FusionRS's Mean R. K = 1, 5, 10. Captions with the same key (`caption_key`) are right for all
     their images, but stay in the gallery each; the infrared image of an RGB image is its own only.
 
+    With a `fusion_split` also `rgb2t_R@K`, `t2rgb_R@K`, `rgb_mean`, and `fused2t_R@K`,
+    `t2fused_R@K`, `fused_mean` of the late fusion `normalise(a * zimg + (1 - a) * zir)`, whose a,
+    one of `ALPHAS`, is `fused_alpha`. FusionRS describes them but has published no such number;
+    they are no part of `mean_recall`.
+
     Args:
       config, encoder: see `evaluators.build`.
       data, split: a data set whose records all have an infrared image.
       texts: "caption", as published; "ir_caption", the infrared-aware ones; "none" for the pairs
         alone, which then are `mean_recall`'s whole.
-      limit: only the first so many records; 0 for all.
+      fusion_split: the split of `data` that chooses a, by the mean recall of fused images and
+        texts; of equals the least. "none" leaves the fusion out.
+      limit: only the first so many records of each split; 0 for all.
     """
 
     def __init__(
@@ -40,6 +52,7 @@ class IrRetrieval:
         data: str,
         split: str,
         texts: str = "caption",
+        fusion_split: str = "none",
         limit: int = 0,
     ):
         if texts not in (*FIELDS, "none"):
@@ -48,64 +61,132 @@ class IrRetrieval:
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, self._field) if self._field else None
         self._examples = Examples(config, encoder, data, split, limit=limit, ir=True)
-        self._captions: list[str] = []
-        self._owner: list[int] = []
+        self._validation: Examples | None = None
+        if fusion_split != "none":
+            if not self._field:
+                raise ValueError(
+                    f"fusion_split={fusion_split!r} with texts='none': images are fused to search "
+                    "texts; give texts='caption', or fusion_split='none'"
+                )
+            self._validation = Examples(config, encoder, data, fusion_split, limit=limit, ir=True)
+            if self._validation.source.overlaps(self._examples.source):
+                raise ValueError(
+                    f"fusion_split={fusion_split!r}, split={split!r}: the fusion would be chosen "
+                    f"on records that it is then reported on; give another split of {data!r}"
+                )
+        for examples in filter(None, (self._examples, self._validation)):
+            self._check(examples.source[0], examples.name)  # fail before the training, not within
+        self._latest: _Embedded | None = None
         self._ranks: list[Ranks] = []
-        self._check(self._examples.source[0])  # fail before the training, not within
+        self._fusion_ranks: list[Ranks] = []
+        self._sweep: dict[float, float] = {}  # alpha -> mean recall on the validation split
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
-        self._captions, self._owner = [], []
-        found: dict[str, list[np.ndarray]] = {"image": [], "ir": []}
-        for batch in self._examples:
-            self._collect(batch)
-            found["image"].append(self._encoder.image(params, batch["image"]))
-            found["ir"].append(self._encoder.ir(params, batch["ir"]))
-        zrgb, zir = (checked(f"{name} embeddings", np.concatenate(z)) for name, z in found.items())
-        same = np.arange(len(zir))
-        pairs = wrong_answers_ahead(zrgb, zir, same, same)
+        z = self._embed(params, self._examples)
+        self._latest = z
+        same = np.arange(len(z.ir))
+        pairs = wrong_answers_ahead(z.rgb, z.ir, same, same)
         self._ranks = [Ranks(("rgb2ir", "ir2rgb"), "pair_mean", *pairs, same)]
-        if self._tokenizer is not None:
-            ztxt = checked("texts", self._encoder.text(params, self._tokenizer(self._captions)))
-            owner = np.array(self._owner)
-            right = _equal_pairs(owner, caption_groups(self._captions, caption_key))
-            ranks = wrong_answers_ahead(zir, ztxt, *right)
-            self._ranks.insert(0, Ranks(("ir2t", "t2ir"), "text_mean", *ranks, owner))
+        if self._field:
+            self._ranks.insert(0, z.ranks(z.ir, ("ir2t", "t2ir"), "text_mean"))
         means = []
         for one in self._ranks:
             metrics = one.metrics()
             yield from metrics.items()
             means.append(metrics[one.mean])
         yield "mean_recall", float(np.mean(means))
+        if self._validation is not None:
+            yield from self._late_fusion(z, self._embed(params, self._validation))
 
     def details(self) -> dict[str, Any]:
-        """Return what a report says beside the metrics of the latest run."""
-        keys = len(set(map(caption_key, self._captions)))
-        texts = f", {len(self._captions):,} captions, {keys:,} of them distinct"
+        """Return what a report says beside the metrics of the latest run.
+
+        `fusion`, where there is one: the alpha, the split that chose it and its mean recalls there.
+        """
+        captions = self._latest.captions if self._latest else []
+        distinct = len(set(map(caption_key, captions)))
+        texts = f", {len(captions):,} captions, {distinct:,} of them distinct" if captions else ""
         intervals = bootstrap(self._ranks)
-        return {
+        equal = (
+            "FusionRS: equal captions (NFKC, case, punctuation, white space apart) are right "
+            "for all their images"
+        )
+        found: dict[str, Any] = {
             "size": len(self._examples),
-            "data": [
-                f"{self._examples.name}: {len(self._examples):,} pairs"
-                f"{texts if self._captions else ''}"
-            ],
-            "protocol": [
-                "FusionRS: equal captions (NFKC, case, punctuation, white space apart) are right "
-                "for all their images",
-                TIES,
-            ],
+            "data": [f"{self._examples.name}: {len(self._examples):,} pairs{texts}"],
+            "protocol": [equal, TIES] if captions else [TIES],
             "intervals": {"mean_recall": intervals[self._ranks[0].mean], **intervals},
         }
+        if self._validation is None:
+            return found
+        for one in self._fusion_ranks:
+            found["intervals"] |= bootstrap([one])
+        name, size = self._validation.name, len(self._validation)
+        alpha = _best(self._sweep)
+        sweep = {f"{a:g}": value for a, value in self._sweep.items()}
+        listed = ", ".join(f"{a}: {value:.2f}" for a, value in sweep.items())
+        found["protocol"] += [
+            f"late fusion: normalise(a * RGB + (1 - a) * infrared) with a = {alpha:g}, chosen on "
+            f"{name} ({size:,} pairs) by the mean recall of fused images and texts ({listed})",
+            "RGB and fused images with texts are no part of mean_recall, and FusionRS has "
+            "published no number of theirs",
+        ]
+        return {**found, "fusion": {"alpha": alpha, "chosen_on": name, "mean_recall": sweep}}
 
-    def _collect(self, batch: dict[str, Any]) -> None:
-        number = self._owner[-1] + 1 if self._owner else 0
-        for record, there in zip(records_of(batch), batch["ir_mask"], strict=True):
-            texts = self._check({**record, "ir": there})
-            self._captions += texts
-            self._owner += [number] * len(texts)
-            number += 1
+    def picture(self, path: str | os.PathLike) -> None:
+        """Draw pairs of the latest run, found and missed, into a PNG file.
 
-    def _check(self, record: dict[str, Any]) -> list[str]:
+        Raises:
+          RuntimeError: there has been no run.
+        """
+        if self._latest is None:
+            raise RuntimeError("no retrieval to draw yet: call run(params) to its end first")
+
+        def at(field: str) -> Callable[[int], np.ndarray]:
+            return lambda index: images.decode(self._examples.source[index][field])
+
+        z = self._latest
+        save_pairs_picture(path, at("image"), at("ir"), z.rgb, z.ir, title=self._examples.name)
+
+    def _late_fusion(self, z: "_Embedded", validation: "_Embedded") -> Iterator[tuple[str, float]]:
+        names = ("fused2t", "t2fused")
+
+        def fused(z: _Embedded, alpha: float) -> Ranks:
+            return z.ranks(fuse(z.rgb, z.ir, alpha), names, "fused_mean")
+
+        self._sweep = {a: fused(validation, a).metrics()["fused_mean"] for a in ALPHAS}
+        alpha = _best(self._sweep)
+        self._fusion_ranks = [z.ranks(z.rgb, ("rgb2t", "t2rgb"), "rgb_mean"), fused(z, alpha)]
+        for one in self._fusion_ranks:
+            yield from one.metrics().items()
+        yield "fused_alpha", alpha
+
+    def _embed(self, params: Any, examples: Examples) -> "_Embedded":
+        captions: list[str] = []
+        owner: list[int] = []
+        zrgb, zir = [], []
+        number = 0
+        for batch in examples:
+            for record, there in zip(records_of(batch), batch["ir_mask"], strict=True):
+                texts = self._check({**record, "ir": there}, examples.name)
+                captions += texts
+                owner += [number] * len(texts)
+                number += 1
+            zrgb.append(self._encoder.image(params, batch["image"]))
+            zir.append(self._encoder.ir(params, batch["ir"]))
+        ztxt = None
+        if self._tokenizer is not None:
+            ztxt = checked("texts", self._encoder.text(params, self._tokenizer(captions)))
+        return _Embedded(
+            checked("image embeddings", np.concatenate(zrgb)),
+            checked("ir embeddings", np.concatenate(zir)),
+            ztxt,
+            captions,
+            np.array(owner, np.int64),
+        )
+
+    def _check(self, record: dict[str, Any], data: str) -> list[str]:
         """Return the captions of a record that has all it needs."""
         texts = record_texts(record, self._field) if self._field else []
         absent = [] if record["ir"] else ["infrared image"]
@@ -113,10 +194,37 @@ class IrRetrieval:
             absent.append("caption")
         if absent:
             raise ValueError(
-                f"record {record['id']!r} of {self._examples.name} has no {absent[0]}, which "
+                f"record {record['id']!r} of {data} has no {absent[0]}, which "
                 "retrieval between infrared, RGB and text needs"
             )
         return texts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Embedded:
+    """The embeddings of a split: `rgb`, `ir` [N, D], `txt` [M, D], and `owner` [M] of the texts."""
+
+    rgb: np.ndarray
+    ir: np.ndarray
+    txt: np.ndarray | None  # None where the pairs alone are asked for
+    captions: list[str]
+    owner: np.ndarray
+
+    def ranks(self, z: np.ndarray, names: tuple[str, str], mean: str) -> Ranks:
+        """Rank images [N, D] and texts among each other."""
+        assert self.txt is not None
+        right = _equal_pairs(self.owner, caption_groups(self.captions, caption_key))
+        return Ranks(names, mean, *wrong_answers_ahead(z, self.txt, *right), self.owner)
+
+
+def fuse(zrgb: np.ndarray, zir: np.ndarray, alpha: float) -> np.ndarray:
+    """Return `alpha * zrgb + (1 - alpha) * zir` [N, D], scaled to length 1 (FusionRS)."""
+    z = alpha * zrgb + (1 - alpha) * zir
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+
+
+def _best(sweep: dict[float, float]) -> float:
+    return max(sweep, key=lambda alpha: (sweep[alpha], -alpha))
 
 
 def caption_key(caption: str) -> str:

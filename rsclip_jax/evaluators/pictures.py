@@ -55,12 +55,49 @@ def save_retrieval_picture(
     texts = [int(case.own_texts(i)[0]) for i in (some[::2] if apart else some)]
     others = [int(i) for i in (some[1::2] if apart else some)]
     blocks = [
-        _heading(title, len(image_embeddings), len(captions)),
+        _heading(title, f"{len(image_embeddings):,} images, {len(captions):,} texts"),
         _section("Text to image"),
         *[_text_query(case, j) for j in _hits_and_misses(texts, case.text_hits, text_queries)],
         _section("Image to text"),
         *[_image_query(case, i) for i in _hits_and_misses(others, case.image_hits, image_queries)],
     ]
+    _save_stack(path, blocks)
+
+
+def save_pairs_picture(
+    path: str | os.PathLike,
+    rgb_at: Callable[[int], np.ndarray],
+    ir_at: Callable[[int], np.ndarray],
+    zrgb: np.ndarray,
+    zir: np.ndarray,
+    *,
+    title: str = "",
+    queries: int = 4,
+) -> None:
+    """Draw the five best infrared answers of a few RGB images, and the other way round.
+
+    An image's own partner has a green frame. Half of the queries find it first, where there are
+    such and others.
+
+    Args:
+      path: PNG file to write; its directory is made.
+      rgb_at, ir_at: the images of an index in [0, N), uint8 [H, W, 3]; called for shown ones only.
+      zrgb, zir: [N, D], L2-normalised.
+      title: what was searched, such as "cart/test".
+      queries: how many of each direction.
+    """
+    number = len(zrgb)
+    some = np.unique(np.linspace(0, number - 1, min(number, CANDIDATES)).round().astype(int))
+    blocks = [_heading(title, f"{number:,} pairs of RGB and infrared images")]
+    for name, query_at, answer_at, zquery, zanswer in (
+        ("RGB to infrared", rgb_at, ir_at, zrgb, zir),
+        ("Infrared to RGB", ir_at, rgb_at, zir, zrgb),
+    ):
+        scores = {int(i): zanswer @ zquery[i] for i in some}
+        found = {i for i, row in scores.items() if row.argmax() == i}
+        chosen = _hits_and_misses(list(scores), found.__contains__, queries)
+        blocks.append(_section(name))
+        blocks += [_pair_query(query_at(i), answer_at, scores[i], i) for i in chosen]
     _save_stack(path, blocks)
 
 
@@ -192,13 +229,38 @@ def _text_query(case: _Case, text: int) -> Image.Image:
     rank = int(np.flatnonzero(order == own)[0]) + 1
     note = f"its own image: rank {rank:,} of {len(order):,}"
     draw.text((MARGIN, len(lines) * LINE + 6), note, FAINT, font(13))
+    _answers(block, case.image_at, scores, order, lambda image: case.right(image, text))
+    return block
+
+
+def _pair_query(
+    query: np.ndarray, answer_at: Callable[[int], np.ndarray], scores: np.ndarray, own: int
+) -> Image.Image:
+    order = np.argsort(-scores, kind="stable")
+    block = Image.new("RGB", (WIDTH, THUMB + 22 + GAP), "white")
+    _thumbnail(block, query, (MARGIN, 0), FAINT)
+    rank = int(np.flatnonzero(order == own)[0]) + 1
+    note = f"its partner: rank {rank:,} of {len(order):,}"
+    ImageDraw.Draw(block).text((MARGIN, THUMB + 3), note, FAINT, font(13))
+    _answers(block, answer_at, scores, order, lambda image: image == own)
+    return block
+
+
+def _answers(
+    block: Image.Image,
+    image_at: Callable[[int], np.ndarray],
+    scores: np.ndarray,
+    order: np.ndarray,
+    right: Callable[[int], bool],
+) -> None:
+    """Draw the first images of `order` with their scores."""
     for k, image in enumerate(order[:SHOWN]):
         x = MARGIN + CAPTION_WIDTH + GAP + k * (THUMB + GAP)
-        colour = RIGHT if case.right(int(image), text) else WRONG
-        _thumbnail(block, case.image_at(int(image)), (x, 0), colour)
+        colour = RIGHT if right(int(image)) else WRONG
+        _thumbnail(block, image_at(int(image)), (x, 0), colour)
         word = "   right" if colour == RIGHT else ""  # not everyone tells green from red
-        draw.text((x, THUMB + 3), f"{k + 1}.  {scores[image]:.3f}{word}", FAINT, font(13))
-    return block
+        text = f"{k + 1}.  {scores[image]:.3f}{word}"
+        ImageDraw.Draw(block).text((x, THUMB + 3), text, FAINT, font(13))
 
 
 def _image_query(case: _Case, image: int) -> Image.Image:
@@ -227,12 +289,11 @@ def _image_query(case: _Case, image: int) -> Image.Image:
     return block
 
 
-def _heading(title: str, images: int, texts: int) -> Image.Image:
+def _heading(title: str, sizes: str) -> Image.Image:
     block = Image.new("RGB", (WIDTH, 64), "white")
     draw = ImageDraw.Draw(block)
     draw.text((MARGIN, 0), f"Retrieval{title and f': {title}'}", INK, font(26))
-    sizes = f"{images:,} images, {texts:,} texts; numbers are cosine similarities"
-    draw.text((MARGIN, 38), sizes, FAINT, font(14))
+    draw.text((MARGIN, 38), f"{sizes}; numbers are cosine similarities", FAINT, font(14))
     x = WIDTH - MARGIN - 150
     for colour, word, fill in ((RIGHT, "right", RIGHT), (WRONG, "wrong", None)):
         draw.rectangle((x, 41, x + 12, 53), fill, colour, 2)

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.evaluators.examples import Examples
+from rsclip_jax.evaluators.examples import LabelledExamples
 
 # Inverse strengths of the L2 penalty that validation chooses from, as scikit-learn's C.
 STRENGTHS = tuple(float(10.0**power) for power in range(-2, 7))
@@ -118,6 +118,7 @@ class Probe:
         strength of the full fit: so few images could not choose.
       shots: images per class of few-shot fits.
       seeds: how many draws of them.
+      modality: "image", or "ir": the infrared images of the records are classified.
       limit: only the first so many records of each split; 0 for all.
     """
 
@@ -132,9 +133,9 @@ class Probe:
         val_split: str = "none",
         shots: Sequence[int] = (),
         seeds: int = 3,
+        modality: str = "image",
         limit: int = 0,
     ):
-        self._encoder = encoder
         self._shots, self._seeds = tuple(shots), seeds
         names = {"test": split, "train": train_split, "val": val_split}
         if len(set(names.values())) < 3:
@@ -145,7 +146,8 @@ class Probe:
         if val_split == "none":
             del names["val"]
         self._examples = {
-            role: Examples(config, encoder, data, name, limit=limit) for role, name in names.items()
+            role: LabelledExamples(config, encoder, data, name, modality=modality, limit=limit)
+            for role, name in names.items()
         }
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
@@ -153,8 +155,7 @@ class Probe:
         z: dict[str, np.ndarray] = {}
         words: dict[str, list[str]] = {role: [] for role in self._examples}
         for role, examples in self._examples.items():
-            batches = examples.labelled_images(words[role])
-            z[role] = np.concatenate(list(self._encoder.image_stream(params, batches)))
+            z[role] = examples.embeddings(params, words[role])
         names = sorted(set(words["train"]))
         number = {name: index for index, name in enumerate(names)}
         unseen = sorted({word for found in words.values() for word in found} - number.keys())

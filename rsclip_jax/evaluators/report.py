@@ -9,7 +9,9 @@ from typing import Any
 
 from rsclip_jax.evaluators import suites
 
-_COLUMN = re.compile(r"((i2t|t2i|ir2t|t2ir|rgb2ir|ir2rgb)_)?(R@\d+|mean)$|mean_recall$")
+_COLUMN = re.compile(
+    r"((i2t|t2i|ir2t|t2ir|rgb2ir|ir2rgb|rgb2t|t2rgb|fused2t|t2fused)_)?(R@\d+|mean)$|mean_recall$"
+)
 _FRACTIONS = ("Rsu", "Ras", "Rda", "Rmi")  # from 0 to 1; everything else is in percent
 
 

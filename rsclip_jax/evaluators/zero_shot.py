@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators import class_lists, prompts
 from rsclip_jax.evaluators.confusion_picture import save_confusion_picture
-from rsclip_jax.evaluators.examples import Examples
+from rsclip_jax.evaluators.examples import LabelledExamples
 from rsclip_jax.evaluators.prompts import readable
 from rsclip_jax.evaluators.texts import tokenizer_for
 
@@ -121,8 +121,9 @@ class ZeroShot:
       encoder: what embeds images and prompts.
       data, split: a labelled data set; the split "all" is all of it.
       protocol: whose prompts, and whether they are scaled before they are averaged: "georsclip"
-        (105), "skyscript" (2), "clip_eurosat", "clip_resisc45", "plain" (`prompts.json`). Numbers
-        of different protocols must not be compared.
+        (105), "skyscript" (2), "clip_eurosat", "clip_resisc45", "plain", "thermal" (3, worded for
+        infrared images) (`prompts.json`). Numbers of different protocols must not be compared.
+      modality: "image", or "ir": the infrared images of the records are classified.
       class_list: "labels" takes the data set's labels for class names, "_" and "/" turned into
         spaces, lower case; a name of `class_lists`, such as "aid", the words published for that
         data set.
@@ -141,6 +142,7 @@ class ZeroShot:
         data: str,
         split: str,
         protocol: str = "georsclip",
+        modality: str = "image",
         class_list: str = "labels",
         class_names: Sequence[str] = (),
         templates: Sequence[str] = (),
@@ -155,12 +157,11 @@ class ZeroShot:
         self._given_names = class_list if class_list != "labels" else tuple(class_names)
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, "text")
-        self._examples = Examples(config, encoder, data, split, limit=limit)
-        label = self._examples.source[0]["label"]
-        if not label:
-            raise ValueError(f"the records of {self._examples.name} have no labels to predict")
+        self._examples = LabelledExamples(
+            config, encoder, data, split, modality=modality, limit=limit
+        )
         if class_list != "labels":  # an unknown list, or one of another data set
-            class_lists.match(class_list, [label])
+            class_lists.match(class_list, [self._examples.source[0]["label"]])
         self._names: list[str] = []
         self._confusion = np.zeros((0, 0), np.int64)
         self._metrics: dict[str, float] = {}
@@ -168,8 +169,7 @@ class ZeroShot:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics, in percent."""
         labels: list[str] = []
-        stream = self._encoder.image_stream(params, self._examples.labelled_images(labels))
-        zimg = np.concatenate(list(stream))
+        zimg = self._examples.embeddings(params, labels)
         self._names, index = class_index(labels, self._given_names)
         weights = classifier_weights(
             _Side(self._encoder, params, self._tokenizer),
@@ -188,10 +188,11 @@ class ZeroShot:
         `confusion` counts the images of each true class (row) by predicted class (column).
         """
         images = self._confusion.sum(axis=1)
+        name, kind = self._examples.name, self._examples.kind
         source = "own templates, averaged as the next says; " if self._own_templates else ""
         return {
             "size": int(images.sum()),
-            "data": [f"{self._examples.name}: {images.sum():,} images, {len(self._names)} classes"],
+            "data": [f"{name}: {images.sum():,} {kind}, {len(self._names)} classes"],
             "protocol": [
                 f"{source}{self._protocol['source']}",
                 "a class whose logit equals the right one's ranks before it",
@@ -207,7 +208,8 @@ class ZeroShot:
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw the confusion matrix of the latest run into a PNG file."""
-        save_confusion_picture(path, self._names, self._confusion, title=self._examples.name)
+        title = f"{self._examples.name}, {self._examples.kind}"
+        save_confusion_picture(path, self._names, self._confusion, title=title)
 
 
 def class_index(
