@@ -92,7 +92,8 @@ SETS = {
         lists=(rf"(?:.*/)?rgb_{SPLIT}\.txt", rf"(?:.*/)?thermal8_{SPLIT}\.txt"),
         one_copy=True,
         verified=(
-            "file names, lines of the lists: splits/rgbt_splits of the repository named above",
+            "file names, lines of the lists, 279 of them in the test split: splits/rgbt_splits of "
+            "the repository named above",
             "folder labeled_rgbt_pairs: its README.md",
         ),
     ),
@@ -239,7 +240,7 @@ def open_pairs(name: str, root: str) -> Source:
     absent = [listed[k] for k in sorted(listed.keys() - found) if k[1] not in corrupted]
 
     def samples() -> Iterator[Sample]:
-        for position, ((folder, split, key), pair) in enumerate(sorted(pairs.items()), start=1):
+        for position, ((folder, split, key), pair) in enumerate(pairs.items(), start=1):
             sample = Sample((pair.rgb or pair.ir)[0], position, split=split, source=name)
             sample.id = "/".join(filter(None, (folder, split, pair.name)))
             sample.image, sample.ir = (paths[0] if paths else "" for paths in (pair.rgb, pair.ir))
@@ -287,11 +288,11 @@ def _find(known: PairSet, side: str, root: str) -> list[_File]:
             f"--input={root} holds no {kind} images of {known.title}. Expected: {known.layout}. "
             f"There: {_what_is_in(root)}"
         )
-    folders = sorted({file.folder for file in files})
+    folders = sorted({file.folder or "." for file in files})
     if known.one_copy and len(folders) > 1:
         raise InputError(
-            f"--input={root} holds {known.title} more than once, in {', '.join(folders)}. Give a "
-            "directory with one of them, and with the lists of its splits if it has any"
+            f"--input={root} holds {known.title} more than once, in {', '.join(folders)}. "
+            "Give a directory with one of them, and with the lists of its splits if it has any"
         )
     return files
 
