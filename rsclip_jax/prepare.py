@@ -16,6 +16,9 @@ Input forms:
               --input takes a file, a directory, a glob or 'shard-{0000..0031}.tar'
   tfds        a labelled TFDS data set stored as ArrayRecord: --input takes its name (eurosat/rgb,
               resisc45) or the directory DATA_DIR/NAME/CONFIG/VERSION
+  cart, dronevehicle, aviid, vedai, llvip, hit_uav, m3fd, kust4k
+              published RGB-infrared pairs as downloaded: --input takes the directory of the
+              unpacked archives. Their records have no captions
 
 In jsonl, csv and json, rows of one image with one caption each become one record with all of them.
 """
@@ -39,6 +42,7 @@ from rsclip_jax.data import records
 from rsclip_jax.data.caption_rows import id_key
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.ingest import Outcome, Recipe, ingest
+from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.summary import Summary
@@ -47,7 +51,7 @@ from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.tfds_source import open_tfds
 
 SPLIT = "train"  # of samples that name none
-FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds")
+FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
     "jsonl": ("class_folder",),
@@ -56,6 +60,11 @@ USELESS = {
     "folder": ("images", "encoding", *(flag for flag, _ in ROLES.values())),
     "webdataset": ("images", "encoding", "class_folder", "image_column", "ir_column"),
     "tfds": ("images", "encoding", "class_folder", "split", *(flag for flag, _ in ROLES.values())),
+    **{
+        name: ("images", "encoding", "class_folder", *(flag for flag, _ in ROLES.values()))
+        + (() if known.may_lack_splits else ("split",))
+        for name, known in SETS.items()
+    },
 }
 
 
@@ -92,10 +101,18 @@ def prepare(options: Options) -> Summary:
       records.DatasetBusyError: another process is writing it.
     """
     source = check(options)
-    recipe = Recipe(source.root, options.split, options.name, options.resize, options.max_pixels)
+    recipe = Recipe(
+        source.root,
+        options.split,
+        options.name,
+        options.resize,
+        options.max_pixels,
+        source.needs_text,
+        source.edit,
+    )
     workers = options.workers or len(os.sched_getaffinity(0))
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
-    summary = Summary(options.name)
+    summary = Summary(options.name, source.expected)
     kept_list = Path(options.output) / f"{options.name}.skipped.jsonl"
     with records.DatasetWriter(
         options.output,
@@ -150,6 +167,8 @@ def check(options: Options) -> Source:
         return open_tars(options.input, options.columns)
     if options.format == "tfds":
         return open_tfds(options.input)
+    if options.format in SETS:
+        return open_pairs(options.format, options.input)
     return open_table(
         options.format, options.input, options.images, options.columns, options.encoding or "utf-8"
     )
@@ -188,11 +207,12 @@ class SeenIds:
 
 
 def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:
+    left_out = summary.left_out()
     reasons = "\n".join(
         f"  {count:,} x {reason}" for reason, count in summary.skipped.most_common()
     )
     return (
-        f"{summary.skipped.total():,} of {summary.total():,} samples "
+        f"{summary.skipped.total() - left_out:,} of {summary.total() - left_out:,} samples "
         f"({summary.skipped_share():.2%}) cannot be used:\n{reasons}\n"
         f"They are listed in {kept_list}. No data set was written: mend them, or allow a larger "
         f"share than --max_skipped={max_skipped:g}"
@@ -242,7 +262,7 @@ def define_flags() -> None:
         "input",
         None,
         "File, directory, glob or brace pattern; for tfds the name of a data set, or the directory "
-        "of a version of it.",
+        "of a version of it; for RGB-infrared pairs the directory of the unpacked archives.",
         required=True,
     )
     flags.DEFINE_string("output", None, "Directory of the data sets.", required=True)

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import cv2
 
@@ -33,6 +33,7 @@ class Recipe:
       source: likewise.
       resize: shorter side in pixels of the images stored, 0 to keep the original bytes.
       max_pixels: greatest height * width of an image.
+      needs_text, edit: see `Source`.
     """
 
     root: str
@@ -40,6 +41,8 @@ class Recipe:
     source: str
     resize: int
     max_pixels: int
+    needs_text: bool = True
+    edit: Callable[[bytes], bytes] | None = None
 
 
 @dataclasses.dataclass
@@ -68,7 +71,7 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
             raise ValueError(sample.problem)
         check_name("split", outcome.split)
         texts = {field: getattr(sample, field) for field in LIST_FIELDS}
-        if not sample.label and not any(texts.values()):
+        if recipe.needs_text and not sample.label and not any(texts.values()):
             raise ValueError("no caption and no label")
         image, outcome.size = _image(sample.image, recipe)
         try:
@@ -98,6 +101,9 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
 def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int]]:
     data = read_file(recipe.root, given) if isinstance(given, str) else given
     size = check_image(data, recipe.max_pixels)
+    if recipe.edit is not None:
+        data = recipe.edit(data)
+        size = check_image(data, recipe.max_pixels)
     if recipe.resize and min(size) > recipe.resize:
         data = shrink(data, recipe.resize)
         size = check_image(data, recipe.max_pixels)

@@ -1,9 +1,9 @@
 """Sources of samples: what they yield, how --input is read, and class folders.
 
-A source (`open_folder` here, `tables.open_table`, `tars.open_tars`, `tfds_source.open_tfds`) yields
-`Sample`s in a fixed order and holds few of them at a time. What cannot be read is a `Sample` with a
-`problem`; what makes the input as a whole unusable raises `InputError`, if possible before the
-first sample.
+A source (`open_folder` here, `tables.open_table`, `tars.open_tars`, `tfds_source.open_tfds`,
+`rgb_ir_sets.open_pairs`) yields `Sample`s in a fixed order and holds few of them at a time. What
+cannot be read is a `Sample` with a `problem`; what makes the input as a whole unusable raises
+`InputError`, if possible before the first sample.
 """
 
 import dataclasses
@@ -48,6 +48,11 @@ class Source:
     samples: Callable[[], Iterator[Sample]]
     size: int  # what `Sample.position` counts up to: bytes or files
     root: str = ""  # resolved directory that paths of images are relative to
+    needs_text: bool = True  # whether a sample without captions and label is of no use
+    # Problems, up to their colon, that belong to the data set: --max_skipped does not count them.
+    expected: frozenset[str] = frozenset()
+    # What becomes of the bytes of each image, done in the workers; ValueError skips the sample.
+    edit: Callable[[bytes], bytes] | None = None
 
     def __iter__(self) -> Iterator[Sample]:
         return self.samples()
@@ -143,7 +148,7 @@ def open_folder(root: str, class_folder: str = "first") -> Source:
     has_splits = folders <= SPLIT_FOLDERS
 
     def samples() -> Iterator[Sample]:
-        for position, entry in enumerate(_image_entries(root), start=1):
+        for position, entry in enumerate(image_entries(root), start=1):
             name = os.path.relpath(entry.path, root)
             *above, _ = name.split(os.sep)
             sample = Sample(name, position, id=name, image=name)
@@ -155,7 +160,7 @@ def open_folder(root: str, class_folder: str = "first") -> Source:
             sample.label = above[-1 if class_folder == "last" else 0] if above else ""
             yield sample
 
-    return Source(samples, sum(1 for _ in _image_entries(root)), root)
+    return Source(samples, sum(1 for _ in image_entries(root)), root)
 
 
 def _visible(directory: str) -> list[os.DirEntry]:
@@ -163,13 +168,13 @@ def _visible(directory: str) -> list[os.DirEntry]:
         return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
 
 
-def _image_entries(directory: str) -> Iterator[os.DirEntry]:
+def image_entries(directory: str) -> Iterator[os.DirEntry]:
     """Walk the images below a directory in the order of their names.
 
     Links to directories are yielded, not followed: they may lead outside, or round in circles.
     """
     for entry in _visible(directory):
         if entry.is_dir(follow_symlinks=False):
-            yield from _image_entries(entry.path)
+            yield from image_entries(entry.path)
         elif entry.is_dir() or os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
             yield entry

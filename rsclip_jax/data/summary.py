@@ -41,10 +41,15 @@ class Distribution:
 
 
 class Summary:
-    """The numbers of one data set."""
+    """The numbers of one data set.
 
-    def __init__(self, name: str):
+    Args:
+      expected: reasons to skip, up to their colon, that are no fault of the input.
+    """
+
+    def __init__(self, name: str, expected: frozenset[str] = frozenset()):
         self.name = name
+        self.expected = expected
         self.records: collections.Counter[str] = collections.Counter()
         self.skipped: collections.Counter[str] = collections.Counter()
         self.image_bytes = 0
@@ -72,9 +77,14 @@ class Summary:
         """Return the number of samples kept or skipped."""
         return self.records.total() + self.skipped.total()
 
+    def left_out(self) -> int:
+        """Return the number of samples skipped for expected reasons."""
+        return sum(self.skipped[reason] for reason in self.expected)
+
     def skipped_share(self) -> float:
-        """Return the share of samples that were skipped, 0 where there were none at all."""
-        return self.skipped.total() / max(1, self.total())
+        """Return the share of the other samples that were skipped, 0 if there were none at all."""
+        wanted = self.total() - self.left_out()
+        return (self.skipped.total() - self.left_out()) / max(1, wanted)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers for summary.json; kinds of text that do not occur are left out."""
