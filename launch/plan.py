@@ -4,7 +4,8 @@ A sweep file (launch/sweeps/*.py) is Python with
 
     METRIC = "val/mean_recall"  # what runs are compared by, of the final evaluation
     BASELINE = "keep8-ratio4"  # the group that others are tested against; may be left out
-    FIELD = "model.keep"  # the field on the horizontal axis of the plot; may be left out
+    FIELD = "model.keep"  # the horizontal axis of the plot; may be left out; or what
+    # WORKDIR/finished.json has: "trained_parameters"
 
     def runs(scale):  # "small", or "paper" for the paper's own sizes
         for fields in grid({"model.keep": (4, 8), "model.ratio": (4.0, 8.0)}):

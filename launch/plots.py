@@ -15,6 +15,8 @@ import numpy as np
 from launch.plan import Sweep
 from launch.results import metrics, values
 
+WIDE = 100  # a field of which one value is so many times another is drawn on a logarithmic axis
+
 
 def draw(sweep: Sweep, rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
     """Draw metric.png and curves.png of a sweep; return their paths."""
@@ -32,12 +34,19 @@ def _metric(sweep: Sweep, rows: Sequence[dict[str, Any]], path: Path) -> Path:
         for group, row in groups.items():
             label = ", ".join(f"{f.split('.')[-1]} {row[f]}" for f in others)
             lines.setdefault(label, []).append(group)
+        if len(lines) == len(groups):  # no two share a line: the points are named, not joined
+            lines = {group: [group] for group in groups}
         for label, members in lines.items():
             members.sort(key=lambda group: groups[group][sweep.field])
             x = [groups[group][sweep.field] for group in members]
             _points(axes, x, rows, members, sweep.metric, label, "o-")
         axes.set_xlabel(sweep.field)
-        axes.set_xticks(sorted({groups[group][sweep.field] for group in groups}))
+        places = sorted({groups[group][sweep.field] for group in groups})
+        positive = [place for place in places if place > 0]
+        if positive and places[0] >= 0 and places[-1] > WIDE * positive[0]:
+            axes.set_xscale("symlog", linthresh=positive[0])
+        else:
+            axes.set_xticks(places)
         if any(lines):
             axes.legend(frameon=False)
     else:

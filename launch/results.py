@@ -12,6 +12,7 @@ from scipy import stats
 
 from launch.plan import Run, Sweep
 from launch.processes import finished
+from rsclip_jax.training.workdir import FINISHED_FILE
 
 SIGNIFICANT, PAIRS = 0.05, 3  # fewer pairs tell next to nothing
 
@@ -21,11 +22,16 @@ def gather(sweep: Sweep, runs_dir: Path) -> list[dict[str, Any]]:
     rows = []
     for run in sweep.runs:
         if run.compared and finished(runs_dir / run.name):
-            row = own(sweep, run)
+            row = own(sweep, run) | ended(runs_dir / run.name)
             for line in metrics(runs_dir / run.name):
                 row |= line
             rows.append(row)
     return rows
+
+
+def ended(workdir: Path) -> dict[str, Any]:
+    """Return what a finished run says of itself: its step, and how many parameters it trained."""
+    return json.loads((workdir / FINISHED_FILE).read_text())
 
 
 def own(sweep: Sweep, run: Run) -> dict[str, Any]:
@@ -117,9 +123,8 @@ def differs(rows: Sequence[dict[str, Any]], group: str, baseline: str, name: str
 
 
 def _shown(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Choose the metrics of the table: the sweep's own, and its evaluator's other means."""
-    evaluator = sweep.metric.split("/")[0]
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith(f"{evaluator}/"))
+    """Choose the metrics of the table: the sweep's own, and the evaluators' other means."""
+    names = dict.fromkeys(name for row in rows for name in row if "/" in name)
     others = [n for n in names if n.endswith(("mean_recall", "_mean", "top1"))]
     return list(dict.fromkeys([sweep.metric, *others]))
 
@@ -135,7 +140,8 @@ def check_metric(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _fields(sweep: Sweep) -> list[str]:
-    return list(dict.fromkeys(field for run in sweep.runs for field in run.fields))
+    fields = [field for run in sweep.runs for field in run.fields]
+    return list(dict.fromkeys([*fields, *([sweep.field] if sweep.field else [])]))
 
 
 def _cell(value: Any) -> Any:

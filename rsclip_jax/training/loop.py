@@ -18,7 +18,7 @@ from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip, peft
 from rsclip_jax.training.checkpoint import Checkpoints, load_for_inference
 from rsclip_jax.training.diagnose import diagnose
-from rsclip_jax.training.optim import describe_params, make_optimizer
+from rsclip_jax.training.optim import describe_params, make_optimizer, trained_parameters
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
@@ -143,7 +143,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
 
     stop.release()
     write_embeddings(config, encoder, inference_params(state), workdir, step)
-    mark_finished(workdir, step)
+    mark_finished(workdir, step, trained_parameters(config, state["params"]))
     log(f"done: step {step}, everything is in {workdir}")
     return state
 

@@ -61,10 +61,18 @@ def rate_factors(params: Any, schedule: tuple) -> Any:
 
 def describe_params(config: Any, params: Any) -> str:
     """Say how many parameters there are and how many of them are trained."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    trained = trained_parameters(config, params)
+    return f"{config.model.variant}: {size:,} parameters, {trained:,} trained"
+
+
+def trained_parameters(config: Any, params: Any) -> int:
+    """Count the parameters that `config.schedule` does not freeze."""
     factors = jax.tree.leaves(rate_factors(params, tuple(config.schedule)))
-    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    trained = sum(n for n, f in zip(sizes, factors, strict=True) if f != "frozen")
-    return f"{config.model.variant}: {sum(sizes):,} parameters, {trained:,} trained"
+    leaves = jax.tree.leaves(params)
+    return sum(
+        leaf.size for leaf, factor in zip(leaves, factors, strict=True) if factor != "frozen"
+    )
 
 
 def decay_mask(params: Any, patterns: tuple[str, ...]) -> Any:

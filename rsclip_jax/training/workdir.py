@@ -66,10 +66,11 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         save_config(path, config)
 
 
-def mark_finished(workdir: Path, step: int) -> None:
+def mark_finished(workdir: Path, step: int, trained_parameters: int) -> None:
     """Write WORKDIR/finished.json, by which launchers tell an ended run from a stopped one."""
     if jax.process_index() == 0:
-        _write(workdir / FINISHED_FILE, {"step": step})
+        content = {"step": step, "trained_parameters": trained_parameters}
+        _write(workdir / FINISHED_FILE, content)
 
 
 def is_workdir(path: Path) -> bool:

@@ -1,0 +1,71 @@
+"""The data that sweeps and benchmarks are run on, made of other data: what is written."""
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks import naip
+
+
+def test_naip_captions_say_what_was_counted_and_measured(tmp_path):
+    (tmp_path / "nir").mkdir()
+    columns = np.tile(np.array([0, 0, 255, 255], np.uint8), (64, 16))  # edges everywhere
+    flat = np.full((64, 64), 120, np.uint8)
+    for name, image in (("a", columns), ("b", flat), ("c", flat)):
+        cv2.imwrite(str(tmp_path / f"nir/{name}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    table = tmp_path / "metadata.csv"
+    table.write_text(
+        "id,city,year,n_trees,mean_ndvi\n"
+        "a,riverside,2020,96,0.2\nb,claremont,2020,3,-0.3\nc,long_beach,2020,44,0.01\n"
+    )
+    a, b, c = naip.manifest(tmp_path)
+    assert [row["split"] for row in (a, b, c)] == ["test", "val", "train"]
+    assert (a["image"], a["ir"], a["source"]) == ("rgb/a.jpg", "nir/a.jpg", "riverside")
+    assert "trees almost everywhere and dense vegetation" in a["captions"][0]
+    assert a["captions"][1].startswith("about 100 trees and dense vegetation")
+    assert b["captions"][1].startswith("fewer than ten trees and almost no vegetation")
+    assert "quite a few trees and moderate vegetation" in c["captions"][0]
+    # Half of the columns are white, half black; b is grey and flat.
+    assert "medium bright overall, very high contrast, dense outlines" in a["ir_captions"][0]
+    assert "very large bright areas and very large dark areas" in a["ir_captions"][1]
+    assert "medium bright overall, very low contrast, smooth areas" in b["ir_captions"][0]
+    assert "no bright areas and no dark areas" in b["ir_captions"][1]
+
+    table.write_text("id,city\na,riverside\n")
+    with pytest.raises(ValueError, match="no column mean_ndvi, n_trees"):
+        naip.manifest(tmp_path)
+
+
+def test_rsicd_is_halved_by_every_second_class():
+    rows = [{"filename": f"{k}.jpg", "label": label} for k, label in enumerate("dacbd")]
+    a, b = rsicd_halves.split(iter(rows))
+    assert [row["filename"] for row in a] == ["1.jpg", "2.jpg"]  # a, c
+    assert [row["filename"] for row in b] == ["0.jpg", "3.jpg", "4.jpg"]  # d, b, d
+    with pytest.raises(ValueError, match="1 rows have no label, the first: .*x.jpg"):
+        rsicd_halves.split([*rows, {"filename": "x.jpg", "label": ""}])
+
+
+def test_long_captions_go_on_behind_77_tokens():
+    captions = ["a beach .", "waves on a beach . ", "a beach .", "sand and sea ."]
+    rows = [
+        {"filename": "a.jpg", "split": "train", "captions": captions},
+        {"filename": "b.jpg", "split": "train", "captions": ["a pond .", "a pond ."]},
+        {"filename": "c.jpg", "split": "val", "captions": captions},
+    ]
+    a, c = rsicd_long.lengthened(rows)
+    assert (a["filename"], c["filename"]) == ("a.jpg", "c.jpg")  # b has but one caption
+    assert a["captions"] == captions
+    assert len(set(a["long_captions"])) == 4 and len(c["long_captions"]) == 1
+    assert c["long_captions"] == list(rsicd_long.lengthened(rows[2:]))[0]["long_captions"]
+    tokenize = make_tokenizer("clip", 248)
+    for text in a["long_captions"] + c["long_captions"]:
+        places = sorted(text.index(caption.strip()) for caption in captions[1:])
+        assert sum(text.count(caption.strip()) for caption in captions[1:]) == 2
+        first, _, rest = text.partition(" this picture was taken in ")
+        assert first in {"a beach .", "waves on a beach .", "sand and sea ."}
+        others = rest.partition(" degrees. ")[2]
+        assert len(tokenize.encode(others)) if hasattr(tokenize, "encode") else others
+        assert places[0] >= 0
+        ids = np.asarray(tokenize([text]))[0]
+        head = np.asarray(tokenize([text.removesuffix(others)]))[0]
+        assert 77 < np.count_nonzero(head) - 1 < np.count_nonzero(ids)
