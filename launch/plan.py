@@ -6,6 +6,7 @@ A sweep file (launch/sweeps/*.py) is Python with
     BASELINE = "keep8-ratio4"  # the group that others are tested against; may be left out
     FIELD = "model.keep"  # the horizontal axis of the plot; may be left out; or what
     # WORKDIR/finished.json has: "trained_parameters"
+    COLUMNS = ("val/i2t_R@1",)  # other metrics of the table; may be left out: the evaluators' means
 
     def runs(scale):  # "small", or "paper" for the paper's own sizes
         for fields in grid({"model.keep": (4, 8), "model.ratio": (4.0, 8.0)}):
@@ -90,6 +91,7 @@ class Sweep:
     metric: str
     baseline: str = ""
     field: str = ""
+    columns: tuple[str, ...] = ()
 
 
 def grid(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -162,6 +164,7 @@ def load(path: str | Path, scale: str = "small", extra: Sequence[str] = ()) -> S
         module.METRIC,
         getattr(module, "BASELINE", ""),
         getattr(module, "FIELD", ""),
+        getattr(module, "COLUMNS", ()),
     )
     _check(sweep, path)
     return sweep

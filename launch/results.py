@@ -123,7 +123,9 @@ def differs(rows: Sequence[dict[str, Any]], group: str, baseline: str, name: str
 
 
 def _shown(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Choose the metrics of the table: the sweep's own, and the evaluators' other means."""
+    """Choose the metrics of the table: the sweep's own, else the evaluators' other means."""
+    if sweep.columns:
+        return [sweep.metric, *sweep.columns]
     names = dict.fromkeys(name for row in rows for name in row if "/" in name)
     others = [n for n in names if n.endswith(("mean_recall", "_mean", "top1"))]
     return list(dict.fromkeys([sweep.metric, *others]))

@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 TEXTS = Path(__file__).parent / "data" / "configs"
 CONFIGS = ["lrsclip:B/16", "lrsclip:L/14", "lrsclip:B/16,longclip", "lrsclip:B/16,longclip_first",
-           "lrsclip:rsicd", "lrsclip:demo", "fusionrs:", "fusionrs:50k,grayscale,L/14", "fusionrs:mixed",
-           "fusionrs:demo"]  # fmt: skip
+           "lrsclip:rsicd", "lrsclip:demo", "fusionrs:", "fusionrs:50k,grayscale,L/14",
+           "fusionrs:mixed", "fusionrs:demo", "unified:", "unified:full,L/14",
+           "unified:demo,lora"]  # fmt: skip
 
 
 def get(name: str) -> ConfigDict:

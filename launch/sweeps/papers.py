@@ -30,3 +30,12 @@ GEORSCLIP = Run(
         "evals": {"val": {**RSITMD, "texts": ("short",)}},
     },
 )
+FUSIONRS = Run(
+    "fusionrs",
+    {},
+    "configs/fusionrs.py",
+    {
+        "init_from": REQUIRED,
+        "evals": {"test": {"type": "ir_retrieval", "data": "fusionrs", "split": "test"}},
+    },
+)
