@@ -10,20 +10,19 @@ RSICD is prepared as "rsicd". One of NAIP's cities is `val`, one `test`.
 from launch.plan import Run
 from launch.sweeps.rsicd import SHORT
 
-CONTEXT = {"model.context_length": 40}
+SIZE = {"model.context_length": 40, "model.image_size": 32}
 IR_RETRIEVAL = {"type": "ir_retrieval", "data": "naip"}
 
 # RGB and short captions, from scratch: what OpenAI's CLIP is to FusionRS.
-BASE = SHORT.but("base", {}, CONTEXT, compared=False)
+BASE = SHORT.but("base", {}, SIZE, compared=False)
 # FusionRS's recipe, shrunk, on NAIP's 292 training pairs.
 PAIRS = Run(
     "pairs",
     {},
     "configs/fusionrs.py",
     {
-        **CONTEXT,
+        **SIZE,
         "model.variant": "tiny",
-        "model.image_size": 64,
         "model.dtype": "float32",
         "model.scan": False,
         "input.data": {"naip": 1.0},
@@ -35,7 +34,7 @@ PAIRS = Run(
         "input.right_angles": True,
         "total_epochs": 0.0,
         "total_steps": 200,
-        "lr": 3e-4,
+        "lr": 1e-3,
         "warmup_steps": 20,
         "loss.max_scale": 100.0,
         "checkpoint.minutes": 0.0,
