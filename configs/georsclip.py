@@ -68,7 +68,9 @@ def get_config(arg=None):
         c.model.peft.method = chosen["method"]
         # The paper names one rate for everything it trains, at which what is added hardly moves
         # from where it begins. This one is ours.
-        c.lr = 3e-3 if chosen["stage"] == "demo" else 1e-4
+        c.lr = 1e-4
+        if chosen["stage"] == "demo":
+            c.lr, c.total_steps = 3e-3, 150
     return c
 
 

@@ -41,14 +41,15 @@ def base_of(config: ConfigDict, source: Any, step: int, params: Any) -> Base | N
         name
         for (name, leaf), factor in zip(named(params).items(), factors, strict=True)
         if factor == "frozen"
-        and leaf is there.get(name)
+        and name in there
+        and leaf is there[name]
         # The clamp moves even a frozen temperature.
         and (leaf.ndim or not config.loss.max_scale)
     )
     return Base(checksum(source), step, frozen) if frozen else None
 
 
-def named(params: Any) -> dict[str, jax.Array]:
+def named(params: Any) -> dict[str, Any]:
     """Return name -> leaf."""
     names, leaves = jax.tree.leaves(param_names(params)), jax.tree.leaves(params)
     return dict(zip(names, leaves, strict=True))

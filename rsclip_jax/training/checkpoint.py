@@ -127,8 +127,9 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             if base:
-                leaves = _read_base(base, init_from, self._directory.parent)
                 places = named(shardings["params"])
+                mesh = next(iter(places.values())).mesh
+                leaves = _read_base(base, init_from, self._directory.parent, mesh)
                 leaves = {k: jax.device_put(v, places[k]) for k, v in leaves.items()}
                 items = _with_base(items, leaves)
             self.base = base

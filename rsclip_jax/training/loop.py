@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rsclip_jax import evaluators, sharding
@@ -87,7 +88,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         log(f"resuming {workdir} at step {int(state['step'])} of {total_steps}")
     else:
         if config.init_from:
-            params, checkpoints.base = parameters_from(config, model)
+            params, checkpoints.base = parameters_from(config, model, mesh)
             params = jax.device_put(params, shardings["params"])
         else:
             params = jax.jit(init, out_shardings=shardings["params"])()
@@ -175,8 +176,13 @@ def steps_of_epochs(config: ConfigDict) -> int:
     return max(1, int(config.total_epochs * size / config.input.batch_size))
 
 
-def parameters_from(config: ConfigDict, model: clip.CLIP) -> tuple[Any, Base | None]:
+def parameters_from(
+    config: ConfigDict, model: clip.CLIP, mesh: Mesh | None = None
+) -> tuple[Any, Base | None]:
     """Load config.init_from, its positions stretched or resampled to this model's.
+
+    Args:
+      mesh: replicate them over it, as all processes of a run do; None for the first device.
 
     Returns:
       The parameters, and what checkpoints can leave to their source.
@@ -184,7 +190,7 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> tuple[Any, Base | N
     Raises:
       ValueError: the two models would read the same parameters in different ways.
     """
-    source, read, step = load_for_inference(config.init_from)
+    source, read, step = load_for_inference(config.init_from, mesh=mesh)
 
     def unseen(config: ConfigDict) -> dict[str, Any]:  # what the shapes of parameters do not tell
         model = clip.build(config.model)
