@@ -14,8 +14,8 @@ Words after the colon, separated by commas, in any order: `configs/georsclip.py:
                 one tower stays as it is.
     ret2        fine-tuning of the result on RSICD and RSITMD, without the images that are near
                 duplicates of their test images, prepared as "ret2": `init_from` is the first run.
-    demo        a tiny model on synthetic scenes, three minutes on two CPU cores; `demo,lora` then
-                adapts it with --config.init_from=runs/demo.
+    demo        a tiny model (of no other size) on synthetic scenes, three minutes on two CPU cores;
+                `demo,lora` then adapts it with --config.init_from=runs/demo.
 
 RS5M's tars are prepared with --format=webdataset as "rs5m". The batch must be a multiple of the
 number of devices: with eight, --config.input.batch_size=704. Afterwards
@@ -34,7 +34,7 @@ released stems from early epochs; others who ran RET-2 report mean recalls that 
     | ret2     |       |          |         |       | 51.81     | 38.87    | 151,277,313 |
 """
 
-from configs import defaults
+from configs import defaults, demo, words
 from rsclip_jax.models.clip import CLIP_MEAN, CLIP_STD
 
 # Mean and standard deviation, as in GeoRSCLIP's code. Its Table IV gives those of pub11 for RS5M's.
@@ -45,7 +45,7 @@ STATISTICS = {
     "rs3": ((0.350, 0.356, 0.316), (0.158, 0.147, 0.143)),
     "geometa": ((0.320, 0.322, 0.285), (0.179, 0.168, 0.166)),
 }
-WORDS = {  # the first word of a choice is its default; "" stands for none
+WORDS = {
     "method": ("full", "lora", "pfeiffer", "prefix", "unipelt"),
     "size": ("B/32", "B/16", "L/14", "H/14"),
     "statistics": tuple(STATISTICS),
@@ -56,65 +56,40 @@ WORDS = {  # the first word of a choice is its default; "" stands for none
 
 def get_config(arg=None):
     """Return the config that the words of `arg` name; see the docstring of this file."""
-    chosen = _choose(arg)
-    c = _demo() if chosen["stage"] == "demo" else _paper(chosen["size"])
-    if chosen["stage"] == "ret2":
-        _ret2(c)
-    c.model.mean, c.model.std = STATISTICS[chosen["statistics"]]
-    if chosen["frozen"]:
-        tower = {"freeze_image": "img", "freeze_text": "txt"}[chosen["frozen"]]
+    word = words.choose("georsclip", arg, **WORDS)
+    c = defaults.get_config()
+    c.model.variant = word["size"]
+    c.model.mean, c.model.std = STATISTICS[word["statistics"]]
+    # ITRA's rule: no parameter with a single axis (beside that of the layers) and no temperature;
+    # tables of positions do decay.
+    c.wd_mask = (".*/kernel", ".*proj", ".*embedding", r".*/lora_\w+/[ab]")
+    {"": _rs5m, "ret2": _ret2, "demo": _demo}[word["stage"]](c)
+    if word["frozen"]:
+        if word["method"] != "full":
+            raise ValueError(
+                f"configs/georsclip.py:{arg}: {word['method']} freezes both towers and adds to "
+                f"both; leave out {word['frozen']!r}"
+            )
+        tower = {"freeze_image": "img", "freeze_text": "txt"}[word["frozen"]]
         c.schedule = ((f"{tower}/.*", None), (".*", 1.0))
-    if chosen["method"] != "full":
-        c.model.peft.method = chosen["method"]
+    if word["method"] != "full":
+        c.model.peft.method = word["method"]
         # The paper names one rate for everything it trains, at which what is added hardly moves
         # from where it begins. This one is ours.
         c.lr = 1e-4
-        if chosen["stage"] == "demo":
+        if word["stage"] == "demo":
             c.lr, c.total_steps = 3e-3, 150
     return c
 
 
-def _choose(arg):
-    """Return choice -> word."""
-    given = arg.split(",") if arg else []
-    chosen = {choice: [w for w in given if w in words] for choice, words in WORDS.items()}
-    stray = [w for w in given if not w or not any(w in words for words in WORDS.values())]
-    known = "; ".join(", ".join(filter(None, words)) for words in WORDS.values())
-    if stray or any(len(words) > 1 for words in chosen.values()):
-        raise ValueError(
-            f"configs/georsclip.py:{arg}: expected words, at most one of each of these groups, "
-            f"separated by commas: {known}"
-        )
-    if chosen["frozen"] and chosen["method"] not in ([], ["full"]):
-        raise ValueError(
-            f"configs/georsclip.py:{arg}: {chosen['method'][0]} freezes both towers and adds to "
-            f"both; leave out {chosen['frozen'][0]}"
-        )
-    if chosen["size"] and chosen["stage"] == ["demo"]:
-        raise ValueError(f"configs/georsclip.py:{arg}: the demo has a size of its own")
-    return {choice: (words or WORDS[choice])[0] for choice, words in chosen.items()}
-
-
-def _georsclip():
-    """Return what all of GeoRSCLIP's runs share: the loss is CLIP's, on short captions."""
-    c = defaults.get_config()
-    # ITRA's rule: no parameter with a single axis (those of layers do not count) and no
-    # temperature; tables of positions do decay.
-    c.wd_mask = (".*/kernel", ".*proj", ".*embedding", r".*/lora_\w+/[ab]")
-    return c
-
-
-def _paper(size):
-    c = _georsclip()
-    c.model.variant = size
+def _rs5m(c):
     c.model.dtype = "bfloat16"
-
     c.input.data = {"rs5m": 1.0}
     c.input.batch_size = 700
     c.input.crop = (0.9, 1.0)
-    # The authors' preprocessing rotates by any angle, the paper does not say whether the published
-    # model was trained with it. After that, our vertical flips change nothing. Our choice: borders
-    # are reflected, where theirs are black.
+    # The authors' preprocessing rotates by any angle; the paper does not say whether the published
+    # model was trained with it. Where it does, our vertical flips change nothing. Our choice:
+    # borders are reflected, where theirs are black.
     c.input.flip = True
     c.input.rotate = 180.0
     c.total_epochs = 20.0
@@ -122,44 +97,26 @@ def _paper(size):
     c.warmup_steps = 100  # not published for RS5M: RET-2's
     c.wd = 0.5
     c.checkpoint.minutes = 30.0
-    return c
 
 
 def _ret2(c):
-    """The authors' answer to those who asked for it; the paper says 1 to 3 epochs."""
+    """Set what the authors answered to those who asked; their paper says 1 to 3 epochs."""
+    _rs5m(c)
     c.input.data = {"ret2": 1.0}
     c.input.batch_size = 600
     c.total_epochs = 7.0
     c.lr = 5e-6
-    c.warmup_steps = 100
     c.grad_clip_norm = 50.0
     c.log_steps = 10
 
 
-def _demo():
-    c = _georsclip()
-    c.model.variant = "tiny"
-    c.model.scan = False
+def _demo(c):
+    demo.shrink(c)
     c.total_steps = 300
-    c.lr = 1e-3
-    c.warmup_steps = 20
-    c.wd = 0.1
-    c.b2 = 0.98
-    c.eps = 1e-6
-    c.loss.max_scale = 100.0
-    c.grad_clip_norm = 1.0
-    c.scenes = {"train": 2048, "val": 256}
-    c.input.data_dir = ""
-    c.input.data = {"scenes": 1.0}
-    c.input.batch_size = 128
     c.input.lengths.text = 32
-    c.input.crop = (0.9, 1.0)  # no flips and turns: the captions tell left from right
-    c.eval_steps = 100
+    c.input.crop = (0.9, 1.0)
+    c.eval_steps = 150
     c.evals.val = {"type": "retrieval", "data": "scenes", "split": "val"}
     c.evals.val.texts = ("short",)
     c.evals.val.protocols = ("any",)
     c.evals.scene_types = {"type": "zero_shot", "data": "scenes", "split": "val"}
-    c.export.scenes = ("val",)
-    c.checkpoint.steps = 50
-    c.log_steps = 10
-    return c
