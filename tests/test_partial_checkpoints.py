@@ -13,6 +13,7 @@ from small_run import small_config
 
 from rsclip_jax import convert
 from rsclip_jax.models import clip, peft
+from rsclip_jax.sharding import make_mesh
 from rsclip_jax.training import loop
 from rsclip_jax.training.base import base_of, joined, without
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
@@ -191,6 +192,14 @@ def test_whole_checkpoints_of_before_are_read_and_continued(base, scenes, tmp_pa
     state = loop.train(config, tmp_path)
     assert int(state["step"]) == 2
     assert_same(load_for_inference(tmp_path)[1], state["params"])
+
+
+def test_the_base_is_read_onto_all_devices(base, scenes, tmp_path):
+    # The first device of all belongs to one process; the others could not read onto it.
+    config = loop.resolve(small_config(scenes, init_from=str(base)), tmp_path)
+    params, left = loop.parameters_from(config, clip.build(config.model), make_mesh())
+    assert left is None  # all is trained
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(params)} == {8}
 
 
 def test_only_what_is_handed_on_unchanged_is_left_to_the_base():
