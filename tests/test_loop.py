@@ -111,7 +111,7 @@ def test_a_run_resumes_on_another_mesh(finished, scenes, tmp_path, monkeypatch):
     ("overrides", "fields"),
     [({"model__context_length": 100}, ["model.context_length: 248 there, 100 now"]),
      ({"model__image_size": 64, "ema_decay": 0.9}, ["model.image_size", "ema_decay"]),
-     ({"schedule": (("img/.*", None), (".*", 1.0))}, ["schedule"])],
+     ({"schedule": (("img/cls", None), (".*", 1.0))}, ["schedule"])],
 )  # fmt: skip
 def test_another_architecture_in_an_old_workdir_is_refused(finished, scenes, overrides, fields):
     with pytest.raises(ValueError, match="another architecture") as error:
@@ -174,7 +174,9 @@ def test_non_finite_steps_change_nothing_and_then_stop_the_run(scenes, tmp_path,
      ({"tokenizer": "bert"}, "bert"),
      ({"mesh": {"data": 3, "fsdp": 1}}, "config.mesh"),
      ({"frozen_positions": 248}, "config.frozen_positions"),
-     ({"log_steps": 0}, "config.log_steps=0")],
+     ({"log_steps": 0}, "config.log_steps=0"),
+     ({"schedule": (("img/.*", None), (".*", 1.0))}, "freezes img, which would stay random"),
+     ({"model__peft__method": "lora"}, r"freezes img and txt.*--config\.init_from=PATH")],
 )  # fmt: skip
 def test_bad_configs_are_refused_before_any_work(scenes, tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
@@ -225,7 +227,7 @@ def test_another_name_of_the_same_sizes_is_no_other_model(scenes, finished, tmp_
         scenes, init_from=str(finished[0]), model__variant="custom", model__sizes=sizes
     )
     config = loop.resolve(config, tmp_path)
-    params = loop.parameters_from(config, clip.build(config.model))
+    params, _ = loop.parameters_from(config, clip.build(config.model))
     np.testing.assert_array_equal(flat(params), flat(finished[1]["params"]))
     config.model.sizes = (*sizes[:3], 4, *sizes[4:])  # heads, which no shape tells
     with pytest.raises(ValueError, match="image heads: 3 there, 4 now"):

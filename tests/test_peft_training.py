@@ -89,7 +89,7 @@ def test_the_trained_model_is_loaded_merged_and_exported(lora, tmp_path):
 def test_it_can_go_on_from_a_tuned_model_with_the_same_settings_only(lora, scenes, tmp_path):
     config = config_of(scenes, lora, "lora")
     ready = resolved(config, tmp_path)
-    params = loop.parameters_from(ready, loop.clip.build(ready.model))
+    params, _ = loop.parameters_from(ready, loop.clip.build(ready.model))
     before = named(lora[1]["params"])
     for name, value in named(params).items():
         np.testing.assert_array_equal(value, before[name])

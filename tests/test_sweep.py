@@ -119,7 +119,7 @@ def test_sweep_files_that_are_absent_and_wrong_scales_are_told(tmp_path):
 @pytest.mark.parametrize("scale", plan.SCALES)
 @pytest.mark.parametrize("path", sorted((ROOT / "launch/sweeps").glob("*clip_*.py")), ids=str)
 def test_ready_sweeps_can_be_planned(path, scale, capsys, tmp_path):
-    extra = ["--config.init_from=ViT.pt"] if scale == "paper" else []
+    extra = ["--config.init_from=/ViT.pt"] if scale == "paper" else []
     if extra:
         with pytest.raises(ValueError, match=r"give --config\.init_from=\.\.\."):
             plan.load(path, scale)

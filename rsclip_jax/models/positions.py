@@ -60,7 +60,9 @@ def fit_text_positions(
     Raises:
       ValueError: unknown method, or KPS with these values yields fewer than `length` rows.
     """
-    if table.shape[0] >= length:
+    if table.shape[0] == length:
+        return table
+    if table.shape[0] > length:
         return table[:length]
     if method == "interpolate":
         return interpolate_positions(table, length)

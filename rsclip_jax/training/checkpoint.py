@@ -1,7 +1,8 @@
 """Checkpoints of a run: Orbax, asynchronous, verified when read.
 
 A step holds the items `params`, `ema` (where kept), `train` (optimiser state, counters) and `meta`,
-whose checksums tell a whole step from one that was damaged after it was written.
+whose checksums tell a whole step from one that was damaged after it was written. Of `params` and
+`ema` it holds what is not left to the base that the run started from (`training/base.py`).
 """
 
 import itertools
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from rsclip_jax import weights
 from rsclip_jax.models import clip
 from rsclip_jax.sharding import replicated
+from rsclip_jax.training.base import Base, checksum, joined, named, without
 from rsclip_jax.training.progress import log
 from rsclip_jax.training.state import State, from_plain, to_plain
 from rsclip_jax.training.workdir import CONFIG_FILE, is_workdir, load_config, save_config
@@ -40,6 +41,9 @@ class Checkpoints:
     Args:
       workdir: directory of the run.
       config: `config.checkpoint`: steps, minutes, keep, best.
+
+    Attributes:
+      base: what is left to the base of the run; `restore` reads it, a new run sets it.
     """
 
     def __init__(self, workdir: Path, config: Any):
@@ -58,6 +62,7 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
+        self.base: Base | None = None
         self._directory = workdir.absolute() / "checkpoints"
         self._best = config.best
         self._manager = ocp.CheckpointManager(
@@ -82,7 +87,11 @@ class Checkpoints:
           metrics: evaluation results of this step, if there are any.
         """
         items = _items(state)
-        meta = {"step": step, "checksums": {k: _checksum(v) for k, v in items.items()}}
+        meta: dict[str, Any] = {"step": step}
+        if self.base:
+            meta["base"] = self.base._asdict()
+            items = _without_base(items, self.base)
+        meta["checksums"] = {k: checksum(v) for k, v in items.items()}
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -93,13 +102,16 @@ class Checkpoints:
             force=True,
         )
 
-    def restore(self, like: State, shardings: Any) -> State | None:
+    def restore(self, like: State, shardings: Any, init_from: str = "") -> State | None:
         """Restore the newest whole step into the structure and shardings given, or return None.
 
         Damaged steps are reported, renamed to `N.damaged` and passed over.
 
+        Args:
+          init_from: where the base is that the checkpoints may be without.
+
         Raises:
-          ValueError: there are steps, but none that can be read.
+          ValueError: there are steps, but none that can be read; or the base is not there.
         """
         abstract = _items(
             jax.tree.map(
@@ -109,11 +121,18 @@ class Checkpoints:
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                items = _read(self._manager, step, abstract)
+                items, base = _read(self._manager, step, abstract)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 logging.warning("passing over checkpoint %d: %s", step, _first_line(error))
                 damaged.append(step)
                 continue
+            if base:
+                places = named(shardings["params"])
+                mesh = next(iter(places.values())).mesh
+                leaves = _read_base(base, init_from, self._directory.parent, mesh)
+                leaves = {k: jax.device_put(v, places[k]) for k, v in leaves.items()}
+                items = _with_base(items, leaves)
+            self.base = base
             self._put_aside(damaged)
             train = items.pop("train")
             return from_plain({**train, **items}, like)
@@ -163,7 +182,8 @@ def load_for_inference(
       (config, params, step); step 0 for weights of another codebase.
 
     Raises:
-      FileNotFoundError, ImportError, ValueError: nothing there that can be read.
+      FileNotFoundError, ImportError, ValueError: nothing there that can be read, or a run without
+        the base that it started from.
     """
     workdir = Path(path).absolute()
     sharding = replicated(mesh) if mesh else SingleDeviceSharding(jax.devices()[0])
@@ -194,11 +214,13 @@ def load_for_inference(
             raise ValueError(f"{workdir} has no checkpoint of step {step}; it has {steps[::-1]}")
         for candidate in steps if step is None else [step]:
             try:
-                params = _read(manager, candidate, {name: abstract})[name]
+                items, base = _read(manager, candidate, {name: abstract})
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 logging.warning("passing over checkpoint %d: %s", candidate, _first_line(error))
                 continue
-            return config, params, candidate
+            if base:
+                items = _with_base(items, _read_base(base, config.init_from, workdir, mesh))
+            return config, items[name], candidate
     asked = f"the checkpoint of step {step}" if step is not None else "no checkpoint"
     raise ValueError(f"{workdir}: {asked} can{'not' if step is not None else ''} be read")
 
@@ -214,7 +236,7 @@ def save_for_inference(workdir: Path, config: ConfigDict, params: Any) -> None:
     unfinished = workdir.absolute().with_name(f".{workdir.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     with ocp.CheckpointManager(unfinished / "checkpoints") as manager:
-        meta = {"step": 0, "checksums": {"params": _checksum(params)}}
+        meta = {"step": 0, "checksums": {"params": checksum(params)}}
         manager.save(
             0,
             args=ocp.args.Composite(
@@ -233,36 +255,67 @@ def _items(state: State) -> dict[str, Any]:
     return {**items, "train": plain}
 
 
-def _read(manager: ocp.CheckpointManager, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Restore the items named in `abstract` and compare their checksums."""
+def _without_base(items: dict[str, Any], base: Base) -> dict[str, Any]:
+    return {k: v if k == "train" else without(v, base.leaves) for k, v in items.items()}
+
+
+def _with_base(items: dict[str, Any], leaves: dict[str, Any]) -> dict[str, Any]:
+    # The average of what does not move is the same arrays once more: a copy, for donation's sake.
+    copies = {"params": leaves, "ema": leaves}
+    if "params" in items and "ema" in items:
+        copies["ema"] = {k: v.copy() for k, v in leaves.items()}
+    return {k: joined(v, copies[k]) if k in copies else v for k, v in items.items()}
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, abstract: dict[str, Any]
+) -> tuple[dict[str, Any], Base | None]:
+    """Restore the items in `abstract`, without what is left to the base, and compare checksums."""
+    meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+    base = None
+    if "base" in meta:
+        base = Base(**{**meta["base"], "leaves": tuple(meta["base"]["leaves"])})
+        abstract = _without_base(abstract, base)
     restored = manager.restore(
         step,
         args=ocp.args.Composite(
-            meta=ocp.args.JsonRestore(),
             **{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()},
         ),
     )
     items = {name: restored[name] for name in abstract}
     for name, item in items.items():
-        if _checksum(item) != restored["meta"]["checksums"][name]:
+        if checksum(item) != meta["checksums"][name]:
             raise ValueError(f"the arrays of {name!r} are not those that were saved")
-    return items
+    return items, base
 
 
-@jax.jit
-def _bit_sum(leaves: list[jax.Array]) -> jax.Array:
-    total = jnp.uint32(0)
-    for leaf in leaves:
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
-        total = total * jnp.uint32(31) + jnp.sum(
-            bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1)
-        )
-    return total
+def _read_base(
+    base: Base, init_from: str, workdir: Path, mesh: Mesh | None = None
+) -> dict[str, jax.Array]:
+    """Read what the checkpoints of `workdir` leave to its base, name -> array.
 
-
-def _checksum(tree: Any) -> int:
-    """Sum the bits of 32-bit arrays, each weighted by its place; exact on any sharding."""
-    return int(_bit_sum(jax.tree.leaves(tree)))
+    Raises:
+      ValueError: there is no base at `init_from`, or another one.
+    """
+    wanted = f"fingerprint {base.checksum:08x}, step {base.step}"
+    mend = (
+        f"The checkpoints of {workdir} hold only what was trained: they need the model that the "
+        f"run started from ({wanted}). Put it back, or give its place as --config.init_from to go "
+        f"on training, else as init_from in {workdir / CONFIG_FILE}"
+    )
+    if not init_from:
+        raise ValueError(f"config.init_from is empty. {mend}")
+    try:
+        _, params, step = load_for_inference(init_from, mesh=mesh)
+    except (OSError, ImportError, ValueError) as error:
+        raise ValueError(
+            f"config.init_from={init_from!r} cannot be read: {error}\n{mend}"
+        ) from error
+    if checksum(params) != base.checksum:
+        found = f"fingerprint {checksum(params):08x}, step {step}"
+        raise ValueError(f"config.init_from={init_from!r} is another model now ({found}). {mend}")
+    leaves = named(params)
+    return {name: leaves[name] for name in base.leaves}
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rsclip_jax import evaluators, sharding
@@ -16,6 +17,7 @@ from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip, peft
+from rsclip_jax.training.base import Base, base_of
 from rsclip_jax.training.checkpoint import Checkpoints, load_for_inference
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.optim import describe_params, make_optimizer, trained_parameters
@@ -81,12 +83,13 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     abstract_state = jax.eval_shape(lambda: wrap(init()))
     shardings = sharding.state_shardings(abstract_state, mesh)
     checkpoints = Checkpoints(workdir, config.checkpoint)
-    state = checkpoints.restore(abstract_state, shardings)
+    state = checkpoints.restore(abstract_state, shardings, config.init_from)
     if state is not None:
         log(f"resuming {workdir} at step {int(state['step'])} of {total_steps}")
     else:
         if config.init_from:
-            params = jax.device_put(parameters_from(config, model), shardings["params"])
+            params, checkpoints.base = parameters_from(config, model, mesh)
+            params = jax.device_put(params, shardings["params"])
         else:
             params = jax.jit(init, out_shardings=shardings["params"])()
         state = jax.jit(wrap, out_shardings=shardings, donate_argnums=0)(params)
@@ -173,13 +176,21 @@ def steps_of_epochs(config: ConfigDict) -> int:
     return max(1, int(config.total_epochs * size / config.input.batch_size))
 
 
-def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
+def parameters_from(
+    config: ConfigDict, model: clip.CLIP, mesh: Mesh | None = None
+) -> tuple[Any, Base | None]:
     """Load config.init_from, its positions stretched or resampled to this model's.
+
+    Args:
+      mesh: replicate them over it, as all processes of a run do; None for the first device.
+
+    Returns:
+      The parameters, and what checkpoints can leave to their source.
 
     Raises:
       ValueError: the two models would read the same parameters in different ways.
     """
-    source, params, step = load_for_inference(config.init_from)
+    source, read, step = load_for_inference(config.init_from, mesh=mesh)
 
     def unseen(config: ConfigDict) -> dict[str, Any]:  # what the shapes of parameters do not tell
         model = clip.build(config.model)
@@ -205,8 +216,10 @@ def parameters_from(config: ConfigDict, model: clip.CLIP) -> Any:
             + "\n".join(wrong)
         )
     log(f"starting from {config.init_from}, step {step}")
-    params = with_added(model, params, config.seed)
-    return adapt_params(model, params, config.model.stretch, config.model.keep, config.model.ratio)
+    params = with_added(model, read, config.seed)
+    stretch = config.model.stretch, config.model.keep, config.model.ratio
+    params = adapt_params(model, params, *stretch)
+    return params, base_of(config, read, step, params)
 
 
 def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.stages.Compiled:

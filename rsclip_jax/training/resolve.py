@@ -1,5 +1,6 @@
 """From the config a user gave to one in which nothing is left open; bad values are refused here."""
 
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -22,6 +23,8 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     if ":" in config.tokenizer:
         kind, path = config.tokenizer.split(":", 1)
         config.tokenizer = f"{kind}:{Path(path).absolute()}"
+    if config.init_from:  # checkpoints of frozen parameters need it, from wherever they are read
+        config.init_from = str(Path(config.init_from).absolute())
     data_dir = config.input.data_dir
     config.input.data_dir = str(Path(data_dir).absolute() if data_dir else workdir / "data")
 
@@ -89,8 +92,18 @@ def _check(config: ConfigDict) -> None:
             f"config.checkpoint.best={best!r}: expected EVALUATOR/METRIC with one of the "
             f"evaluators {sorted(config.evals)}, such as 'val/mean_recall'"
         )
+    still = [tower for tower in ("img", "txt") if _freezes(config.schedule, f"{tower}/proj")]
+    if still and not config.init_from:
+        raise ValueError(
+            f"config.schedule={tuple(config.schedule)} freezes {' and '.join(still)}, which would "
+            "stay random: name a trained model, --config.init_from=PATH"
+        )
     if config.frozen_positions and config.frozen_positions >= config.model.context_length:
         raise ValueError(
             f"config.frozen_positions={config.frozen_positions}: expected fewer than "
             f"config.model.context_length={config.model.context_length}"
         )
+
+
+def _freezes(schedule: tuple, name: str) -> bool:
+    return next((value for pattern, value in schedule if re.fullmatch(pattern, name)), 1.0) is None
