@@ -17,5 +17,5 @@ BASELINE = "train100"
 def runs(scale):
     """Yield the parts in percent, three seeds each."""
     run = SHORT if scale == "small" else GEORSCLIP
-    for percent in (12, 25, 50, 100):
-        yield from seeds(run.but(f"train{percent}", {"input.split": f"train[:{percent}%]"}), 3)
+    for percent in (12.5, 25, 50, 100):
+        yield from seeds(run.but(f"train{percent}", {"input.subset": percent / 100}), 3)
