@@ -47,7 +47,8 @@ def main() -> int:
         if told or (trouble == "3" and first and step == 5):
             print("saved", flush=True)
             return 0
-    (workdir / "finished.json").write_text("{}")
+    trained = round(1000 * float(flags.get("config.lr", "0")))
+    (workdir / "finished.json").write_text(json.dumps({"trained_parameters": trained}))
     return 0
 
 
