@@ -31,7 +31,7 @@ def write(sweep: Sweep, directory: Path, plots: bool = True) -> list[Path]:
     if not rows:
         return []
     lines = [
-        {**results.own(sweep, run), "final": False, **line}
+        results.with_own(sweep, run, {"final": False, **line})
         for run in sweep.runs
         for line in results.metrics(runs_dir / run.name)
     ]

@@ -22,10 +22,10 @@ def gather(sweep: Sweep, runs_dir: Path) -> list[dict[str, Any]]:
     rows = []
     for run in sweep.runs:
         if run.compared and finished(runs_dir / run.name):
-            row = own(sweep, run) | ended(runs_dir / run.name)
+            row = ended(runs_dir / run.name)
             for line in metrics(runs_dir / run.name):
                 row |= line
-            rows.append(row)
+            rows.append(with_own(sweep, run, row))
     return rows
 
 
@@ -38,6 +38,15 @@ def own(sweep: Sweep, run: Run) -> dict[str, Any]:
     """Return what every row of a run has: its name, group, seed and fields."""
     fields = {field: _cell(run.fields.get(field)) for field in _fields(sweep)}
     return {"run": run.name, "group": run.group, "seed": run.seed, **fields}
+
+
+def with_own(sweep: Sweep, run: Run, line: dict[str, Any]) -> dict[str, Any]:
+    """Put a run's name, group, seed and fields before what it has measured.
+
+    A field that it has of its own is stronger than a metric of that name, such as `lr`.
+    """
+    fields = own(sweep, run)
+    return {**fields, **line, **{k: v for k, v in fields.items() if v is not None}}
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Training with a frozen base: what moves, what is kept, what comes out."""
 
+import json
 import re
 
 import jax
@@ -41,7 +42,7 @@ def lora(scenes, base, tmp_path_factory):
 
 
 def test_only_what_is_added_moves_and_has_optimiser_state(lora, base, scenes, capsys):
-    _, state = lora
+    workdir, state = lora
     before, after = named(base[1]), named(state["params"])
     added = after.keys() - before.keys()
     assert added == {name for name in after if re.fullmatch(peft.ADDED, name)}
@@ -55,7 +56,9 @@ def test_only_what_is_added_moves_and_has_optimiser_state(lora, base, scenes, ca
         <= moments
         < 2.1 * sum(after[name].size for name in added)
     )
-    assert len(losses(lora[0])) == 6
+    assert len(losses(workdir)) == 6
+    end = json.loads((workdir / "finished.json").read_text())
+    assert end == {"step": 6, "trained_parameters": sum(after[name].size for name in added)}
 
 
 def test_it_resumes_where_it_stopped(lora, base, scenes, tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 from scipy.stats import ttest_rel
 
-from launch import plan, processes, report, results, sweep
+from launch import plan, plots, processes, report, results, sweep
 from launch.plan import Run, grid, name_of, random, seeds, zipped
 from rsclip_jax import main
 from rsclip_jax.training.resolve import resolve
@@ -329,6 +329,32 @@ def test_the_time_left_is_at_least_that_of_one_run(fake, tmp_path):
     (tmp_path / "w/runs/lr0.2-s1/finished.json").unlink()
     state.seconds.pop("lr0.2-s1")
     assert sweep.time_left(loaded, state, parallel=4) == pytest.approx(100)
+
+
+def test_runs_are_compared_by_the_parameters_they_trained(fake, tmp_path):
+    path = write_file(tmp_path)
+    path.write_text(path.read_text().replace('FIELD = "lr"', 'FIELD = "trained_parameters"'))
+    run(path, tmp_path / "w")
+    table = (tmp_path / "w/table.md").read_text().splitlines()
+    assert [c.strip() for c in table[2].split("|")][1:4] == ["run", "lr", "trained_parameters"]
+    assert [c.strip() for c in table[5].split("|")][1:4] == ["lr0.2", "0.2", "200"]
+
+
+def test_a_wide_field_is_drawn_on_a_logarithmic_axis_with_zero(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure.axes[0]) or path)
+    runs = tuple(Run(name, {"lr": name}, "c") for name in "abc")
+    rows = rows_of(a=[1.0, 2.0], b=[2.0, 3.0], c=[3.0, 4.0])
+    for size, row in zip((0, 0, 50, 50, 90_000, 90_000), rows, strict=True):
+        row |= {"n": size, "lr": row["group"]}
+    plots._metric(plan.Sweep("s", runs, "m/x", field="n"), rows, tmp_path)
+    (axes,) = drawn
+    assert axes.get_xscale() == "symlog"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b", "c"]
+    for row in rows:
+        row["lr"] = 1.0
+    plots._metric(plan.Sweep("s", runs, "m/x", field="n"), rows[2:4] * 2, tmp_path)
+    assert drawn[1].get_xscale() == "linear" and list(drawn[1].get_xticks()) == [50]
 
 
 def test_a_metric_that_no_run_has_is_told(fake, tmp_path):

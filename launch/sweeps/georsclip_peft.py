@@ -31,7 +31,7 @@ EVALS = {
 }
 AID = {"type": "zero_shot", "data": "aid", "split": "all", "class_list": "aid"}
 # Method -> learning rate of `small`.
-RATES = {"full": 3e-4, "lora": 3e-3, "pfeiffer": 3e-3, "prefix": 3e-3, "unipelt": 3e-3}
+RATES = {"full": 1e-3, "lora": 3e-2, "pfeiffer": 1e-2, "prefix": 3e-3, "unipelt": 3e-2}
 
 
 def runs(scale):

@@ -19,7 +19,9 @@ METRIC = "val/long_mean_recall"
 BASELINE = "kps"
 
 DATA = {"input.data": {"rsicd_long": 1.0}, "evals.val.data": "rsicd_long", "model.image_size": 32}
-BASE = SHORT.but("base", {}, {**DATA, "model.context_length": 77}, compared=False)
+BASE = SHORT.but(
+    "base", {}, {**DATA, "model.context_length": 77, "total_steps": 200}, compared=False
+)
 LONGEST = 168  # tokens that are read of 248: the 99th percentile
 GO_ON = STRETCHED.but(
     "go_on",
@@ -29,6 +31,7 @@ GO_ON = STRETCHED.but(
         "model.context_length": 248,
         "input.lengths.text_long": LONGEST,
         "input.batch_size": 128,
+        "total_steps": 75,
         "ema_decay": 0.9,
         "lr": 1e-3,
     },
