@@ -70,7 +70,8 @@ def test_resume_continues_the_same_loss_curve(finished, scenes, tmp_path, monkey
         assert int(state["step"]) == 3
         assert not mark.exists()
     state = loop.train(small_config(scenes), tmp_path)
-    assert json.loads(mark.read_text()) == {"step": 6}
+    trained = flat(state["params"]).size
+    assert json.loads(mark.read_text()) == {"step": 6, "trained_parameters": trained}
     workdir, whole = finished
     assert losses(tmp_path) == losses(workdir)
     np.testing.assert_array_equal(flat(state["params"]), flat(whole["params"]))
