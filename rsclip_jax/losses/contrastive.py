@@ -118,18 +118,26 @@ def pair_loss(
             f"a global batch of {len(za)} does not divide over {devices} devices: "
             "make config.input.batch_size a multiple of them"
         )
-    options = {
-        "kind": kind,
-        "smoothing": label_smoothing,
-        "stop_gradient": stop_gradient_gather,
-    }
     if _chosen(impl, chunk, len(za), devices) == "ring":
         return ring_loss(
-            za, zb, scale, bias, mask, tuple(same), chunk=chunk, mesh=mesh, **options
+            za,
+            zb,
+            scale,
+            bias,
+            mask,
+            tuple(same),
+            kind=kind,
+            smoothing=label_smoothing,
+            stop_gradient=stop_gradient_gather,
+            chunk=chunk,
+            mesh=mesh,
         )
-    block = partial(_block_loss, **options)
+    block = partial(
+        _block_loss, kind=kind, smoothing=label_smoothing, stop_gradient=stop_gradient_gather
+    )
     if mesh is None or impl == "dense":
         return block(za, zb, mask, tuple(same), scale, bias, axes=())
+
     rows, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
     return jax.shard_map(
         partial(block, axes=BATCH_AXES),

@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     """Some rows of one side."""
 
     z: jax.Array  # float32 [b, D], zeros where a row takes no part
-    index: jax.Array  # int32 [b]: place in the global batch, -1 where a row takes no part
+    place: jax.Array  # int32 [b]: index in the global batch, -1 where a row takes no part
     same: tuple[jax.Array, ...]  # keys [b, K]
 
 
@@ -136,7 +136,20 @@ def _forward(za, zb, scale, bias, mask, same, *, kind, smoothing, chunk, axes):
 
 
 def _backward(
-    za, zb, scale, bias, mask, same, known, cotangent, *, kind, smoothing, stop_gradient, chunk, axes
+    za,
+    zb,
+    scale,
+    bias,
+    mask,
+    same,
+    known,
+    cotangent,
+    *,
+    kind,
+    smoothing,
+    stop_gradient,
+    chunk,
+    axes,
 ):
     """Return the gradients of za, zb, scale and bias."""
     home = _Home(za, mask, same, chunk, axes)
@@ -195,7 +208,7 @@ class _Home:
         b = len(z)
         start = lax.axis_index(axes) * b if axes else 0
         self.z, self.mask, self.same, self.chunk = z, mask, same, chunk
-        self.index = jnp.where(mask, start + jnp.arange(b, dtype=jnp.int32), -1)
+        self.place = jnp.where(mask, start + jnp.arange(b, dtype=jnp.int32), -1)
 
     def clean(self, z):
         """Return z in float32, with zeros instead of whatever a masked row holds."""
@@ -203,7 +216,7 @@ class _Home:
 
     def guest(self, z):
         """Return the columns that leave from here."""
-        return Rows(self.clean(z), self.index, self.same)
+        return Rows(self.clean(z), self.place, self.same)
 
     def blocks(self, function, state):
         """Return state after state = function(rows, at, state) for each chunk of the rows."""
@@ -213,9 +226,9 @@ class _Home:
             at = _At(jnp.minimum(i * self.chunk, b - self.chunk), self.chunk)
             # Blocks of one shape: the last one starts early and leaves out what has had its turn.
             new = at.start + jnp.arange(self.chunk) >= i * self.chunk
-            index = jnp.where(new, at.read(self.index), -1)
-            z = jnp.where(index[:, None] >= 0, at.read(self.z).astype(jnp.float32), 0.0)
-            return function(Rows(z, index, tuple(at.read(keys) for keys in self.same)), at, state)
+            place = jnp.where(new, at.read(self.place), -1)
+            z = jnp.where(place[:, None] >= 0, at.read(self.z).astype(jnp.float32), 0.0)
+            return function(Rows(z, place, tuple(at.read(keys) for keys in self.same)), at, state)
 
         return lax.fori_loop(0, -(-b // self.chunk), step, state)
 
@@ -258,8 +271,8 @@ def _round_trip(visit, guest, home, luggage, axes):
 def _compare(rows: Rows, columns: Rows, scale, bias):
     """Return logits, which pairs belong together and which are negatives, all [chunk, b]."""
     logits = scale * _matmul(rows.z, columns.z.T) + bias
-    both = (rows.index[:, None] >= 0) & (columns.index[None, :] >= 0)
-    matching = rows.index[:, None] == columns.index[None, :]
+    both = (rows.place[:, None] >= 0) & (columns.place[None, :] >= 0)
+    matching = rows.place[:, None] == columns.place[None, :]
     negative = both & ~matching
     for keys, others in zip(rows.same, columns.same, strict=True):
         negative &= ~jnp.all(keys[:, None] == others[None, :], axis=-1)
