@@ -88,6 +88,11 @@ def get_config():
     c.loss.mask_same_text = False  # rows with the same caption are no negatives of each other
     c.loss.pcm_dim = 0  # principal components of Long-CLIP's short branch; 0: off
     c.loss.stop_gradient_gather = False  # LRSCLIP's released code: no gradient of gathered rows
+    # What a device holds of the logits of a global batch B: "gather" its rows, [B / devices, B];
+    # "ring" a block of them, [chunk, B / devices]; "auto" is "ring" where its rows exceed 64 MiB;
+    # "dense" leaves it to the compiler. Values and gradients are the same.
+    c.loss.impl = "auto"
+    c.loss.chunk = 0  # rows of a block of the ring; 0: half the width of the embeddings
     # (weights at first, weights at last, start, end), a cosine between two fractions of training.
     c.loss.curriculum = ()
     c.loss.max_scale = 0.0  # clamp of exp(t), 100 in CLIP; 0: none

@@ -1,6 +1,7 @@
-"""The contrastive losses against float64 NumPy, dense and on 8 simulated devices."""
+"""The contrastive losses against float64 NumPy, on one and on 8 simulated devices."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -90,6 +91,16 @@ def assert_equal(got, want):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-6 * np.abs(y).max())
 
 
+def compiled_step(shape, rows, width, **options):
+    """Compile loss and gradients for embeddings sharded over a mesh."""
+    mesh = make_mesh(shape)
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    z = jax.ShapeDtypeStruct((rows, width), jnp.float32, sharding=sharding)
+    loss_fn = partial(pair_loss, mesh=mesh, **options)
+    step = jax.jit(jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True))
+    return step.lower(z, z, SCALE).compile()
+
+
 CASES = {
     "softmax": {},
     "smoothing": {"label_smoothing": 0.1},
@@ -104,13 +115,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("shape", [None, (1, 1), (4, 2)])
-@pytest.mark.parametrize("case", CASES)
-def test_loss_gradients_and_accuracies_equal_float64_numpy_on_any_mesh(case, shape):
-    options = CASES[case]
-    za, zb = embeddings()
+def assert_exact(za, zb, shape, options, **how):
+    """Check loss, gradients and accuracies against the reference."""
     (loss, accuracy), grads = value_and_grad(
-        za, zb, SCALE, BIAS, shape and make_mesh(shape), **options
+        za, zb, SCALE, BIAS, shape and make_mesh(shape), **options, **how
     )
     want, want_grads, want_accuracy = reference(
         za,
@@ -129,6 +137,69 @@ def test_loss_gradients_and_accuracies_equal_float64_numpy_on_any_mesh(case, sha
     assert_equal(grads, want_grads)
     assert 0.0 < min(want_accuracy) and max(want_accuracy) < 1.0
     assert_equal([accuracy["acc_ab"], accuracy["acc_ba"]], want_accuracy)
+
+
+@pytest.mark.parametrize("shape", [None, (1, 1), (4, 2)])
+@pytest.mark.parametrize("case", CASES)
+def test_loss_gradients_and_accuracies_equal_float64_numpy_on_any_mesh(case, shape):
+    assert_exact(*embeddings(), shape, CASES[case])
+
+
+@pytest.mark.parametrize(
+    ("case", "shape", "chunk"),
+    [
+        ("same, mask and smoothing", None, 5),
+        ("same, mask and smoothing", (2, 1), 7),
+        ("same, mask and smoothing", (4, 1), 3),
+        ("same, mask and smoothing", (4, 2), 3),
+        ("sigmoid and same", None, 5),
+        ("sigmoid and mask", (2, 1), 16),
+        ("sigmoid and mask", (4, 1), 1),
+        ("sigmoid and same", (4, 2), 3),
+        ("stopped", (4, 2), 3),
+        ("softmax", (2, 4), 0),
+    ],
+)
+def test_the_ring_is_as_exact_with_any_devices_and_chunk(case, shape, chunk):
+    options = CASES[case]
+    za, zb = embeddings()
+    if "mask" in options:
+        za[~MASK], zb[~MASK] = np.nan, np.inf  # must not matter
+    assert_exact(za, zb, shape, options, impl="ring", chunk=chunk)
+
+
+def test_the_ring_without_any_participant_gives_zeros():
+    za, zb = embeddings()
+    options = {**CASES["same, mask and smoothing"], "mask": np.zeros(32, bool)}
+    result = value_and_grad(za, zb, SCALE, BIAS, make_mesh((4, 2)), impl="ring", chunk=3, **options)
+    for leaf in jax.tree.leaves(result):
+        assert not np.any(leaf)
+
+
+def test_the_ring_counts_ties_between_its_blocks_as_misses():
+    half = embeddings(rows=16)[0]
+    z = np.concatenate([half, half])
+    for mesh in (None, make_mesh((2, 1))):
+        _, accuracy = jax.jit(partial(pair_loss, impl="ring", chunk=5, mesh=mesh))(z, z, SCALE)
+        assert accuracy["acc_ab"] == accuracy["acc_ba"] == 0.0
+
+
+def test_the_ring_holds_neither_its_rows_logits_nor_their_memory():
+    gather, ring = (compiled_step((4, 2), 1024, 32, impl=impl) for impl in ("gather", "ring"))
+    logits = re.compile(r"\[128,(128|1024)\]")
+    assert logits.search(gather.as_text()) and not logits.search(ring.as_text())
+    assert "[16,128]" in ring.as_text()  # the blocks
+    memory = [x.memory_analysis().temp_size_in_bytes for x in (gather, ring)]
+    assert memory[1] < 8 * 128 * 32 * 4 < memory[0] / 8  # 8 times a device's embeddings
+
+
+@pytest.mark.parametrize(("shape", "rows"), [(None, 4096), ((4, 2), 11584)])
+def test_auto_is_the_ring_above_64_mib_of_logits_on_a_device(shape, rows):
+    mesh = shape and make_mesh(shape)
+    for batch, ring in ((rows, False), (rows + 8, True)):
+        z = jax.ShapeDtypeStruct((batch, 4), jnp.float32)
+        program = jax.make_jaxpr(partial(pair_loss, mesh=mesh))(z, z, SCALE)
+        assert ("custom_vjp" in str(program)) == ring
 
 
 @pytest.mark.parametrize(
@@ -215,22 +286,11 @@ def test_bfloat16_embeddings_give_the_float32_loss_of_their_values(kind):
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_no_device_holds_the_logits_of_all_devices(kind):
     rows = 72  # a size that nothing else in the program has
-
-    def compiled(shape):
-        mesh = make_mesh(shape)
-        sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-        z = jax.ShapeDtypeStruct((rows, 16), jnp.float32, sharding=sharding)
-
-        def loss_fn(za, zb, scale):
-            bias = BIAS if kind == "sigmoid" else None
-            return pair_loss(za, zb, scale, kind=kind, bias=bias, mesh=mesh)
-
-        step = jax.jit(jax.value_and_grad(loss_fn, argnums=(0, 1, 2), has_aux=True))
-        return step.lower(z, z, SCALE).compile().as_text()
-
+    options = {"kind": "sigmoid", "bias": BIAS} if kind == "sigmoid" else {}
     whole, part = re.compile(rf"\[{rows},{rows}\]"), re.compile(rf"\[{rows // 8},{rows}\]")
-    assert whole.search(compiled((1, 1)))  # the search would find them
-    eight = compiled((4, 2))
+    one = compiled_step((1, 1), rows, 16, **options).as_text()
+    assert whole.search(one)  # the search would find them
+    eight = compiled_step((4, 2), rows, 16, **options).as_text()
     assert part.search(eight)
     assert not whole.search(eight)
 
@@ -246,6 +306,9 @@ def test_no_device_holds_the_logits_of_all_devices(kind):
         ({"kind": "sigmoid", "bias": 0.0, "stop_gradient_gather": True}, "belong to the softmax"),
         ({"mask": np.ones(12)}, "mask must be bool"),
         ({"mesh": (4, 2)}, "config.input.batch_size"),
+        ({"impl": "blocks"}, "config.loss.impl='blocks'"),
+        ({"impl": "ring", "chunk": -1}, "config.loss.chunk=-1"),
+        ({"impl": "gather", "chunk": 8}, "config.loss.chunk=8 with config.loss.impl='gather'"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options, message):

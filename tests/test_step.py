@@ -27,11 +27,13 @@ def parts(scenes, tmp_path_factory):
     return config, model, params, tx, batch
 
 
-def test_loss_and_gradients_on_eight_devices_equal_one(parts):
+def test_loss_and_gradients_on_a_ring_of_eight_devices_equal_one(parts):
     config, model, params, _, batch = parts
     mesh = sharding.make_mesh()
     placed = jax.device_put(batch, sharding.batch_sharding(mesh))
     one = jax.value_and_grad(make_loss(model, config, None, 10), has_aux=True)
+    config = config.copy_and_resolve_references()
+    config.loss.impl, config.loss.chunk = "ring", 1
     eight = jax.value_and_grad(make_loss(model, config, mesh, 10), has_aux=True)
     (loss_1, _), grads_1 = jax.jit(one)(params, batch, 0)
     (loss_8, _), grads_8 = jax.jit(eight)(params, placed, 0)

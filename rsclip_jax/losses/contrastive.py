@@ -4,6 +4,7 @@
 compares its own rows with everybody's columns and so holds logits [B / devices, B], never [B, B].
 Row log-sum-exps are local; column log-sum-exps need one sum of [B] numbers over the devices, so one
 matrix product serves both directions, and JAX differentiates through the collectives exactly.
+Where even these logits are large, `ring` goes through them block by block and keeps none.
 
 All of it is float32 with `Precision.HIGHEST`: at the default precision GPUs and TPUs would round
 the embeddings to TF32 or bfloat16 (in bfloat16, 512 wide: errors up to 0.05 in logits near 100).
@@ -17,8 +18,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from rsclip_jax.losses.ring import ring_loss
+from rsclip_jax.sharding import BATCH_AXES
+
 KINDS = ("softmax", "sigmoid")
-BATCH_AXES = ("data", "fsdp")  # mesh axes over which the batch is sharded
+IMPLS = ("auto", "dense", "gather", "ring")
+# "auto" is "ring" above this size of a device's logits. "gather" holds four arrays of it: up to
+# 256 MiB, little beside the activations of the towers that such a batch has.
+MAX_LOGITS_BYTES = 2**26
 _MASKED = -1e30  # finite: a row without any candidate must not give inf - inf
 
 
@@ -64,6 +71,8 @@ def pair_loss(
     mask: jax.Array | None = None,
     same: Sequence[jax.Array] = (),
     stop_gradient_gather: bool = False,
+    impl: str = "auto",
+    chunk: int = 0,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the contrastive loss of matching rows and the top-1 accuracies within the batch.
@@ -81,7 +90,12 @@ def pair_loss(
       stop_gradient_gather: leave out the gradient through the candidates, as LRSCLIP's released
         code does (its all_gather carries none): a -> b trains only a, b -> a only b, both the
         scale. The value of the loss stays the same. For "softmax" only.
-      mesh: mesh with axes "data" and "fsdp" over which B is sharded; None computes densely.
+      impl: "gather": each device holds its rows' logits [B / devices, B]; "ring": blocks of them,
+        one at a time, for a third more matrix products; "auto": "ring" where the logits would be
+        larger than MAX_LOGITS_BYTES; "dense": what one device does, sharded by the compiler. The
+        result is the same.
+      chunk: rows of a block of "ring", any number; 0: half the width of the embeddings.
+      mesh: mesh with axes "data" and "fsdp" over which B is sharded; None: one device.
 
     Returns:
       (loss, {"acc_ab", "acc_ba"}): float32 scalars. Accuracies are fractions of the participating
@@ -98,18 +112,32 @@ def pair_loss(
     elif mask.shape != za.shape[:1] or mask.dtype != bool:
         raise ValueError(f"mask must be bool [{len(za)}], got {mask.dtype} {list(mask.shape)}")
     scale, bias = (jnp.asarray(x, jnp.float32) for x in (scale, bias))
-    block = partial(
-        _block_loss, kind=kind, smoothing=label_smoothing, stop_gradient=stop_gradient_gather
-    )
-    if mesh is None:
-        return block(za, zb, mask, tuple(same), scale, bias, axes=())
-
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
     if len(za) % devices:
         raise ValueError(
             f"a global batch of {len(za)} does not divide over {devices} devices: "
             "make config.input.batch_size a multiple of them"
         )
+    if _chosen(impl, chunk, len(za), devices) == "ring":
+        return ring_loss(
+            za,
+            zb,
+            scale,
+            bias,
+            mask,
+            tuple(same),
+            kind=kind,
+            smoothing=label_smoothing,
+            stop_gradient=stop_gradient_gather,
+            chunk=chunk,
+            mesh=mesh,
+        )
+    block = partial(
+        _block_loss, kind=kind, smoothing=label_smoothing, stop_gradient=stop_gradient_gather
+    )
+    if mesh is None or impl == "dense":
+        return block(za, zb, mask, tuple(same), scale, bias, axes=())
+
     rows, replicated = PartitionSpec(BATCH_AXES), PartitionSpec()
     return jax.shard_map(
         partial(block, axes=BATCH_AXES),
@@ -117,6 +145,20 @@ def pair_loss(
         in_specs=(rows, rows, rows, rows, replicated, replicated),
         out_specs=replicated,
     )(za, zb, mask, tuple(same), scale, bias)
+
+
+def _chosen(impl, chunk, rows, devices):
+    if impl not in IMPLS:
+        raise ValueError(f"config.loss.impl={impl!r}: expected one of {IMPLS}")
+    if chunk < 0 or (chunk and impl not in ("ring", "auto")):
+        raise ValueError(
+            f"config.loss.chunk={chunk} with config.loss.impl={impl!r}: expected the rows of a "
+            "block of 'ring', or 0, which leaves them to it"
+        )
+    if impl == "auto":
+        logits_bytes = 4 * rows * rows // devices
+        return "ring" if logits_bytes > MAX_LOGITS_BYTES else "gather"
+    return impl
 
 
 def _checked_bias(kind, bias, label_smoothing, stop_gradient_gather):

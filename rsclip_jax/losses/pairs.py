@@ -66,6 +66,8 @@ def total_loss(
     same: Mapping[str, jax.Array] | None = None,
     weights: jax.Array | Sequence[float] | None = None,
     normalize: bool = False,
+    impl: str = "auto",
+    chunk: int = 0,
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Return the weighted sum of the pairs' contrastive losses over the global batch, and metrics.
@@ -75,7 +77,7 @@ def total_loss(
         (already exp), or "t_a_b" for a pair (a, b) with a scale of its own; "b", the bias, for the
         sigmoid loss.
       loss_pairs: (name, name, weight) of each pair; names as in NAMES, weights >= 0.
-      kind, label_smoothing, stop_gradient_gather, mesh: see `contrastive.pair_loss`.
+      kind, label_smoothing, stop_gradient_gather, impl, chunk, mesh: see `contrastive.pair_loss`.
       pcm_dim: if positive, the image embedding of the pair image with short text ("img", "txt") is
         rebuilt from this many principal components of the global batch (`pcm`).
       masks: name -> bool [B], False where that modality is missing. A pair's mask is the AND of its
@@ -123,6 +125,8 @@ def total_loss(
             mask=reduce(and_, sides) if sides else None,
             same=[same[name] for name in (a, b) if name in same],
             stop_gradient_gather=stop_gradient_gather,
+            impl=impl,
+            chunk=chunk,
             mesh=mesh,
         )
         total += weight * loss

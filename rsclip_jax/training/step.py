@@ -55,6 +55,8 @@ def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callabl
             weights=pair_weights(step, total_steps, loss_pairs, config.loss.curriculum),
             masks=masks,
             same=same,
+            impl=config.loss.impl,
+            chunk=config.loss.chunk,
             mesh=mesh,
         )
 
