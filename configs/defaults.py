@@ -111,6 +111,8 @@ def get_config():
     c.ema_decay = 0.0  # 0: off; evaluation and export use the average where it is kept
     c.max_bad_steps = 10  # non-finite steps in a row that stop training
 
+    # Parts that the towers take a batch in, one after the other: the same gradients in less memory.
+    c.grad_cache_steps = 1
     c.mesh = ConfigDict({"data": -1, "fsdp": 1})  # devices per axis; -1: the rest
 
     c.log_steps = 50

@@ -52,10 +52,10 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     stop = held.enter_context(StopSignal())
     config = resolve(config, workdir)
     mesh = sharding.make_mesh(**config.mesh)
-    if config.input.batch_size % mesh.size:
+    if config.input.batch_size % (mesh.size * config.grad_cache_steps):
         raise ValueError(
             f"config.input.batch_size={config.input.batch_size}: expected a multiple of the "
-            f"{mesh.size} devices"
+            f"{mesh.size} devices, times config.grad_cache_steps={config.grad_cache_steps}"
         )
     draw_scenes(config)
     for name, splits in config.export.items():

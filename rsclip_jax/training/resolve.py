@@ -83,7 +83,7 @@ def _check(config: ConfigDict) -> None:
             f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
             "give exactly one of them"
         )
-    for field in ("log_steps", "max_bad_steps"):
+    for field in ("log_steps", "max_bad_steps", "grad_cache_steps"):
         if config[field] < 1:
             raise ValueError(f"config.{field}={config[field]}: expected 1 or more")
     best = config.checkpoint.best

@@ -30,6 +30,30 @@ def compared_fields(config: Any) -> dict[str, str]:
     return fields
 
 
+def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str, jax.Array]:
+    """Return the model's output for a batch, computed in so many parts, one after the other.
+
+    Gradients through it are those of the whole batch, at the memory of one part: a part's
+    activations are computed anew when its turn comes in the backward pass (gradient caching,
+    arXiv 2101.06983).
+
+    Args:
+      batch: the model's inputs by name, [B, ...]; micro_batches divides B.
+    """
+    if micro_batches == 1:
+        return model.apply({"params": params}, **batch)
+
+    def one(_, part):
+        out = model.apply({"params": params}, **part)
+        return None, {name: x for name, x in out.items() if name.startswith("z")}
+
+    # Every micro_batches-th row: each device cuts its own rows, and none is sent.
+    parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
+    z = jax.lax.scan(jax.checkpoint(one), None, parts)[1]
+    z = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, x.shape[-1]), z)
+    return {**model.apply({"params": params}), **z}
+
+
 def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callable:
     """Return (params, batch, step) -> (loss, metrics) over the global batch."""
     loss_pairs = tuple(tuple(pair) for pair in config.loss_pairs)
@@ -37,7 +61,8 @@ def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callabl
     embeddings = {field: name for name, field in FIELDS.items()}
 
     def loss_fn(params, batch, step):
-        out = model.apply({"params": params}, **{k: batch[k] for k in set(fields.values())})
+        inputs = {field: batch[field] for field in set(fields.values())}
+        out = embed(model, params, inputs, config.grad_cache_steps)
         out |= {"z" + name: out["z" + embeddings[field]] for name, field in fields.items()}
         masks = {"ir": batch["ir_mask"]} if "ir" in fields else {}
         same = {}
