@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small_run import flat, losses, small_config
+from small_run import flat, small_config
 
 from rsclip_jax import sharding
 from rsclip_jax.models import clip
@@ -12,10 +12,10 @@ from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.step import make_loss
 
 TRIMODAL = (("img", "txt", 1.0), ("ir", "txt_ir", 1.0), ("img", "ir", 1.0))
+INFRARED = {"input__ir": True, "input__ir_text_source": "caption", "loss_pairs": TRIMODAL}
 SETTINGS = {
     "dual text, sigmoid": {"loss__kind": "sigmoid", "model__logit_bias": True},
-    "trimodal": {"loss_pairs": TRIMODAL, "input__ir": True, "input__ir_text_source": "caption"},
-    "unipelt": {"model__peft__method": "unipelt", "init_from": "base"},
+    "trimodal, lora": {**INFRARED, "model__peft__method": "lora", "init_from": "base"},
 }
 
 
@@ -41,7 +41,7 @@ def compiled(config, model, batch, parts, mesh=None):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_gradients_are_those_of_the_whole_batch_on_one_device_and_on_eight(
+def test_gradients_of_parts_on_eight_devices_are_those_of_the_whole_on_one(
     setting, scenes, tmp_path
 ):
     config, model, batch = made(scenes, tmp_path, 32, **SETTINGS[setting])
@@ -49,33 +49,22 @@ def test_gradients_are_those_of_the_whole_batch_on_one_device_and_on_eight(
     (loss, metrics), grads = whole(params, batch, 0)
     mesh = sharding.make_mesh()
     placed = jax.device_put(batch, sharding.batch_sharding(mesh))
-    for parts, over, given in ((2, None, batch), (4, mesh, placed)):
-        _, grad = compiled(config, model, given, parts, over)
-        (loss_parts, metrics_parts), grads_parts = grad(params, given, 0)
-        np.testing.assert_allclose(loss_parts, loss, rtol=1e-5)
-        for name, value in metrics.items():
-            np.testing.assert_allclose(metrics_parts[name], value, rtol=1e-5, err_msg=name)
-        scale = np.abs(flat(grads)).max()
-        np.testing.assert_allclose(flat(grads_parts) / scale, flat(grads) / scale, atol=1e-5)
+    _, in_parts = compiled(config, model, placed, 4, mesh)
+    (loss_parts, metrics_parts), grads_parts = in_parts(params, placed, 0)
+    np.testing.assert_allclose(loss_parts, loss, rtol=1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_parts[name], value, rtol=1e-5, err_msg=name)
+    scale = np.abs(flat(grads)).max()
+    np.testing.assert_allclose(flat(grads_parts) / scale, flat(grads) / scale, atol=1e-5)
 
 
 def test_activations_of_one_part_are_in_memory(scenes, tmp_path):
-    config, model, batch = made(scenes, tmp_path, 256)
+    config, model, batch = made(scenes, tmp_path, 128)
     needs = {
         parts: compiled(config, model, batch, parts)[1].memory_analysis().temp_size_in_bytes
         for parts in (1, 8)
     }
     assert needs[8] < needs[1] / 4
-
-
-def test_a_run_takes_the_same_steps_in_parts(scenes, tmp_path):
-    for parts in (1, 2):
-        config = small_config(scenes, total_steps=3, grad_cache_steps=parts, mesh__data=4)
-        config.mesh.fsdp = 2
-        loop.train(config, tmp_path / str(parts))
-    one, two = (losses(tmp_path / str(parts)) for parts in (1, 2))
-    assert len(one) == 3
-    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4)
 
 
 def test_parts_must_divide_what_each_device_has(scenes, tmp_path):
