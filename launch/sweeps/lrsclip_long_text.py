@@ -39,7 +39,7 @@ GO_ON = STRETCHED.but(
 
 
 def runs(scale):
-    """Yield the three ways, three seeds each."""
+    """Yield the three ways, three seeds each, and what stretching alone does."""
     if scale == "paper":
         yield from lrsclip_stretch.runs(scale)
         return
@@ -49,3 +49,6 @@ def runs(scale):
     yield from seeds(GO_ON.but("kps", {"model.stretch": "kps"}, kps), 3)
     yield from seeds(GO_ON.but("interpolate", {"model.stretch": "interpolate"}), 3)
     yield from seeds(GO_ON.but("truncate", {"model.stretch": "none"}, cut), 3)
+    still = {"total_steps": 1, "lr": 0.0, "ema_decay": 0.0}  # as stretched; nothing is random
+    for stretch in ("kps", "interpolate"):
+        yield GO_ON.but(f"{stretch}-untrained", {"model.stretch": stretch}, still)
