@@ -100,7 +100,8 @@ def get_config():
     c.lr = 1e-3
     c.warmup_steps = 0
     c.wd = 0.0
-    c.wd_mask = (".*/kernel", ".*proj", ".*embedding")  # parameters that decay
+    # Parameters that decay.
+    c.wd_mask = (".*/kernels?", ".*proj", ".*embedding", r".*/lora_\w+/[ab]")
     c.b1 = 0.9
     c.b2 = 0.999
     c.eps = 1e-8

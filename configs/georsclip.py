@@ -60,9 +60,8 @@ def get_config(arg=None):
     c = defaults.get_config()
     c.model.variant = word["size"]
     c.model.mean, c.model.std = STATISTICS[word["statistics"]]
-    # ITRA's rule: no parameter with a single axis (beside that of the layers) and no temperature;
-    # tables of positions do decay.
-    c.wd_mask = (".*/kernel", ".*proj", ".*embedding", r".*/lora_\w+/[ab]")
+    # What decays by default is what ITRA's rule says: no parameter with a single axis (beside that
+    # of the layers) and no temperature; tables of positions do.
     {"": _rs5m, "ret2": _ret2, "demo": _demo}[word["stage"]](c)
     if word["frozen"]:
         if word["method"] != "full":
