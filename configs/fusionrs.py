@@ -47,6 +47,7 @@ def get_config(arg=None):
     word = words.choose(
         "fusionrs",
         arg,
+        apart={"rgb_text": ("view", "second"), "demo": ("size", "scale", "second")},
         loss=tuple(LOSS_PAIRS),
         view=("translated", "grayscale", "rgb_duplicate"),
         size=("B/32", "L/14"),
@@ -58,10 +59,9 @@ def get_config(arg=None):
     c.loss_pairs = LOSS_PAIRS[word["loss"]]
     c.loss.normalize = True
     c.input.ir = word["loss"] != "rgb_text"
-    if c.input.ir:
-        c.input.ir_view = word["view"]
+    c.input.ir_view = word["view"]
     c.input.ir_text_source = IR_TEXT_SOURCE[word["second"] or "original"]
-    c.input.lengths.text_ir = 77
+    c.input.lengths.text_ir = 77  # for evaluation too
     if word["demo"]:
         return _demo(c)
 

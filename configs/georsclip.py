@@ -8,7 +8,7 @@ Words after the colon, separated by commas, in any order: `configs/georsclip.py:
                 what is trained: everything, or what one of these methods adds to a frozen CLIP.
     B/32, B/16, L/14, H/14
                 the model; `init_from` is OpenAI's, laion2b_s32b_b79k of H/14.
-    clip, rs5m, pub11, rs3, geometa
+    clip, rs5m, pub11, rs3, geometa, imagenet
                 the statistics that images are normalised with.
     freeze_image, freeze_text
                 one tower stays as it is.
@@ -44,6 +44,7 @@ STATISTICS = {
     "pub11": ((0.445, 0.469, 0.441), (0.208, 0.193, 0.213)),
     "rs3": ((0.350, 0.356, 0.316), (0.158, 0.147, 0.143)),
     "geometa": ((0.320, 0.322, 0.285), (0.179, 0.168, 0.166)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 WORDS = {
     "method": ("full", "lora", "pfeiffer", "prefix", "unipelt"),
@@ -52,11 +53,13 @@ WORDS = {
     "frozen": ("", "freeze_image", "freeze_text"),
     "stage": ("", "ret2", "demo"),
 }
+# The methods freeze both towers, and add to both; the demo has a size of its own.
+APART = {**dict.fromkeys(WORDS["method"][1:], ("frozen",)), "demo": ("size",)}
 
 
 def get_config(arg=None):
     """Return the config that the words of `arg` name; see the docstring of this file."""
-    word = words.choose("georsclip", arg, **WORDS)
+    word = words.choose("georsclip", arg, apart=APART, **WORDS)
     c = defaults.get_config()
     c.model.variant = word["size"]
     c.model.mean, c.model.std = STATISTICS[word["statistics"]]
@@ -64,11 +67,6 @@ def get_config(arg=None):
     # of the layers) and no temperature; tables of positions do.
     {"": _rs5m, "ret2": _ret2, "demo": _demo}[word["stage"]](c)
     if word["frozen"]:
-        if word["method"] != "full":
-            raise ValueError(
-                f"configs/georsclip.py:{arg}: {word['method']} freezes both towers and adds to "
-                f"both; leave out {word['frozen']!r}"
-            )
         tower = {"freeze_image": "img", "freeze_text": "txt"}[word["frozen"]]
         c.schedule = ((f"{tower}/.*", None), (".*", 1.0))
     if word["method"] != "full":

@@ -27,6 +27,7 @@ def get_config(arg=None):
     word = words.choose(
         "unified",
         arg,
+        apart={"demo": ("size",)},
         method=("", "lora", "pfeiffer", "prefix", "unipelt", "full"),
         size=("B/32", "B/16", "L/14", "H/14"),
         demo=("", "demo"),

@@ -1,20 +1,24 @@
 """RGB, infrared and text in one model: losses against float64 NumPy, the options for infrared."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from small_run import losses
 from test_clip import CONFIG
 from test_contrastive import assert_equal, reference
 from test_peft import randomised
 
-from configs import fusionrs
+from configs import fusionrs, unified
 from rsclip_jax import convert, weights
 from rsclip_jax.evaluators import build
 from rsclip_jax.losses.pairs import text_keys, total_loss
-from rsclip_jax.models import clip
+from rsclip_jax.models import clip, peft
 from rsclip_jax.training import loop
+from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import with_added
 from rsclip_jax.training.step import make_loss
@@ -110,7 +114,9 @@ def test_options_for_infrared_change_nothing_at_first(plain, option):
         np.testing.assert_allclose(found[name], z, atol=1e-6)
     assert found["t_img_ir"] == found["t"]
     alone = apply(model, extended, ir=IMAGES[1])
-    np.testing.assert_allclose(alone["zir"], expected["zir"], atol=1e-6)
+    before = apply(clip.build(FIELDS), params, ir=IMAGES[1])
+    np.testing.assert_array_equal(alone["zir"], before["zir"])  # to the last bit
+    assert re.fullmatch(peft.ADDED, "t_img_ir") and not re.fullmatch(peft.ADDED, "t")
 
 
 def test_the_lora_of_infrared_is_a_tower_with_other_kernels(plain):
@@ -130,6 +136,20 @@ def test_the_lora_of_infrared_is_a_tower_with_other_kernels(plain):
     expected = apply(clip.build(FIELDS), {**plain[0], "img": tower}, image=IMAGES[1])["zimg"]
     np.testing.assert_allclose(found["zir"], expected, atol=1e-5)
     assert np.abs(found["zir"] - plain[1]["zir"]).max() > 0.01
+
+
+def test_what_is_trained_beside_infrareds_own_is_merged_and_folded(plain):
+    for method, ir_tower in (("lora", "lora"), ("prefix", "separate")):
+        config = ConfigDict({"model": {**FIELDS, "ir_tower": ir_tower, "variant": "tiny"}})
+        config.model.peft = {**FIELDS["peft"], "method": method, "prefix": 2, "hidden": 4}
+        model = clip.build(config.model)
+        params = randomised(with_added(model, plain[0], seed=0))
+        expected = apply(model, params, image=IMAGES[0], ir=IMAGES[1])
+        settled, merged = weights.settle_peft(config, params)
+        found = apply(clip.build(settled.model), merged, image=IMAGES[0], ir=IMAGES[1])
+        for name, z in expected.items():
+            np.testing.assert_allclose(found[name], z, atol=1e-5)
+        assert settled.model.peft.folded or not settled.model.peft.method
 
 
 def test_a_separate_tower_serves_infrared_alone(plain):
@@ -175,9 +195,9 @@ def test_impossible_options_are_refused(option, message):
         clip.build({**FIELDS, **option})
 
 
-def small(scenes, arg, **overrides):
-    """Return the demo of fusionrs.py with `arg`, as small as small_run.small_config."""
-    config = fusionrs.get_config(f"demo,{arg}")
+def small(scenes, ir_text_source="caption", config=None, **overrides):
+    """Return the demo of fusionrs.py, or another, as small as small_run.small_config."""
+    config = config or fusionrs.get_config("demo")
     config.update(
         tokenizer=f"sentencepiece:{scenes}/words.model",
         total_steps=4,
@@ -189,7 +209,8 @@ def small(scenes, arg, **overrides):
     )
     config.model.image_size, config.model.scan = 32, True
     config.input.data_dir, config.input.batch_size = scenes, 16
-    config.input.lengths = {"text": 16, "text_ir": 24}
+    config.input.lengths.update(text=16, text_ir=24)
+    config.input.ir_text_source = ir_text_source
     config.checkpoint.steps = 2
     with config.unlocked():
         config.update_from_flattened_dict(overrides)
@@ -199,7 +220,7 @@ def small(scenes, arg, **overrides):
 @pytest.fixture(scope="module")
 def shared(scenes, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("shared")
-    return workdir, loop.train(small(scenes, "trimodal"), workdir)["params"]
+    return workdir, loop.train(small(scenes), workdir)["params"]
 
 
 def test_a_run_with_all_options_trains_and_is_read_again(shared, scenes, tmp_path):
@@ -231,8 +252,34 @@ def test_a_run_with_all_options_trains_and_is_read_again(shared, scenes, tmp_pat
         convert.main([f"--input={tmp_path}/run", f"--output={tmp_path}/x", "--to=open_clip"])
 
 
+def test_long_text_infrared_and_lora_go_on_from_one_checkpoint(
+    shared, scenes, tmp_path, monkeypatch
+):
+    def run(workdir):
+        config = small(scenes, config=unified.get_config("demo,lora"), init_from=str(shared[0]))
+        config.input.lengths.text_long = 48
+        config.frozen_positions = 20
+        config.loss.max_scale = 0.0
+        return loop.train(config, workdir)["params"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignal, "reached", lambda self, step, _: step == 2)
+        run(tmp_path)
+    params = run(tmp_path)
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4]
+    table, before = params["txt"]["pos_embedding"], shared[1]["txt"]["pos_embedding"]
+    assert table.shape[0] == 248
+    np.testing.assert_array_equal(table[:20], before[:20])
+    assert np.abs(table[20] - before[20]).max() > 0
+    np.testing.assert_array_equal(params["img"]["proj"], shared[1]["img"]["proj"])
+    _, read, _ = loop.load_for_inference(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(params))
+    with pytest.raises(ValueError, match="freezes img and txt"):
+        resolve(unified.get_config(), tmp_path)
+
+
 def test_records_without_infrared_train_the_rest_of_the_loss(shared, scenes, tmp_path):
-    config = resolve(small(scenes, "trimodal"), tmp_path)
+    config = resolve(small(scenes), tmp_path)
     model = clip.build(config.model)
     rng = np.random.default_rng(0)
     batch = {
@@ -242,12 +289,20 @@ def test_records_without_infrared_train_the_rest_of_the_loss(shared, scenes, tmp
         "text": rng.integers(3, 300, (8, 16), np.int32),
     }
     batch["text"][:, -1] = config.model.eot_id
-    grads = jax.grad(make_loss(model, config, None, 4), has_aux=True)
+    grads = jax.jit(jax.grad(make_loss(model, config, None, 4), has_aux=True))
     with_noise, metrics = grads(shared[1], batch, 0)
     batch["ir"] = np.where(batch["ir_mask"][:, None, None, None], batch["ir"], 0)
     without, _ = grads(shared[1], batch, 0)
     jax.tree.map(np.testing.assert_array_equal, with_noise, without)
     assert 0 < metrics["loss_img_txt"] and metrics["loss_ir_txt_ir"] != metrics["loss_img_txt"]
+
+    batch["text"][1] = batch["text"][0]
+    config.loss.mask_same_text = True
+    _, metrics = jax.jit(make_loss(model, config, None, 4))(shared[1], batch, 0)
+    z = apply(model, shared[1], image=batch["image"], text=batch["text"])
+    key = np.array([0, 0, *range(2, 8)])[:, None]
+    want = reference(z["zimg"], z["ztxt"], float(z["t"]), same=[key])[0]
+    np.testing.assert_allclose(metrics["loss_img_txt"], want, rtol=1e-5)
 
     batch["ir_mask"][:] = False
     _, metrics = grads(shared[1], batch, 0)
@@ -267,11 +322,12 @@ def test_a_plain_trimodal_model_exports_as_a_plain_clip(shared):
         ({"input.ir": False}, "set config.input.ir=True"),
         ({"input.ir": False, "loss_pairs": (("img", "txt", 1.0),), "input.ir_view": "grayscale"},
          "ir_view='grayscale' is of no use"),
+        ({"loss_pairs": (("img", "txt", 1.0),), "model.ir_tower": "lora"}, "ir_tower='lora' is of"),
         ({"input.lengths": {"text": 16}, "input.ir_text_source": "mixed"}, "lengths.text_ir"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(scenes, tmp_path, overrides, message):
-    config = small(scenes, "trimodal")
+    config = small(scenes)
     if lengths := overrides.pop("input.lengths", None):
         config.input.lengths = lengths
     config.update_from_flattened_dict(overrides)

@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 from small_run import small_config
@@ -15,7 +16,7 @@ from rsclip_jax import convert
 from rsclip_jax.models import clip, peft
 from rsclip_jax.sharding import make_mesh
 from rsclip_jax.training import loop
-from rsclip_jax.training.base import base_of, joined, without
+from rsclip_jax.training.base import base_of, checksum, joined, without
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
 from rsclip_jax.training.optim import param_names
 from rsclip_jax.training.preemption import StopSignal
@@ -129,6 +130,20 @@ def test_a_base_that_is_gone_or_another_is_told_and_can_be_put_right(lora, base,
     shutil.copytree(base, moved)
     change(run, init_from=str(moved))
     assert_same(load_for_inference(run)[1], lora[1]["params"])
+
+
+def test_the_base_may_have_gone_on_training(lora, base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    shutil.copytree(lora[0], tmp_path / "lora")
+    change(tmp_path / "lora", init_from=str(tmp_path / "base"))
+    _, params, _ = load_for_inference(tmp_path / "base")
+    later = jax.tree.map(lambda x: x + 1, params)
+    with ocp.CheckpointManager(tmp_path / "base/checkpoints") as manager:
+        meta = {"step": 1, "checksums": {"params": checksum(later)}}
+        items = {"meta": ocp.args.JsonSave(meta), "params": ocp.args.StandardSave(later)}
+        manager.save(1, args=ocp.args.Composite(**items))
+    assert load_for_inference(tmp_path / "base")[2] == 1
+    assert_same(load_for_inference(tmp_path / "lora")[1], lora[1]["params"])
 
 
 def test_a_converted_model_needs_no_base(lora, base, tmp_path):

@@ -39,10 +39,8 @@ def runs(scale):
     if scale == "paper":
         evals = {"evals": {"val": RSITMD, "classes": AID}}
         for method in RATES:
-            fields = {"model.peft.method": "", "lr": 1e-6}
-            if method != "full":
-                fields = {"model.peft.method": method, "lr": 1e-4}
-            yield from seeds(GEORSCLIP.but(method, fields, evals), 3)
+            config = f"configs/georsclip.py:{method}"
+            yield from seeds(GEORSCLIP.but(method, {}, evals, config=config), 3)
         return
     for seed in range(3):
         yield pretrained(seed)

@@ -161,12 +161,12 @@ class Assemble:
         image = record["image"]
         geometry = images.draw_geometry(self._augmentation, draws, *images.dimensions(image))
         images.train_view(image, geometry, batch["image"][row])
-        if self._ir and self._ir_view != "translated":
-            images.control_view(batch["image"][row], self._ir_view, batch["ir"][row])
+        if self._ir and record["ir"]:
             batch["ir_mask"][row] = True
-        elif self._ir and record["ir"]:
-            images.train_view(record["ir"], geometry, batch["ir"][row])
-            batch["ir_mask"][row] = True
+            if self._ir_view == "translated":
+                images.train_view(record["ir"], geometry, batch["ir"][row])
+            else:  # of the same records: what differs is what is seen
+                images.control_view(batch["image"][row], self._ir_view, batch["ir"][row])
 
 
 def from_config(kind: type, input_config: Mapping[str, Any]) -> Any:

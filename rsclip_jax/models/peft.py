@@ -3,7 +3,8 @@
 What GeoRSCLIP (arXiv 2306.11300, section VI-A) adds to a frozen CLIP, with the semantics and
 defaults of AdapterHub's adapter-transformers 3.2.1, in every layer of both towers. The base's
 parameters keep their names; those added lie beside them, under `lora_NAME`, `adapter`, `prefix` and
-`gate_prefix`. What the options for infrared images add (`InfraredLora`, `vit.Spectrum`) counts in.
+`gate_prefix`. What the options for infrared images add (`InfraredLora`, `vit.Spectrum`) and a
+pair's own scale (`t_PAIR`) count in.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 METHODS = ("", "lora", "pfeiffer", "prefix", "unipelt")
 # Names of the parameters that are added.
-ADDED = r".*/(lora_\w+|adapter|prefix|gate_prefix|spectrum)/.*"
+ADDED = r".*/(lora_\w+|adapter|prefix|gate_prefix|spectrum)/.*|t_\w+"
 PREFIX_TOKENS = {"prefix": 30, "unipelt": 10}
 LAYERS = ("attn/query", "attn/key", "attn/value", "attn/out", "mlp/fc1", "mlp/fc2")
 
@@ -221,20 +222,24 @@ def add_lora(params: Any, updates: Any, peft: Peft) -> Any:
 
 
 def merge_lora(params: Any, peft: Peft) -> Any:
-    """Add all low-rank updates within the parameters: those of the model without them."""
+    """Add the towers' low-rank updates to their kernels: the parameters of the model without them.
+
+    An update that makes infrared's tower of RGB's stays as it is.
+    """
 
     def plain(node: Any) -> Any:
         if not isinstance(node, Mapping):
             return node
         return {k: plain(v) for k, v in node.items() if not k.startswith("lora_")}
 
-    return plain(add_lora(params, params, peft))
+    towers = {name: plain(add_lora(params[name], params[name], peft)) for name in _towers(params)}
+    return {**params, **towers}
 
 
 def fold_prefix(params: Any, peft: Peft) -> Any:
     """Replace the network of the prefixes by what it computes; then `hidden` is 0."""
     folded = dict(params)
-    for tower in ("img", "txt"):
+    for tower in _towers(params):
         transformer = dict(params[tower]["transformer"])
         blocks = jax.tree.leaves(transformer["blocks"])
         width = transformer["prefix"]["embedding"].shape[1]
@@ -243,3 +248,8 @@ def fold_prefix(params: Any, peft: Peft) -> Any:
         transformer["prefix"] = {"table": table}
         folded[tower] = {**params[tower], "transformer": transformer}
     return folded
+
+
+def _towers(params: Any) -> list[str]:
+    """Return the roots of the parameters that are whole towers."""
+    return [name for name in ("img", "ir", "txt") if "proj" in params.get(name, {})]

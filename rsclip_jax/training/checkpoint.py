@@ -306,7 +306,9 @@ def _read_base(
     if not init_from:
         raise ValueError(f"config.init_from is empty. {mend}")
     try:
-        _, params, step = load_for_inference(init_from, mesh=mesh)
+        # That run may have gone on since.
+        known = base.step if is_workdir(Path(init_from)) else None
+        _, params, step = load_for_inference(init_from, known, mesh)
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(
             f"config.init_from={init_from!r} cannot be read: {error}\n{mend}"

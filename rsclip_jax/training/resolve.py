@@ -67,11 +67,17 @@ def _check(config: ConfigDict) -> None:
     pairs = [f"{a}_{b}" for a, b, _ in config.loss_pairs]
     if unknown := sorted(set(config.model.own_scale) - set(pairs)):
         raise ValueError(f"config.model.own_scale names {unknown}: expected some of {pairs}")
-    if config.input.ir_view != "translated" and not config.input.ir:
-        raise ValueError(
-            f"config.input.ir_view={config.input.ir_view!r} is of no use without "
-            "config.input.ir=True"
-        )
+    if "ir" not in compared_fields(config):
+        for name, unset in (
+            ("input.ir_view", "translated"),
+            ("model.ir_tower", "shared"),
+            ("model.ir_wavelength", 0.0),
+        ):
+            section, field = name.split(".")
+            if (given := config[section][field]) != unset:
+                raise ValueError(
+                    f"config.{name}={given!r} is of no use: no pair of config.loss_pairs has 'ir'"
+                )
     if (config.loss.kind == "sigmoid") != config.model.logit_bias:
         raise ValueError(
             f"config.loss.kind={config.loss.kind!r} and config.model.logit_bias="

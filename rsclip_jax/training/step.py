@@ -1,6 +1,7 @@
 """One step of training: a pure function of the state and a batch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def compared_fields(config: Any) -> dict[str, str]:
     return fields
 
 
-def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str, jax.Array]:
+def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str, Any]:
     """Return the model's output for a batch, computed in so many parts, one after the other.
 
     Gradients through it are those of the whole batch, at the memory of one part: a part's
@@ -40,18 +41,19 @@ def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str
     Args:
       batch: the model's inputs by name, [B, ...]; micro_batches divides B.
     """
+    apply: Any = partial(model.apply, {"params": params})
     if micro_batches == 1:
-        return model.apply({"params": params}, **batch)
+        return apply(**batch)
 
     def one(_, part):
-        out = model.apply({"params": params}, **part)
+        out = apply(**part)
         return None, {name: x for name, x in out.items() if name.startswith("z")}
 
     # Every micro_batches-th row: each device cuts its own rows, and none is sent.
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1), batch)
     z = jax.lax.scan(jax.checkpoint(one), None, parts)[1]
     z = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, x.shape[-1]), z)
-    return {**model.apply({"params": params}), **z}
+    return {**apply(), **z}
 
 
 def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callable:
