@@ -10,7 +10,8 @@ DIR has metadata.csv (id, city, n_trees, mean_ndvi), rgb/ID.jpg and nir/ID.jpg. 
 The short captions say how many trees were counted and how much grows there (mean NDVI). The
 infrared captions say what is measured in the infrared image: brightness, contrast, edges, bright
 and dark shares. As FusionRS's, they name no colours and claim nothing physical. The words are of
-equal steps of the measured values, and nothing is random.
+equal steps of the measured values, and nothing is random. The city is not named: within a test it
+is the same for all.
 """
 
 import csv
