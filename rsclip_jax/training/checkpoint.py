@@ -307,7 +307,8 @@ def _read_base(
         raise ValueError(f"config.init_from is empty. {mend}")
     try:
         # That run may have gone on since.
-        known = base.step if is_workdir(Path(init_from)) else None
+        there = (Path(init_from) / "checkpoints" / str(base.step)).is_dir()
+        known = base.step if there else None
         _, params, step = load_for_inference(init_from, known, mesh)
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(
