@@ -17,7 +17,7 @@ Words after the colon, separated by commas, in any order:
                 infrared-aware ones, or half of each. From the first stage's workdir, on the data
                 set "fusionrs_ir_aware", whose records all have an infrared-aware caption.
     B/32, L/14  the model, OpenAI's.
-    demo        a tiny model from scratch on synthetic scenes, TODO minutes on two CPU cores.
+    demo        a tiny model from scratch on synthetic scenes, four minutes on two CPU cores.
 
 Data are prepared from the authors' manifest, a JSONL file of rgb_path, ir_path, caption (and
 ir_caption), with

@@ -14,7 +14,7 @@ Words after the colon, separated by commas, in any order:
     lora, pfeiffer, prefix, unipelt, full
                 what is trained: what the method adds (the default is LoRA), or everything.
     B/32, B/16, L/14, H/14
-    demo        a tiny model on synthetic scenes, TODO minutes on two CPU cores: from scratch, or
+    demo        a tiny model on synthetic scenes, six minutes on two CPU cores: from scratch, or
                 from its workdir with one of the methods.
 """
 
