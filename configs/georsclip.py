@@ -14,7 +14,7 @@ Words after the colon, separated by commas, in any order: `configs/georsclip.py:
                 one tower stays as it is.
     ret2        fine-tuning of the result on RSICD and RSITMD, without the images that are near
                 duplicates of their test images, prepared as "ret2": `init_from` is the first run.
-    demo        a tiny model (of no other size) on synthetic scenes, three minutes on two CPU cores;
+    demo        a tiny model (of no other size) on synthetic scenes, four minutes on two CPU cores;
                 `demo,lora` then adapts it with --config.init_from=runs/demo.
 
 RS5M's tars are prepared with --format=webdataset as "rs5m". The batch must be a multiple of the
