@@ -38,7 +38,7 @@ def main(variant: str, batch_size: int, text_length: int) -> None:
     params = clip.init_params(model, jax.random.key(0))
     tx = make_optimizer(config, params, config.total_steps)
     state = make_state(params, tx, ema=False)
-    shardings = sharding.state_shardings(state, mesh)
+    shardings = sharding.state_shardings(state, mesh, config.sharding)
     state = jax.device_put(state, shardings)
     rng = np.random.default_rng(0)
     size = model.image_size

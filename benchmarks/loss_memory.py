@@ -66,9 +66,9 @@ def measure(kind: str, batch: int, mesh: Mesh) -> list[list[str]]:
     rows = []
     for impl, step in steps.items():
         memory = step.memory_analysis().temp_size_in_bytes
-        predicted = expected(impl, batch, mesh.size)
+        predicted = expected(impl, batch, sharding.batch_shards(mesh))
         numbers = [f"{memory / MIB:,.1f}", f"{predicted / MIB:,.1f}", f"{memory / predicted:.2f}"]
-        rows.append([kind, f"{batch:,}", str(mesh.size), impl, *numbers])
+        rows.append([kind, f"{batch:,}", str(sharding.batch_shards(mesh)), impl, *numbers])
     if _ROUNDS.value:
         times = run_in_turn(steps, z)
         first = times[_IMPLS.value[0]]

@@ -114,7 +114,16 @@ def get_config():
 
     # Parts that the towers take a batch in, one after the other: the same gradients in less memory.
     c.grad_cache_steps = 1
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1})  # devices per axis; -1: the rest
+    # Devices per axis, -1: the rest. fsdp: each holds a part of every parameter; tensor: each
+    # computes some of the heads and hidden units of the same rows.
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # Mesh axis of each dimension of a parameter, the layers' aside. What no pattern matches is
+    # split over fsdp along its longest dimension.
+    c.sharding = (
+        (".*/(query|key|value|fc1)/kernel", ("fsdp", "tensor")),
+        (".*/(query|key|value|fc1)/bias", ("tensor",)),
+        (".*/(out|fc2)/kernel", ("tensor", "fsdp")),
+    )
 
     c.log_steps = 50
     c.eval_steps = 0  # 0: at the end only

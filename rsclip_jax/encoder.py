@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from rsclip_jax.sharding import batch_sharding, replicated
+from rsclip_jax.sharding import batch_sharding, batch_shards, on_mesh, replicated
 
 # Texts are cut to one of these lengths (or to their own): few lengths, few compilations.
 TEXT_BUCKETS = (16, 32, 64, 128)
@@ -23,9 +23,9 @@ class Encoder:
       model: the Linen module; `model.apply({"params": params}, image=..., normalize=...)` returns
         `zimg`, with `ir=` `zir`, with `text=` `ztxt`, each [B, D]; its
         `image_size` and `embed_dim` are S and D.
-      mesh: mesh with the axes `data` and `fsdp` to shard batches over, None for one device. With
-        several processes every process passes the same input and receives all embeddings.
-      batch_size: items per device call, rounded up to a multiple of the mesh's devices.
+      mesh: see `sharding.make_mesh`; batches are split over it. None for one device. With several
+        processes every process passes the same input and receives all embeddings.
+      batch_size: items per device call, rounded up to a multiple of the parts of a batch.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class Encoder:
         self._model = model
         self.image_size = model.image_size
         self.embed_dim = model.embed_dim
-        self._shards = mesh.size if mesh else 1
+        self._mesh = mesh
+        self._shards = batch_shards(mesh) if mesh else 1
         self._sharding = batch_sharding(mesh) if mesh else None
         self.batch_size = self._whole(batch_size)
         self._apply = jax.jit(
@@ -130,7 +131,8 @@ class Encoder:
 
     def _embed(self, params: Any, rows: jax.Array, *, field: str, normalize: bool) -> jax.Array:
         inputs: dict[str, Any] = {field: rows}
-        out: Any = self._model.apply({"params": params}, **inputs, normalize=normalize)
+        with on_mesh(self._mesh):
+            out: Any = self._model.apply({"params": params}, **inputs, normalize=normalize)
         return out[{"image": "zimg", "ir": "zir", "text": "ztxt"}[field]]
 
 

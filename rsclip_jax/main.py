@@ -12,8 +12,8 @@ from ml_collections import config_flags
 from rsclip_jax.overrides import check_fields
 
 
-def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
-    """Define --config, with the overrides of its fields in `argv`, and --workdir."""
+def define_config(values: flags.FlagValues, argv: list[str]) -> None:
+    """Define --config, with the overrides of its fields in `argv`."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -21,6 +21,11 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
         sys_argv=argv,
     )
+
+
+def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    """Define --config, --workdir and how processes find each other."""
+    define_config(values, argv)
     flags.DEFINE_string("workdir", None, "Directory of all that a run writes.", flag_values=values)
     flags.DEFINE_string(
         "coordinator_address",
@@ -40,7 +45,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a wrong field is answered with the nearest right ones."""
     file_only = [a for a in argv if not a.lstrip("-").startswith("config.")]
     first = flags.FlagValues()
-    define_flags(first, file_only)
+    define_config(first, file_only)
     try:
         first(file_only, known_only=True)
         check_fields(first.config, argv)

@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from rsclip_jax.losses.ring import ring_loss
-from rsclip_jax.sharding import BATCH_AXES
+from rsclip_jax.sharding import BATCH_AXES, batch_shards
 
 KINDS = ("softmax", "sigmoid")
 IMPLS = ("auto", "dense", "gather", "ring")
@@ -112,7 +112,7 @@ def pair_loss(
     elif mask.shape != za.shape[:1] or mask.dtype != bool:
         raise ValueError(f"mask must be bool [{len(za)}], got {mask.dtype} {list(mask.shape)}")
     scale, bias = (jnp.asarray(x, jnp.float32) for x in (scale, bias))
-    devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+    devices = batch_shards(mesh) if mesh else 1
     if len(za) % devices:
         raise ValueError(
             f"a global batch of {len(za)} does not divide over {devices} devices: "

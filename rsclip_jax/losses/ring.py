@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from rsclip_jax.sharding import BATCH_AXES
+from rsclip_jax.sharding import BATCH_AXES, batch_shards
 
 _LEAST = -1e30  # finite: the greatest of no logits must not give inf - inf
 _matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -59,7 +59,7 @@ def ring_loss(
     """
     axes = BATCH_AXES if mesh else ()
     rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
-    devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+    devices = batch_shards(mesh) if mesh else 1
     chunk = min(chunk or max(za.shape[1] // 2, 1), max(len(za) // devices, 1))
     options = {"kind": kind, "smoothing": smoothing, "chunk": chunk, "axes": axes}
 

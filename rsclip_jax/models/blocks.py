@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rsclip_jax.models.peft import NONE, Adapter, Gate, Lora, Peft, Prefix
+from rsclip_jax.sharding import spread, tensor_parallel
 
 
 @jax.custom_jvp
@@ -128,6 +129,8 @@ class Attention(nn.Module):
         }
 
         def project(x: jax.Array, *names: str) -> list[jax.Array]:
+            if tensor_parallel() and len(names) > 1:  # side by side, heads would change places
+                return [project(x, name)[0] for name in names]
             # One matmul as wide as all of them: the input is read once.
             kernel, bias = (
                 jnp.concatenate(part, axis=-1).astype(cfg.dtype)
@@ -135,7 +138,8 @@ class Attention(nn.Module):
             )
             y = x.reshape(-1, width) @ kernel + bias
             parts = [part.reshape(heads) for part in jnp.split(y, len(names), axis=-1)]
-            return [updated(n, part, x) for n, part in zip(names, parts, strict=True)]
+            parts = [updated(n, part, x) for n, part in zip(names, parts, strict=True)]
+            return [spread(part, None, "tensor") for part in parts]
 
         def updated(name: str, part: jax.Array, x: jax.Array) -> jax.Array:
             if not peft.adapts(f"attn/{name}"):
@@ -170,7 +174,7 @@ class Attention(nn.Module):
         z = out(y.reshape(-1, width)).reshape(y.shape)
         if peft.adapts("attn/out"):
             z = z + Lora(peft, width, name="lora_out")(y, real)
-        return z
+        return spread(z)
 
 
 class Mlp(nn.Module):
@@ -194,8 +198,8 @@ class Mlp(nn.Module):
 
         fc1_init = nn.initializers.normal((2 * width) ** -0.5)
         fc2_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
-        h = ACTIVATIONS[cfg.activation](dense(x_BxLxD, "fc1", 4 * width, fc1_init))
-        return dense(h, "fc2", width, fc2_init)
+        h = spread(dense(x_BxLxD, "fc1", 4 * width, fc1_init), None, "tensor")
+        return spread(dense(ACTIVATIONS[cfg.activation](h), "fc2", width, fc2_init))
 
 
 class Block(nn.Module):

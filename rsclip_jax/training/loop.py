@@ -52,11 +52,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     stop = held.enter_context(StopSignal())
     config = resolve(config, workdir)
     mesh = sharding.make_mesh(**config.mesh)
-    if config.input.batch_size % (mesh.size * config.grad_cache_steps):
-        raise ValueError(
-            f"config.input.batch_size={config.input.batch_size}: expected a multiple of the "
-            f"{mesh.size} devices, times config.grad_cache_steps={config.grad_cache_steps}"
-        )
+    check_batch(config, mesh)
     draw_scenes(config)
     for name, splits in config.export.items():
         for split in splits:
@@ -81,7 +77,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     tx = make_optimizer(config, jax.eval_shape(init), total_steps)
     wrap = lambda params: make_state(params, tx, ema=config.ema_decay > 0)  # noqa: E731
     abstract_state = jax.eval_shape(lambda: wrap(init()))
-    shardings = sharding.state_shardings(abstract_state, mesh)
+    shardings = sharding.state_shardings(abstract_state, mesh, config.sharding)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     state = checkpoints.restore(abstract_state, shardings, config.init_from)
     if state is not None:
@@ -165,6 +161,17 @@ def draw_scenes(config: ConfigDict) -> None:
         multihost_utils.sync_global_devices("scenes")  # the others wait for them
 
 
+def check_batch(config: ConfigDict, mesh: Mesh) -> None:
+    """Raise ValueError unless the batch can be split as the mesh and gradient caching want."""
+    shards = sharding.batch_shards(mesh)
+    if config.input.batch_size % (shards * config.grad_cache_steps):
+        raise ValueError(
+            f"config.input.batch_size={config.input.batch_size}: expected a multiple of "
+            f"{shards}, the product of config.mesh.data and fsdp, times "
+            f"config.grad_cache_steps={config.grad_cache_steps}"
+        )
+
+
 def due(interval: int, step: int) -> bool:
     """Tell whether what is done every `interval` steps (0: never) is due."""
     return bool(interval) and step % interval == 0
@@ -222,21 +229,27 @@ def parameters_from(
     return params, base_of(config, read, step, params)
 
 
-def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.stages.Compiled:
-    """Compile the step ahead of the first call and print how long it took and what it needs."""
-    start = perf_counter()
-    jitted = jax.jit(
+def jitted(train_step, shardings, mesh) -> Any:
+    """Return the step with its arrays in their places, the state's own donated to the next."""
+    return jax.jit(
         train_step,
         donate_argnums=0,
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
     )
-    compiled = jitted.lower(state, batch).compile()
+
+
+def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.stages.Compiled:
+    """Compile the step ahead of the first call and print how long it took and what it needs."""
+    start = perf_counter()
+    predicted = sharding.bytes_per_device(state, shardings)
+    compiled = jitted(train_step, shardings, mesh).lower(state, batch).compile()
     needs = ""
     if memory := compiled.memory_analysis():  # not every backend tells
         needs = (
             f"; memory per device: {memory.argument_size_in_bytes / 2**20:.0f} MiB state and "
-            f"batch, {memory.temp_size_in_bytes / 2**20:.0f} MiB temporary"
+            f"batch ({predicted / 2**20:.0f} MiB state), {memory.temp_size_in_bytes / 2**20:.0f} "
+            "MiB temporary"
         )
     log(f"compiled in {perf_counter() - start:.1f} s{needs}")
     return compiled

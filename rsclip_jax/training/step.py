@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from rsclip_jax.losses.pairs import pair_weights, text_keys, total_loss
 from rsclip_jax.models.clip import CLIP
+from rsclip_jax.sharding import on_mesh
 from rsclip_jax.training.optim import learning_rate, rate_factors
 from rsclip_jax.training.state import State
 
@@ -64,7 +65,8 @@ def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callabl
 
     def loss_fn(params, batch, step):
         inputs = {field: batch[field] for field in set(fields.values())}
-        out = embed(model, params, inputs, config.grad_cache_steps)
+        with on_mesh(mesh):
+            out = embed(model, params, inputs, config.grad_cache_steps)
         out |= {"z" + name: out["z" + embeddings[field]] for name, field in fields.items()}
         masks = {"ir": batch["ir_mask"]} if "ir" in fields else {}
         same = {}
