@@ -87,7 +87,9 @@ class Assemble:
         self._pool = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="input")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_pool", "_images")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_pool", "_images")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
