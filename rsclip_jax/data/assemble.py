@@ -197,7 +197,7 @@ class _Recycled:
             memory = np.empty((count, *self._shape), np.uint8)
         # Views of views refer to the last array of the chain, which dies after all of them; the
         # memoryview makes that the one given out instead of the one that owns the memory.
-        lent = np.frombuffer(memoryview(memory), np.uint8)
+        lent = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(lent, self._idle[count].append, memory)
         return lent.reshape(memory.shape)
 

@@ -146,7 +146,7 @@ def input_advice(config: Any) -> str:
     cores = available_cores()
     if 0 < config.input.threads < cores:
         return f"{advice} (config.input.threads=0 takes all {cores})"
-    if cores > 12 * max(config.input.workers, 1):  # what one Python interpreter keeps busy
+    if cores > 12 * max(config.input.workers, 1):  # reckoned: what one interpreter keeps busy
         return f"{advice} (config.input.workers={math.ceil(cores / 12)} keeps {cores} busy)"
     return advice
 
