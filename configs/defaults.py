@@ -74,8 +74,8 @@ def get_config():
     c.input.flip = False  # horizontal and vertical, each half of the time
     c.input.right_angles = False  # rotation by a multiple of 90 degrees
     c.input.rotate = 0.0  # rotation by up to +- this many degrees
-    c.input.threads = 0  # 0: chosen from the number of cores
-    c.input.workers = 0  # processes beside the threads
+    c.input.threads = 0  # 0: one for each core
+    c.input.workers = 0  # processes with threads of their own, one for every dozen cores
     c.scenes = ConfigDict({"train": 0, "val": 0})  # synthetic scenes to draw where data is absent
 
     # Which embeddings the loss compares, and how much each pair weighs: img, ir, txt, txt_long,

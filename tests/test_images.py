@@ -246,6 +246,60 @@ def test_a_crop_is_close_to_pillows_antialiased_bicubic_crop(side):
     assert rms(view(data, geometry, 112), np.asarray(expected)) < 4
 
 
+def textured(side: int) -> np.ndarray:
+    """Draw noise whose amplitude falls with its frequency, as in photographs, up to pixels."""
+    rng = np.random.default_rng(0)
+    spectrum = np.fft.rfft2(rng.normal(size=(3, side, side)))
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    frequency[0, 0] = 1
+    image = np.fft.irfft2(spectrum / frequency, s=(side, side))
+    image = 40 * image / image.std() + 128
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("side", "share", "decoded"),
+    [
+        (300, 1.0, 300),
+        (448, 1.0, 224),
+        (512, 0.75, 512),  # a crop of 384 pixels would have 192 at half the scale
+        (700, 1.0, 350),  # not 263, which would be enough
+        (1024, 1.0, 256),
+        (1024, 0.8, 512),
+        (2048, 1.0, 256),
+    ],
+)
+def test_large_jpegs_are_decoded_small_where_that_keeps_the_size(side, share, decoded, monkeypatch):
+    sizes = []
+
+    def decode_jpeg(*arguments, **options):
+        image = original(*arguments, **options)
+        sizes.append(image.shape[:2])
+        return image
+
+    original = images.simplejpeg.decode_jpeg
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg", decode_jpeg)
+    image = textured(side)
+    data = encode(image, "JPEG", quality=95, subsampling=0)
+    result = view(data, IDENTITY._replace(box=(0.0, 0.0, share, share)), 224)
+    assert sizes == [(decoded, decoded)]
+    end = round(share * decoded) * side / decoded
+    expected = np.asarray(
+        Image.fromarray(pillow_pixels(data)).resize(
+            (224, 224), Image.Resampling.BICUBIC, box=(0, 0, end, end)
+        )
+    )
+    # A peak signal-to-noise ratio of 33 dB.
+    assert rms(result, expected) < 255 / 10 ** (33 / 20)
+    assert abs(result.mean() - expected.mean()) < 1.5
+
+
+def test_evaluation_is_never_decoded_small():
+    data = encode(textured(512), "JPEG", quality=95)
+    result = view(data, IDENTITY._replace(box=None), 48)
+    np.testing.assert_array_equal(result, torchvision_preprocess(pillow_pixels(data), 48))
+
+
 @pytest.mark.parametrize("angle", [0.0, 0.4])
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
 def test_shrinking_averages_instead_of_picking_pixels(angle, file_format):

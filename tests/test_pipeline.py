@@ -400,6 +400,24 @@ def test_prepared_data_sets_are_opened_by_name(tmp_path):
         pipeline.train_dataset(unknown, SIZE, tokenizers, seed=0)
 
 
+def test_memory_of_images_is_used_again_but_not_while_a_row_of_it_is_held():
+    half = [record("a", i, ir=encoded(i) if i % 2 else b"", ir_captions=["w"]) for i in range(20)]
+    batches = dataset(config(ir=True), {"a": half})
+    first = batches[0]
+    held, kept = first["image"][3:5, 2], first["image"][3:5, 2].copy()
+    address = first["image"].ctypes.data
+    del first
+    for step in range(1, 8):
+        batch = batches[step]
+        assert batch["image"].ctypes.data != address
+        assert not batch["ir"][~batch["ir_mask"]].any()
+        assert batch["ir"][batch["ir_mask"]].any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(held, kept)
+    del batch, held
+    again = [batches[8], batches[9]]
+    assert address in [b[field].ctypes.data for b in again for field in ("image", "ir")]
+
+
 @pytest.mark.parametrize(
     ("captions", "expected"),
     [

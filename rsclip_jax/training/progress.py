@@ -1,6 +1,7 @@
 """What a run tells: a progress line with speed and ETA, metrics.jsonl, TensorBoard."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,11 +9,15 @@ from typing import Any
 
 import jax
 
+from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.evaluators.report import table
 from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.flops import device_peak, forward_flops
 from rsclip_jax.training.metrics import MetricWriter
 from rsclip_jax.training.step import compared_fields
+
+# Above this share of a step the wait for its batch is reported.
+INPUT_BOUND = 0.1
 
 
 def log(message: str) -> None:
@@ -35,6 +40,7 @@ class Progress:
         self._total_steps = total_steps
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict] | None = None
+        self._slow_reports = 0  # in a row, as long as nothing was advised
         flops = forward_flops(model, config.input.lengths, set(compared_fields(config).values()))
         self._step_flops = 3 * flops * config.input.batch_size
         peak, source = device_peak()
@@ -101,12 +107,17 @@ class Progress:
             if k.startswith("acc_")
         )
         eta = clock((self._total_steps - step) / max(rate, 1e-9))
-        slow = f"  input-bound: {100 * input_bound:.0f}% of the step" if input_bound > 0.1 else ""
+        bound = input_bound > INPUT_BOUND
+        slow = f"  input-bound: {100 * input_bound:.0f}% of the step" if bound else ""
         log(
             f"step {step}/{self._total_steps}  loss {metrics['training_loss']:.4f}  {accuracies}  "
             f"{metrics['samples_per_s']:.1f} samples/s  MFU {100 * metrics['mfu']:.1f}%  "
             f"ETA {eta}{slow}"
         )
+        if self._slow_reports < 2:
+            self._slow_reports = self._slow_reports + 1 if bound else 0
+            if self._slow_reports == 2:
+                log(input_advice(self._config))
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Report evaluation results of a step."""
@@ -123,6 +134,21 @@ class Progress:
         """Write what is pending and close the files."""
         if self._writer:
             self._writer.close()
+
+
+def input_advice(config: Any) -> str:
+    """Say what can be done where the steps wait for their batches."""
+    size = math.ceil(config.model.image_size * 8 / 7)  # 256 px for 224
+    advice = (
+        f"the steps wait for images: store smaller ones (rsclip_jax.prepare --resize={size}), or "
+        "give the input more cores"
+    )
+    cores = available_cores()
+    if 0 < config.input.threads < cores:
+        return f"{advice} (config.input.threads=0 takes all {cores})"
+    if cores > 12 * max(config.input.workers, 1):  # reckoned: what one interpreter keeps busy
+        return f"{advice} (config.input.workers={math.ceil(cores / 12)} keeps {cores} busy)"
+    return advice
 
 
 def clock(seconds: float) -> str:
