@@ -42,6 +42,7 @@ FIELDS: dict[str, pa.DataType] = {
     "phash": _TEXT,
     "ir_sha256": _TEXT,
     "ir_phash": _TEXT,
+    "embedding": pa.binary(),  # of the image: float16 [D]
     # Scores.
     "clip_score": _NUMBER,
     "detector_score": _NUMBER,

@@ -67,6 +67,7 @@ class Stage:
       column: title of its column in the stage table, "" for none.
       shows: what stands there: "rows" that remain, or those "dropped".
       settings: more that its result depends on, such as the content of a file that it reads.
+      pieces: of a source, into how many its input can be cut.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Stage:
     column: str = ""
     shows: str = "rows"
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pieces: int = 1
 
     def __post_init__(self):
         if self.kind not in ("source", "rows", "decisions") or self.shows not in ("rows", DROPPED):
@@ -214,7 +216,7 @@ def _run_stage(
             if info.get("fingerprint") != fingerprint:
                 start = time.monotonic()
                 try:
-                    with runner.pipeline(stage.name, max(1, len(shards))) as pipeline:
+                    with runner.pipeline(stage.name, len(shards) or stage.pieces) as pipeline:
                         _build(pipeline, stage, shards, directory, path)
                 except Exception as error:
                     raise StageError(f"stage {stage.name}: {_cause(error)}") from error
