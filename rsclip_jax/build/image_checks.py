@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -45,18 +46,22 @@ def check_images(row: Row, max_pixels: int) -> Row:
     Raises:
       Drop: one of them is missing, empty, damaged, or larger than `max_pixels`.
     """
-    width, height, digest, phash = _describe(row["image"], max_pixels)
-    row = row | {"width": width, "height": height, "sha256": digest, "phash": phash}
+    found = _describe(row["image"], max_pixels)
+    row = row | found
     if row["ir"]:
         try:
-            *_, digest, phash = _describe(row["ir"], max_pixels)
+            ir = _describe(row["ir"], max_pixels)
         except Drop as drop:
             raise Drop(f"infrared {drop}") from drop
-        row |= {"ir_sha256": digest, "ir_phash": phash}
+        row |= {
+            "ir_sha256": ir["sha256"],
+            "ir_phash": ir["phash"],
+            "image_bytes": found["image_bytes"] + ir["image_bytes"],
+        }
     return row
 
 
-def _describe(reference: str, max_pixels: int) -> tuple[int, int, str, str]:
+def _describe(reference: str, max_pixels: int) -> dict[str, Any]:
     try:
         data = files.read_image(reference)
         height, width = check_image(data, max_pixels)
@@ -65,7 +70,13 @@ def _describe(reference: str, max_pixels: int) -> tuple[int, int, str, str]:
         raise Drop(f"unreadable file: {error}") from error
     except ValueError as error:
         raise Drop(str(error).replace("--max_pixels", "max_pixels")) from error
-    return width, height, hashlib.sha256(data).hexdigest(), hex_hash(phash)
+    return {
+        "width": width,
+        "height": height,
+        "image_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "phash": hex_hash(phash),
+    }
 
 
 @dataclasses.dataclass

@@ -191,8 +191,10 @@ def _place(root: str, image: bytes | str) -> str:
     Raises:
       ValueError: it lies outside of `root`.
     """
+    if not image:
+        return ""
     assert isinstance(image, str)  # no reader is asked for the bytes
-    if not image or not root:
+    if not root:
         return image
     path = os.path.normpath(os.path.join(root, image))
     if os.path.commonpath([root, path]) != root:

@@ -38,6 +38,7 @@ FIELDS: dict[str, pa.DataType] = {
     # Image checks. Hashes are hexadecimal: SHA-256 of the bytes, 64-bit perceptual hash.
     "width": pa.int32(),
     "height": pa.int32(),
+    "image_bytes": pa.int64(),  # of the image, and of the infrared one
     "sha256": _TEXT,
     "phash": _TEXT,
     "ir_sha256": _TEXT,

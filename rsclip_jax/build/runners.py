@@ -6,14 +6,17 @@ import shlex
 import sys
 import threading
 import time
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
+from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from rsclip_jax.build import files
 
 LOCAL = "local"
+PARENT = "RSCLIP_BUILD_PARENT"  # see worker.py
+_FEW_PARTS = 4  # are done before other processes have started
 
 
 class Runner:
@@ -46,17 +49,16 @@ class Runner:
             if not any(option.startswith("--job_name") for option in options):
                 options.append(f"--job_name=rsclip-{job.replace('_', '-')}")
             return beam.Pipeline(options=PipelineOptions(options))
-        # The workers' hellos and the echo of their logs; what fails is raised.
-        logging.getLogger("apache_beam").setLevel(logging.ERROR)
+        # What fails is raised; the logs would tell it twice.
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         workers = min(self._workers, parts)
-        mode: dict[str, Any] = {}
-        if workers > 1:
-            mode = {
-                "direct_num_workers": workers,
-                "direct_running_mode": "multi_processing",
-                "default_sdk_harness_log_level": "ERROR",
-            }
-        return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(self._options, **mode))
+        if parts < _FEW_PARTS or workers == 1:
+            return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(self._options))
+        os.environ[PARENT] = str(os.getpid())
+        command = f"exec {shlex.quote(sys.executable)} -m rsclip_jax.build.worker"
+        options = PipelineOptions(self._options, direct_num_workers=workers)
+        environment = SubprocessSDKEnvironment.from_command_string(command)
+        return beam.Pipeline(runner=FnApiRunner(environment), options=options)
 
 
 class Progress:

@@ -64,7 +64,8 @@ class Stage:
       name: lower-case letters, digits, underscores; unique in its pipeline.
       transform: see above.
       kind: "source", "rows" or "decisions".
-      column: title of its column in the stage table, "" for none.
+      column: title of its column in the stage table, "" for none; stages that drop under one
+        title share a column.
       shows: what stands there: "rows" that remain, or those "dropped".
       settings: more that its result depends on, such as the content of a file that it reads.
       pieces: of a source, into how many its input can be cut.
@@ -215,11 +216,11 @@ def _run_stage(
             info = json.loads(files.read_text(path)) if files.exists(path) else {}
             if info.get("fingerprint") != fingerprint:
                 start = time.monotonic()
-                try:
-                    with runner.pipeline(stage.name, len(shards) or stage.pieces) as pipeline:
-                        _build(pipeline, stage, shards, directory, path)
-                except Exception as error:
-                    raise StageError(f"stage {stage.name}: {_cause(error)}") from error
+                with (
+                    failure(stage.name),
+                    runner.pipeline(stage.name, len(shards) or stage.pieces) as pipeline,
+                ):
+                    _build(pipeline, stage, shards, directory, path)
                 info = json.loads(files.read_text(path))
                 info |= {"fingerprint": fingerprint, "seconds": time.monotonic() - start}
                 files.write(path, json.dumps(info).encode())
@@ -247,9 +248,20 @@ def _run_stage(
     return table
 
 
+@contextlib.contextmanager
+def failure(stage: str) -> Iterator[None]:
+    """Turn what goes wrong inside into a `StageError` that names the stage."""
+    try:
+        yield
+    except Exception as error:
+        raise StageError(f"stage {stage}: {_cause(error)}") from error
+
+
 def _cause(error: Exception) -> str:
     """Tell what went wrong; of the traceback that a worker process sends as a text, its end."""
     text = re.sub(r" \[while running '.*'\]", "", str(error))
+    if "Channel closed prematurely" in text:
+        return "a worker process died (out of memory, or a decoder crashed?); try fewer --workers"
     lines = [
         line.strip() for line in text.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)
     ]
@@ -445,11 +457,13 @@ def stage_table(stages: Sequence[Stage], tables: Sequence[Table], sources: Seque
     """
     last = tables[-1]
     columns: list[tuple[str, dict[str, int]]] = []
-    for stage, table in zip(stages, tables, strict=False):
+    for stage, table in zip(stages, tables, strict=True):
+        counts = table.rows
+        if stage.shows == DROPPED:
+            counts = {source: sum(of.values()) for source, of in table.dropped.items()}
+            if columns and columns[-1][0] == stage.column:
+                counts = dict(collections.Counter(columns.pop()[1]) + collections.Counter(counts))
         if stage.column:
-            counts = table.rows
-            if stage.shows == DROPPED:
-                counts = {source: sum(of.values()) for source, of in table.dropped.items()}
             columns.append((stage.column, counts))
     columns.append(("remain", last.rows))
     names = list(dict.fromkeys([*sources, *sorted({s for _, of in columns for s in of})]))
