@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 
 import apache_beam as beam
@@ -76,12 +78,12 @@ def test_rows_dropped_and_decided_are_counted_by_source(tmp_path, monkeypatch):
     assert tables[1].dropped == {"even": {"five": 3}, "odd": {"five": 3}}
     gone = sorted(tables[1].read_dropped(), key=lambda row: row["id"])
     assert gone[0] == {"id": "r0", "source": "even", "reason": "five: 0"} and len(gone) == 6
-    table = stages.stage_table(pipeline(), tables, ["odd", "even"])
+    table = stages.stage_table(pipeline(), tables)
     assert table.splitlines() == [
         "| set   | size | fives removed | after threes | remain |",
         "| ----- | ---: | ------------: | -----------: | -----: |",
-        "| odd   |   15 |             3 |            8 |      8 |",
         "| even  |   15 |             3 |            8 |      8 |",
+        "| odd   |   15 |             3 |            8 |      8 |",
         "| total |   30 |             6 |           16 |     16 |",
     ]
 
@@ -185,3 +187,32 @@ def test_references_name_files_and_parts_of_files(tmp_path):
     assert files.read_image(files.reference(path, 3, 4)) == b"3456"
     with pytest.raises(OSError, match="ends 3 bytes too early"):
         files.read_image(files.reference(path, 8, 5))
+
+
+def test_several_processes_do_a_stage_and_tell_what_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(stages, "SHARD_ROWS", 5)
+    steps = pipeline()[:1]
+    stages.run(steps, str(tmp_path), Runner(workers=1), say=lambda _: None)
+    steps.append(Stage("processes", Processes(os.getpid())))
+    with pytest.raises(StageError, match=r"stage processes: ValueError: row r29 is the last$"):
+        stages.run(steps, str(tmp_path), Runner(workers=2), say=lambda _: None)
+    steps[0] = Stage("numbers", Numbers(29), "source")
+    stages.run(steps[:1], str(tmp_path), Runner(workers=1), say=lambda _: None)
+    table = stages.run(steps, str(tmp_path), Runner(workers=2), say=lambda _: None)[-1]
+    assert len({row["height"] for row in table.read()}) == 2
+
+
+@dataclasses.dataclass
+class Processes(beam.PTransform):
+    parent: int = dataclasses.field(compare=False)
+
+    def expand(self, rows):
+        return rows | beam.Map(tell_process, self.parent)
+
+
+def tell_process(row, parent):
+    assert os.getpid() != parent
+    if row["id"] == "r29":
+        raise ValueError("row r29 is the last")
+    return row | {"height": os.getpid()}

@@ -24,7 +24,7 @@ def make_card(
 
     Args:
       summaries: of what was written, by source, and of all under "".
-      licences: source -> what the config tells, in the order in which sources are listed.
+      licences: source -> what the config tells.
       settings: the whole config.
     """
     counts = [
@@ -41,7 +41,7 @@ def make_card(
         "name": name,
         "licences": {source: licence or "not stated" for source, licence in licences.items()},
         "stages": counts,
-        "stage_table": stage_table(stages, tables, list(licences)),
+        "stage_table": stage_table(stages, tables),
         "all": summaries[""].as_dict(),
         "sources": {s: summary.as_dict() for s, summary in sorted(summaries.items()) if s},
         "settings": dict(settings),

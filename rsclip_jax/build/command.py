@@ -93,7 +93,7 @@ def finish(
 
     Args:
       config: its fields `name`, `output` ("": WORKDIR/data) and `resize` are used here.
-      licences: source -> licence, in the order of the table.
+      licences: source -> licence.
     """
     settings = json.loads(config.to_json())
 
@@ -109,7 +109,7 @@ def finish(
         resize=config.resize,
         overwrite=overwrite,
     )
-    table = stage_table(stages, tables, list(licences))
+    table = stage_table(stages, tables)
     return f"\n{table}\n\n{config.name}: {directory}, its card is card.md there"
 
 

@@ -80,16 +80,16 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
     """Run the pipeline; return the stage table, or what has to be fetched first."""
     check_output(config, workdir, overwrite)
     stages = stages_of(config)
+    tables = run(stages[:2], workdir, runner)
     if not config.fetched:
-        kept = run(stages[:2], workdir, runner)[-1]
         path = files.join(workdir, "urls.parquet")
-        if count := write_url_list(kept, path):
+        if count := write_url_list(tables[-1], path):
             return (
                 f"{count:,} images are to be fetched: img2dataset --url_list={path} "
                 f"--input_format=parquet --url_col=url --output_format=webdataset "
                 f"--output_folder=FOLDER; then run this again with --config.fetched=FOLDER"
             )
-    tables = run(stages, workdir, runner)
+    tables = run(stages, workdir, runner, tables=tables)
     licences = {given.name: given.licence for given in inputs_of(config)}
     return finish(config, workdir, runner, overwrite, stages, tables, licences)
 

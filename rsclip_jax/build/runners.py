@@ -56,9 +56,11 @@ class Runner:
             return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(self._options))
         os.environ[PARENT] = str(os.getpid())
         command = f"exec {shlex.quote(sys.executable)} -m rsclip_jax.build.worker"
-        options = PipelineOptions(self._options, direct_num_workers=workers)
         environment = SubprocessSDKEnvironment.from_command_string(command)
-        return beam.Pipeline(runner=FnApiRunner(environment), options=options)
+        return beam.Pipeline(
+            runner=FnApiRunner(environment),
+            options=PipelineOptions(self._options, direct_num_workers=workers),
+        )
 
 
 class Progress:

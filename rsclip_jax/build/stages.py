@@ -146,16 +146,20 @@ def run(
     workdir: str,
     runner: Runner,
     say: Callable[[str], None] = print,
+    tables: Sequence[Table] = (),
 ) -> list[Table]:
     """Run the stages that are not there yet, and return the tables of all.
+
+    Args:
+      tables: of the first stages, if they were run before.
 
     Raises:
       StageError: a stage failed. Those before it are kept, and so are its finished waves.
       BlockingIOError: another process works in `workdir`.
     """
-    tables: list[Table] = []
+    tables = list(tables)
     with _lock(workdir):
-        for number, stage in enumerate(stages):
+        for number, stage in list(enumerate(stages))[len(tables) :]:
             directory = files.join(workdir, "stages", f"{number:02d}_{stage.name}")
             above = tables[-1] if tables else None
             fingerprint = stage.fingerprint(above.fingerprint if above else "")
@@ -449,12 +453,8 @@ def _commit(element: tuple[int, Iterable[dict[str, Any]]], path: str) -> None:
     files.write(path, json.dumps(total | {"rows": rows, "dropped": dropped}).encode())
 
 
-def stage_table(stages: Sequence[Stage], tables: Sequence[Table], sources: Sequence[str]) -> str:
-    """Draw what each stage left or dropped of each source, as Markdown.
-
-    Args:
-      sources: in the order of the lines; others follow by name.
-    """
+def stage_table(stages: Sequence[Stage], tables: Sequence[Table]) -> str:
+    """Draw what each stage left or dropped of each source, the largest first, as Markdown."""
     last = tables[-1]
     columns: list[tuple[str, dict[str, int]]] = []
     for stage, table in zip(stages, tables, strict=True):
@@ -466,7 +466,10 @@ def stage_table(stages: Sequence[Stage], tables: Sequence[Table], sources: Seque
         if stage.column:
             columns.append((stage.column, counts))
     columns.append(("remain", last.rows))
-    names = list(dict.fromkeys([*sources, *sorted({s for _, of in columns for s in of})]))
+    size = columns[0][1]
+    names = sorted(
+        {s for _, of in columns for s in of}, key=lambda name: (-size.get(name, 0), name)
+    )
     lines = [[name, *(f"{of.get(name, 0):,}" for _, of in columns)] for name in names]
     lines.append(["total", *(f"{sum(of.values()):,}" for _, of in columns)])
     return markdown_table(["set", *(title for title, _ in columns)], lines)
