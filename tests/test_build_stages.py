@@ -156,6 +156,26 @@ def note_row(row, seen, broken):
     return row
 
 
+def test_waves_of_files_that_were_made_anew_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "SHARD_ROWS", 8)
+    monkeypatch.setattr(stages, "WAVE_SHARDS", 1)
+    steps, workdir = pipeline()[:2], str(tmp_path)
+    first, second = stages.run(steps, workdir, Runner(workers=1), say=lambda _: None)
+    # As if the second had been killed after its first wave, and the first then deleted.
+    (tmp_path / "stages/01_fives/table.json").unlink()
+    wave = tmp_path / "stages/01_fives/wave-00000.json"
+    parts = {name: second.parts[name] for name in list(second.parts)[:1]}
+    wave.write_text(
+        json.dumps(
+            {"parts": parts, "dropped_parts": [], "rows": {}, "dropped": {}, "seconds": 0}
+            | {"fingerprint": stages._hash([second.fingerprint, first.paths[:1]])}
+        )
+    )
+    (tmp_path / "stages/00_numbers/table.json").unlink()
+    table = stages.run(steps, workdir, Runner(workers=1), say=lambda _: None)[-1]
+    assert sorted(row["width"] for row in table.read()) == [n for n in range(30) if n % 5]
+
+
 def test_two_rows_of_one_id_are_an_error(tmp_path):
     twice = Stage("twice", Twice(), "source")
     with pytest.raises(StageError, match=r"the id 'r0' has 2 rows"):

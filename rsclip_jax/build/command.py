@@ -1,6 +1,7 @@
 """What the commands that build a data set have in common: flags, stages, data set, card."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -69,6 +70,11 @@ def run_command(command: str, build: Callable[[ConfigDict, str, Runner, bool], s
             print(build(values.config, values.workdir, runner, values.overwrite))
         except (InputError, StageError, OSError, ValueError, records.DatasetBusyError) as error:
             sys.exit(f"{command}: {error}")
+        except KeyboardInterrupt:
+            print(
+                f"\n{command}: interrupted; the same command goes on", file=sys.stderr, flush=True
+            )
+            os._exit(130)  # without waiting for the workers, who wait for this
 
     define_flags(flags.FLAGS, sys.argv)
     app.run(main, flags_parser=lambda argv: train.parse_flags(argv, define_flags, command))

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from rsclip_jax.build import files, img2dataset
 from rsclip_jax.build.rows import Row
-from rsclip_jax.build.stages import DROPPED, Table
+from rsclip_jax.build.stages import DROPPED, Stage, Table
 from rsclip_jax.build.urls import normalise_url
 
 
@@ -30,6 +30,16 @@ def write_url_list(table: Table, path: str) -> int:
 def _waits(row: Row) -> bool:
     """A row of img2dataset's own output had its chance."""
     return bool(row["url"]) and not row["image"] and '"not_fetched"' not in row["meta"]
+
+
+def fetched_stage(directory: str) -> Stage:
+    """Return the stage that gives rows their images; see `Fetched`."""
+    shards = img2dataset.shards(directory) if directory else []
+    # Another attempt at the same URLs changes what was fetched.
+    states = [files.state(f"{shard}.parquet") for shard in shards]
+    return Stage(
+        "fetched", Fetched(directory), "decisions", column="downloaded", settings={"states": states}
+    )
 
 
 @dataclasses.dataclass

@@ -69,6 +69,14 @@ def exists(path: str) -> bool:
     return os.path.exists(path) if is_local(path) else _systems().exists(path)
 
 
+def state(path: str) -> list[int]:
+    """Return what changes when a local file does, [] if it is not there or not local."""
+    if not is_local(path) or not os.path.exists(path):
+        return []
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
 def write(path: str, data: bytes) -> None:
     """Write a file that appears whole or not at all; its directory is made."""
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"

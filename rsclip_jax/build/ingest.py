@@ -90,17 +90,12 @@ def ingest_stage(inputs: list[Input]) -> Stage:
         for piece in given.pieces():
             if given.form in (*SUFFIXES, "webdataset", "folder"):
                 _open(given, piece)  # its mistakes are told before the work begins
-            pieces.append([number, piece, _state(piece)])
+            # A folder tells when files come or go right in it; of a shard there are two files.
+            state = [files.state(piece + suffix) for suffix in ("", ".parquet", ".tar")]
+            pieces.append([number, piece, state])
     # A licence stands in the card only.
     told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
     return Stage("ingest", Ingest(told, pieces), "source", column="size", pieces=len(pieces))
-
-
-def _state(piece: str) -> list:
-    """What changes when a local file, a shard of img2dataset or the root of a folder does."""
-    paths = [piece, f"{piece}.parquet", f"{piece}.tar"]
-    stats = [os.stat(path) for path in paths if os.path.exists(path)]
-    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rsclip_jax.build import files
 from rsclip_jax.build.command import check_output, finish, run_command
 from rsclip_jax.build.duplicates import HashDuplicates
-from rsclip_jax.build.fetched import Fetched, write_url_list
+from rsclip_jax.build.fetched import fetched_stage, write_url_list
 from rsclip_jax.build.image_checks import CheckImages
 from rsclip_jax.build.ingest import Input, ingest_stage
 from rsclip_jax.build.keywords import Keywords
@@ -55,7 +55,7 @@ def stages_of(config: ConfigDict) -> list[Stage]:
     stages = [
         ingest_stage(inputs),
         Stage("keywords", Keywords(keywords), column="after keywords"),
-        Stage("fetched", Fetched(config.fetched), "decisions", column="downloaded"),
+        fetched_stage(config.fetched),
         Stage("invalid", CheckImages(config.max_pixels), column="invalid", shows=DROPPED),
         Stage(
             "urls",

@@ -19,6 +19,7 @@ A stage is a `beam.PTransform`, a plain `@dataclasses.dataclass` whose fields ar
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import fcntl
 import hashlib
@@ -99,8 +100,11 @@ class Stage:
             "more": self.settings,
             "transform": type(self.transform).__name__,
         }
-        text = json.dumps([FORM, self.name, self.kind, settings, above], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash([FORM, self.name, self.kind, settings, above])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,13 +216,17 @@ def _run_stage(
     rows: collections.Counter[str] = collections.Counter()
     dropped: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     seconds = 0.0
-    wave_paths = []
+    kept = []
+    for number, shards in enumerate(waves):
+        path = _wave_path(directory, number)
+        info = json.loads(files.read_text(path)) if files.exists(path) else {}
+        if info.get("fingerprint") == _hash([fingerprint, shards]):
+            kept += [f"wave-{number:05d}.json", *info["parts"], *info["dropped_parts"]]
+    _remove_others(directory, kept)
     with Progress(stage.name, directory, len(above) if above else 0):
         for number, shards in enumerate(waves):
-            path = files.join(directory, f"wave-{number:05d}.json")
-            wave_paths.append(path)
-            info = json.loads(files.read_text(path)) if files.exists(path) else {}
-            if info.get("fingerprint") != fingerprint:
+            path = _wave_path(directory, number)
+            if not files.exists(path):
                 start = time.monotonic()
                 with (
                     failure(stage.name),
@@ -226,8 +234,11 @@ def _run_stage(
                 ):
                     _build(pipeline, stage, shards, directory, path)
                 info = json.loads(files.read_text(path))
-                info |= {"fingerprint": fingerprint, "seconds": time.monotonic() - start}
+                # Of these very files: made anew, the table above has its rows in other ones.
+                info |= {"fingerprint": _hash([fingerprint, shards])}
+                info |= {"seconds": time.monotonic() - start}
                 files.write(path, json.dumps(info).encode())
+            info = json.loads(files.read_text(path))
             parts |= info["parts"]
             gone_parts += info["dropped_parts"]
             rows.update(info["rows"])
@@ -242,14 +253,22 @@ def _run_stage(
         {source: dict(sorted(reasons.items())) for source, reasons in sorted(dropped.items())},
         round(seconds, 3),
     )
-    # What bundles that failed or were killed have left is listed nowhere.
-    keep = {files.join(directory, name) for name in [*parts, *gone_parts]}
-    here = files.list_files(directory) + files.list_files(files.join(directory, DROPPED))
-    files.remove([path for path in here if path not in keep])
+    _remove_others(directory, [*parts, *gone_parts])
     info = dataclasses.asdict(table)
     del info["directory"]
     files.write(files.join(directory, "table.json"), json.dumps(info, indent=1).encode())
     return table
+
+
+def _wave_path(directory: str, number: int) -> str:
+    return files.join(directory, f"wave-{number:05d}.json")
+
+
+def _remove_others(directory: str, names: Sequence[str]) -> None:
+    """Remove what is not listed: of bundles that failed or were killed, or of other settings."""
+    keep = {files.join(directory, name) for name in names}
+    here = files.list_files(directory) + files.list_files(files.join(directory, DROPPED))
+    files.remove([path for path in here if path not in keep])
 
 
 @contextlib.contextmanager
@@ -276,12 +295,13 @@ def _build(
     pipeline: beam.Pipeline, stage: Stage, shards: list[str], directory: str, wave_path: str
 ) -> None:
     """Add to a pipeline: read, transform, write, and note in `wave_path` what was written."""
+    transform = copy.copy(stage.transform)  # which remembers the pipeline that it was applied to
     if stage.kind == "source":
-        result: Any = pipeline | stage.name >> stage.transform
+        result: Any = pipeline | stage.name >> transform
     else:
         # The transform reads each row here, and decisions meet it again in `_Decided`.
         read = pipeline | "read" >> ReadRows(shards)
-        result = read | stage.name >> stage.transform
+        result = read | stage.name >> transform
         if stage.kind == "decisions":
             result = result | "join" >> _Decided(shards)
     if isinstance(result, beam.PCollection):

@@ -6,6 +6,7 @@ Started by `runners`, not by hand.
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     arguments = (int(os.environ[PARENT]),)
     threading.Thread(target=_die_with_parent, args=arguments, daemon=True).start()
     os.environ["PIPELINE_OPTIONS"] = json.dumps(
