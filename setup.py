@@ -22,8 +22,8 @@ CORE = [
     "sentencepiece>=0.2.3",
     "simplejpeg>=1.9,<2",
     "opencv-python-headless>=5.0,<6",  # 4.x decodes some truncated files without complaint
-    "pillow>=12.1.1",  # Beam takes none above 12
-    "pyarrow>=25",  # nor 26
+    "pillow>=12.1.1",  # Beam wants <13
+    "pyarrow>=25",  # and <26
     "tqdm>=4.70",
     "tensorboardX>=2.6.5",
 ]

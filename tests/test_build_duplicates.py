@@ -7,12 +7,16 @@ import apache_beam as beam
 import imagehash
 import numpy as np
 import pytest
+import safetensors.numpy
 from apache_beam.testing.util import assert_that, equal_to
+from golden_models import GOLDEN
 from PIL import Image
 
+import rsclip_jax
 from rsclip_jax.build import hashes
 from rsclip_jax.build.components import Components, Forest, star_edges
 from rsclip_jax.build.duplicates import EmbeddingDuplicates, HashDuplicates
+from rsclip_jax.build.embed import Embed
 from rsclip_jax.build.hashes import near_pairs
 from rsclip_jax.build.image_checks import hex_hash, perceptual_hash
 from rsclip_jax.build.rows import new_row
@@ -147,6 +151,31 @@ def test_embedding_duplicates_are_those_of_the_full_matrix(cells):
         for n, vector in enumerate(vectors)
     ]
     decided(EmbeddingDuplicates(0.95, {}, ["web"], cells=cells, probes=2), rows, expected)
+
+
+def test_embeddings_are_those_of_the_loaded_model(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    arrays = np.load(GOLDEN / "openclip_tiny_quickgelu.npz")
+    state = {name[6:]: arrays[name] for name in arrays if name.startswith("param/")}
+    safetensors.numpy.save_file(state, path)
+    generator = np.random.default_rng(0)
+    rows, pixels = [], []
+    for number in range(5):
+        pixels.append(generator.integers(0, 256, (40, 50, 3), np.uint8))
+        Image.fromarray(pixels[-1]).save(tmp_path / f"{number}.png")
+        image, source = str(tmp_path / f"{number}.png"), "web" if number < 3 else "other"
+        rows.append(new_row(id=f"r{number}", source=source, image=image))
+    expected = rsclip_jax.load(path).encode_image(pixels[:3])
+
+    def check(found):
+        vectors = {row["id"]: row.get("embedding") for row in found}
+        assert set(vectors) == {f"r{n}" for n in range(5)}
+        assert vectors["r3"] is None and vectors["r4"] is None
+        stored = np.stack([np.frombuffer(vectors[f"r{n}"], np.float16) for n in range(3)])
+        np.testing.assert_allclose(stored, expected, atol=1e-3)
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(rows) | Embed(str(path), ["web"], 2), check)
 
 
 @pytest.mark.parametrize(

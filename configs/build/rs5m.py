@@ -60,10 +60,17 @@ def get_config(arg=None):
     config.priority = ConfigDict()
     config.priority.first = ("laion2b", "laion400m", "coyo700m")
     config.priority.last = ("laioncoco",)
-    # The paper finds near-duplicates with fastdup's embeddings, whose threshold it does not tell.
-    # Here: perceptual hashes that differ in at most so many of 64 bits, as in FusionRS.
+    # Near-duplicates: perceptual hashes that differ in at most `radius` of 64 bits, as in FusionRS;
+    # then, as in the paper, links to the nearest `neighbours` by embeddings. The paper's are
+    # fastdup's, without a threshold; here they are those of `model` ("": left out), with one of
+    # our own.
     config.duplicates = ConfigDict()
     config.duplicates.radius = 4
+    config.duplicates.model = ""  # a workdir or weights, as rsclip_jax.load takes them
+    config.duplicates.threshold = 0.96
+    config.duplicates.neighbours = 5
+    config.duplicates.cells = 1  # 1 is exact; take one for every few thousand images
+    config.duplicates.probes = 4  # cells that are searched for an image
     config.validation = 0.05  # share of each source
     if arg == "public":
         config.name = "rs5m_public"

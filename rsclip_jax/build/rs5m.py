@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from rsclip_jax.build import files
 from rsclip_jax.build.command import check_output, finish, run_command
-from rsclip_jax.build.duplicates import HashDuplicates
+from rsclip_jax.build.duplicates import EmbeddingDuplicates, HashDuplicates
+from rsclip_jax.build.embed import Embed
 from rsclip_jax.build.fetched import fetched_stage, write_url_list
 from rsclip_jax.build.image_checks import CheckImages
 from rsclip_jax.build.ingest import Input, ingest_stage
@@ -72,6 +73,19 @@ def stages_of(config: ConfigDict) -> list[Stage]:
             shows=DROPPED,
         ),
     ]
+    if config.duplicates.model:
+        neighbours = EmbeddingDuplicates(
+            config.duplicates.threshold,
+            priority,
+            filtered,
+            config.duplicates.neighbours,
+            config.duplicates.cells,
+            config.duplicates.probes,
+        )
+        stages += [
+            Stage("embeddings", Embed(config.duplicates.model, filtered)),
+            Stage("neighbours", neighbours, "decisions", column="dup removed", shows=DROPPED),
+        ]
     stages.append(Stage("split", ShareSplit(config.validation), "decisions"))
     return stages
 

@@ -481,7 +481,7 @@ def stage_table(stages: Sequence[Stage], tables: Sequence[Table]) -> str:
         counts = table.rows
         if stage.shows == DROPPED:
             counts = {source: sum(of.values()) for source, of in table.dropped.items()}
-            if columns and columns[-1][0] == stage.column:
+            if stage.column and columns and columns[-1][0] == stage.column:
                 counts = dict(collections.Counter(columns.pop()[1]) + collections.Counter(counts))
         if stage.column:
             columns.append((stage.column, counts))
