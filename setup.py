@@ -22,11 +22,12 @@ CORE = [
     "sentencepiece>=0.2.3",
     "simplejpeg>=1.9,<2",
     "opencv-python-headless>=5.0,<6",  # 4.x decodes some truncated files without complaint
-    "pillow>=13.0",
-    "pyarrow>=26",
+    "pillow>=12.1.1",  # Beam wants <13
+    "pyarrow>=25",  # and <26
     "tqdm>=4.70",
     "tensorboardX>=2.6.5",
 ]
+BUILD = ["apache-beam>=2.77,<3", "faiss-cpu>=1.15"]
 
 setup(
     name="rsclip_jax",
@@ -40,9 +41,11 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
         "tpu": ["jax[tpu]>=0.10.2,<0.13"],
         "torch": ["torch>=2.6"],
-        "build": ["apache-beam>=2.60"],
+        "build": BUILD,
         "report": ["matplotlib>=3.11"],
         "test": [
+            *BUILD,
+            "imagehash>=4.3.2",
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "ruff>=0.17,<0.18",

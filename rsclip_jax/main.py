@@ -4,6 +4,7 @@ The same command run again resumes where the run stopped. `--config.FIELD=VALUE`
 """
 
 import sys
+from collections.abc import Callable
 
 import absl.logging
 from absl import app, flags
@@ -41,18 +42,27 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line; a wrong field is answered with the nearest right ones."""
+def parse_flags(
+    argv: list[str],
+    define: Callable[[flags.FlagValues, list[str]], None] = define_flags,
+    command: str = "main",
+) -> list[str]:
+    """Parse the command line; a wrong field is answered with the nearest right ones.
+
+    Args:
+      define: what has defined the flags, --config among them.
+      command: its name, for errors.
+    """
     file_only = [a for a in argv if not a.lstrip("-").startswith("config.")]
     first = flags.FlagValues()
-    define_config(first, file_only)
+    define(first, file_only)
     try:
         first(file_only, known_only=True)
         check_fields(first.config, argv)
     except flags.Error:
         pass  # what is missing or malformed, absl explains below, with the usage
     except (ValueError, OSError) as error:
-        sys.exit(f"main: {error}")
+        sys.exit(f"{command}: {error}")
     return app.parse_flags_with_usage(argv)
 
 

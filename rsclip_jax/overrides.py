@@ -20,12 +20,13 @@ def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
             continue
         name = match[1]
 
-        def likeness(candidate: str, name: str = name) -> float:
+        def likeness(candidate: str, name: str = name) -> tuple[float, float]:
             ends = candidate.rpartition(".")[2], name.rpartition(".")[2]
             prefix = ends[0].startswith(ends[1]) or ends[1].startswith(ends[0])
-            return 0.5 * prefix + max(
+            whole, end = (
                 difflib.SequenceMatcher(None, *pair).ratio() for pair in ((candidate, name), ends)
             )
+            return 0.5 * prefix + max(whole, end), whole
 
         near = sorted(known, key=likeness, reverse=True)[:3]
         raise ValueError(

@@ -98,6 +98,12 @@ def read_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     return fields
 
 
+def without_roles(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """Leave of a row what `read_row` does not read."""
+    read = {name for names in columns.values() for name in names}
+    return {name: cell for name, cell in row.items() if name not in read}
+
+
 def _text(cell: Any, name: str) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""

@@ -59,6 +59,11 @@ class _SplitWriter:
         if self._open_bytes >= self._shard_bytes:
             self._close_shard()
 
+    def adopt(self, shards: Sequence[Path], lengths: Sequence[int], size: int) -> None:
+        for index, path in enumerate(shards):
+            path.rename(self._unfinished_path(index))
+        self._lengths, self._bytes = list(lengths), size
+
     def _close_shard(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -163,14 +168,27 @@ class DatasetWriter:
         """Append one record, encoded by `serialize`, to a split."""
         if split not in self._splits:
             check_name("split", split)
-            template = tfds.core.ShardedFileTemplate(
-                data_dir=self.directory,
-                dataset_name=self._name,
-                split=split,
-                filetype_suffix="array_record",
-            )
-            self._splits[split] = _SplitWriter(template, self._shard_bytes)
+            self._splits[split] = _SplitWriter(self._template(split), self._shard_bytes)
         self._splits[split].write(serialized)
+
+    def _template(self, split: str) -> tfds.core.ShardedFileTemplate:
+        return tfds.core.ShardedFileTemplate(
+            data_dir=self.directory,
+            dataset_name=self._name,
+            split=split,
+            filetype_suffix="array_record",
+        )
+
+    def adopt(self, split: str, shards: Sequence[Path], lengths: Sequence[int], size: int) -> None:
+        """Make a split of shards that others have written into `directory`, in this order.
+
+        Args:
+          lengths: number of records in each.
+          size: bytes of all records.
+        """
+        check_name("split", split)
+        self._splits[split] = _SplitWriter(self._template(split), self._shard_bytes)
+        self._splits[split].adopt(shards, lengths, size)
 
     def __exit__(self, kind, error, trace) -> None:
         assert self._lock is not None  # since `__enter__`

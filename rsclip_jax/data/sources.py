@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
 SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
@@ -39,6 +40,8 @@ class Sample:
     split: str = ""
     source: str = ""
     problem: str = ""  # why it cannot be used, if the source sees that already
+    # Columns that have no role. They may differ where the rows of one image become one sample.
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
 
 @dataclasses.dataclass

@@ -19,6 +19,10 @@ class Distribution:
         """Count one value."""
         self._counts[value] += 1
 
+    def update(self, other: "Distribution") -> None:
+        """Count all values of another one too."""
+        self._counts.update(other._counts)
+
     def __len__(self) -> int:
         return self._counts.total()
 
@@ -72,6 +76,17 @@ class Summary:
             self.texts_per_image[field].add(len(lengths))
             for length in lengths:
                 self.tokens[field].add(length)
+
+    def update(self, other: "Summary") -> None:
+        """Count what another summary has counted too."""
+        self.records.update(other.records)
+        self.skipped.update(other.skipped)
+        self.image_bytes += other.image_bytes
+        self.widths.update(other.widths)
+        self.heights.update(other.heights)
+        for field in KINDS:
+            self.texts_per_image[field].update(other.texts_per_image[field])
+            self.tokens[field].update(other.tokens[field])
 
     def total(self) -> int:
         """Return the number of samples kept or skipped."""

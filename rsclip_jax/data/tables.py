@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
-from rsclip_jax.data.columns import LIST_ROLES, Columns, read_row, resolve
+from rsclip_jax.data.columns import LIST_ROLES, Columns, read_row, resolve, without_roles
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 
 MAX_ROW_CHARS = 16 * 2**20
@@ -148,6 +148,7 @@ def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class
     except ValueError as error:
         return Sample(where, position, problem=str(error))
     assert isinstance(sample.image, str)  # a path, as in every table
+    sample.extra = without_roles(row, columns)
     if by_class and sample.image:
         sample.image = os.path.join(sample.label, sample.image)
     if "id" not in columns:

@@ -1,6 +1,7 @@
 """Webdataset tars, RS5M's among them, read from the first member to the last."""
 
 import dataclasses
+import functools
 import itertools
 import os
 import tarfile
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.columns import Columns, read_row, resolve
+from rsclip_jax.data.columns import Columns, read_row, resolve, without_roles
 from rsclip_jax.data.sources import InputError, Sample, Source, check_size, expand_input
 from rsclip_jax.data.tables import PEEK, json_row
 
@@ -19,7 +20,7 @@ EXTENSIONS = IMAGE_EXTENSIONS | CAPTION_EXTENSIONS | {ID_EXTENSION, "json"}
 BLOCK = 512
 
 
-def open_tars(pattern: str, given: Columns | None = None) -> Source:
+def open_tars(pattern: str, given: Columns | None = None, references: bool = False) -> Source:
     """Open webdataset tars: members of one name up to its first dot make a sample.
 
     Members `.jpg/.jpeg/.png/.webp/.img_content` are the image, `.txt/.caption` a caption,
@@ -29,6 +30,7 @@ def open_tars(pattern: str, given: Columns | None = None) -> Source:
     Args:
       pattern: see `expand_input`.
       given: role -> names of keys in the JSON members, where they are not the usual ones.
+      references: read no images; a sample's is `PATH#OFFSET+SIZE`, where it lies.
 
     Raises:
       InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
@@ -37,35 +39,37 @@ def open_tars(pattern: str, given: Columns | None = None) -> Source:
     paths = expand_input(pattern, (".tar",))
     for path in paths:
         _check_archive(path)
-    first = [_json(group) for group in itertools.islice(_all_groups(paths), PEEK)]
+    groups = functools.partial(_all_groups, paths, references)
+    first = [_json(group) for group in itertools.islice(groups(), PEEK)]
     present = list(dict.fromkeys(name for row in first if isinstance(row, dict) for name in row))
     columns = resolve(present, given or {}, f"the JSON of {paths[0]}")
     # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
 
     def samples() -> Iterator[Sample]:
-        return (_sample(group, columns) for group in _all_groups(paths))
+        return (_sample(group, columns) for group in groups())
 
     return Source(samples, sum(path.stat().st_size for path in paths))
 
 
 @dataclasses.dataclass
 class _Group:
-    """The members of one sample: extension -> content."""
+    """The members of one sample: extension -> content (of images beside it, or their places)."""
 
     archive: str
     key: str
     members: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    images: list[bytes | str] = dataclasses.field(default_factory=list)
     problem: str = ""
     position: int = 0
 
 
-def _all_groups(paths: list[Path]) -> Iterator[_Group]:
+def _all_groups(paths: list[Path], references: bool) -> Iterator[_Group]:
     done = 0
     for path in paths:
         try:
             with tarfile.open(path, "r:") as tar:
-                for group in _groups(tar, path.name):
+                for group in _groups(tar, path, references):
                     group.position = done + tar.offset
                     yield group
                 _check_end(tar)
@@ -76,7 +80,7 @@ def _all_groups(paths: list[Path]) -> Iterator[_Group]:
         done += path.stat().st_size
 
 
-def _groups(tar: tarfile.TarFile, archive: str) -> Iterator[_Group]:
+def _groups(tar: tarfile.TarFile, path: Path, references: bool) -> Iterator[_Group]:
     group = None
     while (member := tar.next()) is not None:
         # TarFile remembers every member: gigabytes for millions of them.
@@ -90,21 +94,30 @@ def _groups(tar: tarfile.TarFile, archive: str) -> Iterator[_Group]:
         if group is None or key != group.key or extension in group.members:
             if group is not None:
                 yield group
-            group = _Group(archive, key)
+            group = _Group(path.name, key)
         try:
-            group.members[extension] = _content(tar, member)
+            _check_member(member)
+            if extension not in IMAGE_EXTENSIONS:
+                group.members[extension] = _content(tar, member)
+                continue
+            group.members[extension] = b""
+            place = f"{path}#{member.offset_data}+{member.size}"
+            group.images.append(place if references else _content(tar, member))
         except ValueError as error:
             group.problem = str(error)
     if group is not None:
         yield group
 
 
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _check_member(member: tarfile.TarInfo) -> None:
     if member.name.startswith("/") or ".." in member.name.split("/"):
         raise ValueError(f"path leaves the archive: {member.name!r}")
     if not member.isreg():
         raise ValueError(f"link or device, not a file: {member.name!r}")
     check_size(member.size)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = tar.extractfile(member)
     assert file is not None  # as for every regular file
     return file.read()
@@ -119,6 +132,7 @@ def _sample(group: _Group, columns: Columns) -> Sample:
             raise ValueError(row)
         for role, value in read_row(row or {}, columns).items():
             setattr(sample, role, value or getattr(sample, role))
+        sample.extra = without_roles(row or {}, columns)
         written = [
             _text(data) for kind, data in group.members.items() if kind in CAPTION_EXTENSIONS
         ]
@@ -128,9 +142,8 @@ def _sample(group: _Group, columns: Columns) -> Sample:
             sample.id = _text(group.members[ID_EXTENSION]) or sample.id
     except ValueError as error:
         sample.problem = sample.problem or str(error)
-    images = [data for kind, data in group.members.items() if kind in IMAGE_EXTENSIONS]
-    if images:
-        sample.image = images[0]
+    if group.images:
+        sample.image = group.images[0]
     else:
         sample.problem = sample.problem or "no image: the archive has none of this name"
     return sample

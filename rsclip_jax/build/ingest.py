@@ -1,0 +1,249 @@
+"""Rows from what lies there: all that `rsclip_jax.prepare` reads, img2dataset's output, URL tables.
+
+Rows are read file by file, in parallel; captions of one image that are rows of their own must lie
+in one file. Images stay where they are.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow.parquet as pq
+
+from rsclip_jax.build import files, img2dataset
+from rsclip_jax.build.rows import Row, new_row
+from rsclip_jax.build.stages import DROPPED, Stage
+from rsclip_jax.data.columns import ROLES, read_row, resolve, without_roles
+from rsclip_jax.data.rgb_ir_sets import SETS
+from rsclip_jax.data.schema import check_name
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
+from rsclip_jax.data.tables import SUFFIXES, open_table
+from rsclip_jax.data.tars import open_tars
+from rsclip_jax.prepare import SeenIds
+
+# `urls`: Parquet files with the columns of a table, such as LAION's metadata: no images yet.
+FORMS = (*SUFFIXES, "folder", "webdataset", "img2dataset", "urls")
+_URL_COLUMNS = ("url", "image_url", "img_url")
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One source of rows.
+
+    Attributes:
+      name: of the data set, in `source` and before each id.
+      form: one of FORMS, each as in `rsclip_jax.prepare`.
+      path: what --input is there; of img2dataset its output folder.
+      images, encoding, class_folder: the flags of `rsclip_jax.prepare`.
+      columns: role -> names of its columns, where they are not the usual ones.
+      split: of rows that name none.
+      licence: told in the data card.
+    """
+
+    name: str
+    form: str
+    path: str
+    images: str = ""
+    encoding: str = "utf-8"
+    class_folder: str = "first"
+    columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    split: str = ""
+    licence: str = ""
+
+    def __post_init__(self):
+        check_name("source", self.name)
+        if self.form not in FORMS:
+            more = ""
+            if self.form in (*SETS, "tfds"):
+                more = "; prepare it with rsclip_jax.prepare, it needs no building"
+            raise InputError(
+                f"source {self.name!r}: form {self.form!r}, expected one of "
+                f"{', '.join(FORMS)}{more}"
+            )
+        if unknown := sorted(set(self.columns) - set(ROLES)):
+            raise InputError(f"source {self.name!r}: columns of {unknown}; roles are {list(ROLES)}")
+
+    def pieces(self) -> list[str]:
+        """Return what can be read in parallel: files, a shard of img2dataset, or a whole folder."""
+        if self.form == "img2dataset":
+            return img2dataset.shards(self.path)
+        if self.form == "folder":
+            return [self.path]
+        suffixes = {"webdataset": (".tar",), "urls": (".parquet",)} | SUFFIXES
+        return [os.path.abspath(path) for path in expand_input(self.path, suffixes[self.form])]
+
+
+def ingest_stage(inputs: list[Input]) -> Stage:
+    """Return the stage that reads all inputs.
+
+    Raises:
+      InputError: two of one name, or one that is not there or cannot be read.
+    """
+    names = [given.name for given in inputs]
+    if len(set(names)) < len(names) or not names:
+        raise InputError(f"sources need names of their own: {names}")
+    pieces = []
+    for number, given in enumerate(inputs):
+        for piece in given.pieces():
+            if given.form in (*SUFFIXES, "webdataset", "folder"):
+                _open(given, piece)  # its mistakes are told before the work begins
+            # A folder tells when files come or go right in it; of a shard there are two files.
+            state = [files.state(piece + suffix) for suffix in ("", ".parquet", ".tar")]
+            pieces.append([number, piece, state])
+    # A licence stands in the card only.
+    told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
+    return Stage("ingest", Ingest(told, pieces), "source", column="size", pieces=len(pieces))
+
+
+@dataclasses.dataclass
+class Ingest(beam.PTransform):
+    """Read rows.
+
+    Attributes:
+      inputs: the fields of each `Input`.
+      pieces: [index of its input, path, size and date] of all that is read.
+    """
+
+    inputs: list[dict[str, Any]]
+    pieces: list[list[Any]]
+
+    def expand(self, begin):
+        read = [(self.inputs[number], path) for number, path, _ in self.pieces]
+        return (
+            begin
+            | beam.Create(read, reshuffle=False)
+            | beam.Reshuffle()
+            | beam.ParDo(_ReadPiece()).with_outputs(DROPPED, main="rows")
+        )
+
+
+class _ReadPiece(beam.DoFn):
+    def process(self, element: tuple[dict[str, Any], str]):
+        given, piece = Input(**element[0]), element[1]
+        for result in read_piece(given, piece):
+            if isinstance(result, dict):
+                yield result
+            else:
+                yield beam.pvalue.TaggedOutput(DROPPED, result)
+
+
+def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]:
+    """Yield the rows of a piece of an input, and (id, source, reason) of what cannot be one."""
+    seen = SeenIds()
+    if given.form == "img2dataset":
+        samples, root = _fetched(given, piece), ""
+    elif given.form == "urls":
+        samples, root = _url_table(given, piece), ""
+    else:
+        source = _open(given, piece)
+        samples, root = iter(source), source.root
+    for sample in samples:
+        name = f"{given.name}/{sample.id or sample.where}"
+        problem = sample.problem
+        if not problem and not seen.add(sample.id):
+            problem = "duplicate id"
+        if not problem:
+            try:
+                image, ir = _place(root, sample.image), _place(root, sample.ir)
+            except ValueError as error:
+                problem = str(error)
+        if problem:
+            yield name, sample.source or given.name, problem
+            continue
+        urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
+        url = str(sample.extra[urls[0]] or "") if urls else ""
+        meta = {key: value for key, value in sample.extra.items() if key not in urls}
+        yield new_row(
+            id=name,
+            image=image,
+            ir=ir,
+            captions=sample.captions,
+            long_captions=sample.long_captions,
+            ir_captions=sample.ir_captions,
+            label=sample.label,
+            source=sample.source or given.name,
+            split=sample.split or given.split,
+            url=url.strip(),
+            meta=json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
+        )
+
+
+def _open(given: Input, piece: str) -> Source:
+    columns = {role: tuple(names) for role, names in given.columns.items()}
+    if given.form == "folder":
+        return open_folder(piece, given.class_folder)
+    if given.form == "webdataset":
+        return open_tars(piece, columns, references=True)
+    return open_table(given.form, piece, given.images, columns, given.encoding)
+
+
+def _place(root: str, image: bytes | str) -> str:
+    """Return the reference of an image.
+
+    Raises:
+      ValueError: it lies outside of `root`.
+    """
+    if not image:
+        return ""
+    assert isinstance(image, str)  # no reader is asked for the bytes
+    if not root:
+        return image
+    path = os.path.normpath(os.path.join(root, image))
+    if os.path.commonpath([root, path]) != root:
+        raise ValueError(f"path leaves the image root: {image!r}")
+    return path
+
+
+# What img2dataset tells of its own work; `status` stays, if it is not a success.
+_TOLD = ("image", "key", "url", "status", "error_message", "sha256", "width", "height", "exif")
+
+
+def _fetched(given: Input, shard: str) -> Iterator[Sample]:
+    columns: dict[str, tuple[str, ...]] = {}
+    for number, told in enumerate(img2dataset.read_shard(shard)):
+        row = {key: value for key, value in told.items() if key not in _TOLD}
+        if not columns:
+            present = [name for name in row if not name.startswith("original_")]
+            wanted = {role: tuple(names) for role, names in given.columns.items()}
+            columns = {
+                role: names
+                for role, names in resolve(present, wanted, shard).items()
+                if role not in ("id", "image", "ir")
+            }
+        sample = Sample(f"{shard}:{number}", number, id=str(told["key"]), image=told["image"])
+        try:
+            for role, value in read_row(row, columns).items():
+                setattr(sample, role, value)
+        except ValueError as error:
+            sample.problem = str(error)
+        sample.extra = without_roles(row, columns) | {"url": told.get("url") or ""}
+        if not sample.image:
+            status, message = told.get("status"), told.get("error_message")
+            sample.extra["not_fetched"] = f"{status}: {message}" if message else f"{status}"
+        yield sample
+
+
+def _url_table(given: Input, path: str) -> Iterator[Sample]:
+    with files.open_read(path) as file:
+        parquet = pq.ParquetFile(file)
+        present = parquet.schema_arrow.names
+        wanted = {role: tuple(names) for role, names in given.columns.items()}
+        columns = resolve(present, wanted, path)
+        columns.pop("image", None)
+        stem = os.path.splitext(os.path.basename(path))[0]
+        number = 0
+        for batch in parquet.iter_batches(1000):
+            for row in batch.to_pylist():
+                where = f"{stem}:{number}"
+                sample = Sample(where, number, id=where)
+                try:
+                    for role, value in read_row(row, columns).items():
+                        setattr(sample, role, value)
+                except ValueError as error:
+                    sample.problem = str(error)
+                sample.extra = without_roles(row, columns)
+                number += 1
+                yield sample

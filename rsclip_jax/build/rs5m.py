@@ -1,0 +1,112 @@
+"""Build RS5M, or a data set like it, from fetched web pairs and labelled images.
+
+    python -m rsclip_jax.build.rs5m --config=configs/build/rs5m.py --workdir=runs/rs5m
+
+After section III of the paper (arXiv 2306.11300): keywords, images, invalid ones, one row of a URL,
+one image of near-duplicates, scores of CLIP and of a detector; a share of each source is held out.
+The same command run again does what is missing. Where rows have a URL and no image, it stops after
+the keyword filter with a list for img2dataset, and goes on with --config.fetched=DIRECTORY.
+"""
+
+from ml_collections import ConfigDict
+
+from rsclip_jax.build import files
+from rsclip_jax.build.command import check_output, finish, run_command
+from rsclip_jax.build.duplicates import EmbeddingDuplicates, HashDuplicates
+from rsclip_jax.build.embed import Embed
+from rsclip_jax.build.fetched import fetched_stage, write_url_list
+from rsclip_jax.build.image_checks import CheckImages
+from rsclip_jax.build.ingest import Input, ingest_stage
+from rsclip_jax.build.keywords import Keywords
+from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.split import ShareSplit
+from rsclip_jax.build.stages import DROPPED, Stage, run
+from rsclip_jax.build.urls import UrlDuplicates
+from rsclip_jax.data.sources import InputError
+
+
+def inputs_of(config: ConfigDict) -> list[Input]:
+    """Return the sources that have a path.
+
+    Raises:
+      InputError: none has.
+    """
+    inputs = []
+    for name, source in config.sources.items():
+        if source.path:
+            fields = {key: source[key] for key in ("form", "path", "images", "split", "licence")}
+            columns = {role: list(names) for role, names in source.columns.items()}
+            inputs.append(Input(name, columns=columns, **fields))
+    if not inputs:
+        names = ", ".join(config.sources)
+        raise InputError(
+            f"no source has a path: give at least one, --config.sources.NAME.path=...; NAME is one "
+            f"of {names}"
+        )
+    return inputs
+
+
+def stages_of(config: ConfigDict) -> list[Stage]:
+    """Return the stages in the order of the paper's table."""
+    inputs = inputs_of(config)
+    names = [given.name for given in inputs]
+    keywords = [name for name in names if config.sources[name].keywords]
+    filtered = [name for name in names if config.sources[name].filters]
+    priority = {key: list(config.priority[key]) for key in ("first", "last")}
+    stages = [
+        ingest_stage(inputs),
+        Stage("keywords", Keywords(keywords), column="after keywords"),
+        fetched_stage(config.fetched),
+        Stage("invalid", CheckImages(config.max_pixels), column="invalid", shows=DROPPED),
+        Stage(
+            "urls",
+            UrlDuplicates(priority, filtered),
+            "decisions",
+            column="dup removed",
+            shows=DROPPED,
+        ),
+        Stage(
+            "hashes",
+            HashDuplicates(config.duplicates.radius, priority, filtered),
+            "decisions",
+            column="dup removed",
+            shows=DROPPED,
+        ),
+    ]
+    if config.duplicates.model:
+        neighbours = EmbeddingDuplicates(
+            config.duplicates.threshold,
+            priority,
+            filtered,
+            config.duplicates.neighbours,
+            config.duplicates.cells,
+            config.duplicates.probes,
+        )
+        stages += [
+            Stage("embeddings", Embed(config.duplicates.model, filtered)),
+            Stage("neighbours", neighbours, "decisions", column="dup removed", shows=DROPPED),
+        ]
+    stages.append(Stage("split", ShareSplit(config.validation), "decisions"))
+    return stages
+
+
+def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = False) -> str:
+    """Run the pipeline; return the stage table, or what has to be fetched first."""
+    check_output(config, workdir, overwrite)
+    stages = stages_of(config)
+    tables = run(stages[:2], workdir, runner)
+    if not config.fetched:
+        path = files.join(workdir, "urls.parquet")
+        if count := write_url_list(tables[-1], path):
+            return (
+                f"{count:,} images are to be fetched: img2dataset --url_list={path} "
+                f"--input_format=parquet --url_col=url --output_format=webdataset "
+                f"--output_folder=FOLDER; then run this again with --config.fetched=FOLDER"
+            )
+    tables = run(stages, workdir, runner, tables=tables)
+    licences = {given.name: given.licence for given in inputs_of(config)}
+    return finish(config, workdir, runner, overwrite, stages, tables, licences)
+
+
+if __name__ == "__main__":
+    run_command("rs5m", build)

@@ -1,0 +1,250 @@
+"""Rows from tables, folders, tars and img2dataset's output; keywords; what images tell."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import tarfile
+
+import apache_beam as beam
+import imagehash
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.testing.util import assert_that
+from PIL import Image
+
+from rsclip_jax.build import files
+from rsclip_jax.build.fetched import Fetched, write_url_list
+from rsclip_jax.build.image_checks import check_images
+from rsclip_jax.build.ingest import Input, ingest_stage, read_piece
+from rsclip_jax.build.keywords import GROUP_1, GROUP_2, find_keyword
+from rsclip_jax.build.rows import new_row, write_rows
+from rsclip_jax.build.stages import DROPPED, Drop, Table
+from rsclip_jax.data.sources import InputError
+
+
+def encoded(seed=0, form="JPEG", size=(20, 16)):
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (4, 5, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size).save(buffer, form)
+    return buffer.getvalue()
+
+
+def read_all(given):
+    pieces = given.pieces()
+    return [result for piece in pieces for result in read_piece(given, piece)]
+
+
+def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    lines = [
+        {
+            "filename": "1.jpg",
+            "captions": ["a", "b"],
+            "split": "val",
+            "URL": " http://a/1 ",
+            "gsd": 0.3,
+        },
+        {"filename": "../2.jpg", "captions": ["a"], "label": "farm"},
+        {"filename": "1.jpg", "captions": ["again", "twice"], "label": ""},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
+    row, *gone = read_all(Input("set", "jsonl", str(path)))
+    assert row == new_row(
+        id="set/1.jpg",
+        image=str(tmp_path.resolve() / "1.jpg"),
+        captions=["a", "b"],
+        source="set",
+        split="val",
+        url="http://a/1",
+        meta='{"gsd": 0.3}',
+    )
+    assert [reason.split(":")[0] for _, _, reason in gone] == [
+        "path leaves the image root",
+        "duplicate id",
+        "not JSON",
+    ]
+    assert gone[0][:2] == ("set/../2.jpg", "set")
+
+
+def add(tar, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def test_tar_members_are_referred_to_by_offset(tmp_path):
+    path = tmp_path / "s-0.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(2):
+            add(tar, f"{number}.jpg", encoded(number))
+            add(tar, f"{number}.txt", f"caption {number}".encode())
+    rows = read_all(Input("web", "webdataset", str(path)))
+    assert [row["id"] for row in rows] == ["web/0", "web/1"]
+    assert [row["captions"] for row in rows] == [["caption 0"], ["caption 1"]]
+    assert [files.read_image(row["image"]) for row in rows] == [encoded(0), encoded(1)]
+    assert rows[1]["image"].startswith(f"{path}#")
+
+
+def img2dataset_output(folder, webdataset=True, parquet=True):
+    """What that tool writes for three URLs, of which the second could not be fetched."""
+    folder.mkdir()
+    meta = [
+        {
+            "url": f"http://a.org/{n}.jpg",
+            "caption": f"aerial image {n}",
+            "key": f"00000000{n}",
+            "status": "failed_to_download" if n == 1 else "success",
+            "error_message": "HTTP Error 404" if n == 1 else None,
+            "width": None if n == 1 else 20,
+            "sha256": "..",
+            "country": "Kenya",
+        }
+        for n in range(3)
+    ]
+    if parquet:
+        pq.write_table(pa.Table.from_pylist(meta), folder / "00000.parquet")
+    fetched = [told for told in meta if told["status"] == "success"]
+    if webdataset:
+        with tarfile.open(folder / "00000.tar", "w") as tar:
+            for told in fetched:
+                add(tar, f"{told['key']}.jpg", encoded(int(told["key"])))
+                add(tar, f"{told['key']}.json", json.dumps(told, indent=4).encode())
+                add(tar, f"{told['key']}.txt", told["caption"].encode())
+    else:
+        (folder / "00000").mkdir()
+        for told in fetched:
+            (folder / "00000" / f"{told['key']}.jpg").write_bytes(encoded(int(told["key"])))
+            (folder / "00000" / f"{told['key']}.json").write_text(json.dumps(told))
+    (folder / "00000_stats.json").write_text("{}")
+
+
+@pytest.mark.parametrize("webdataset", [True, False])
+@pytest.mark.parametrize("parquet", [True, False])
+def test_img2dataset_is_read_as_it_is(tmp_path, webdataset, parquet):
+    img2dataset_output(tmp_path / "out", webdataset, parquet)
+    rows = {row["id"]: row for row in read_all(Input("web", "img2dataset", str(tmp_path / "out")))}
+    assert set(rows) == {f"web/00000000{n}" for n in (range(3) if parquet else (0, 2))}
+    row = rows["web/000000002"]
+    assert files.read_image(row["image"]) == encoded(2)
+    assert row["url"] == "http://a.org/2.jpg" and row["captions"] == ["aerial image 2"]
+    assert json.loads(row["meta"]) == {"country": "Kenya"}
+    if parquet:
+        failed = rows["web/000000001"]
+        assert failed["image"] == ""
+        assert json.loads(failed["meta"])["not_fetched"] == "failed_to_download: HTTP Error 404"
+
+
+def test_images_fetched_later_join_by_their_url(tmp_path):
+    img2dataset_output(tmp_path / "out")
+    rows = [
+        new_row(id=f"r{n}", source="web", url=url)
+        for n, url in enumerate(["HTTP://A.org/0.jpg", "http://a.org/1.jpg", "http://b.org/", ""])
+    ]
+    rows.append(new_row(id="local", image="x.jpg"))
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    table = Table(str(tmp_path), "", {"rows.parquet": 5}, {"web": 4}, {})
+    assert write_url_list(table, str(tmp_path / "urls.parquet")) == 3
+    assert pq.read_table(tmp_path / "urls.parquet")["url"].to_pylist() == sorted(
+        row["url"] for row in rows[:3]
+    )
+
+    def check(decisions):
+        update = dict(decisions)
+        assert files.read_image(update.pop("r0")["image"]) == encoded(0)
+        assert update == {
+            "r1": {DROPPED: "not downloaded: failed_to_download"},
+            "r2": {DROPPED: "not downloaded: not in the list"},
+            "r3": {DROPPED: "not downloaded: no URL"},
+        }
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(rows) | Fetched(str(tmp_path / "out")), check)
+
+
+def test_mistakes_in_a_source_are_told_at_once(tmp_path):
+    with pytest.raises(InputError, match="form 'jsonlines', expected one of jsonl, csv"):
+        Input("a", "jsonlines", "x")
+    with pytest.raises(InputError, match="needs no building"):
+        Input("a", "vedai", "x")
+    with pytest.raises(InputError, match="does not exist"):
+        ingest_stage([Input("a", "jsonl", str(tmp_path / "none.jsonl"))])
+    (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "x"}\n')
+    given = Input("a", "jsonl", str(tmp_path / "a.jsonl"), str(tmp_path))
+    with pytest.raises(InputError, match="none of the first 1 images"):
+        ingest_stage([given])
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    with pytest.raises(InputError, match="names of their own"):
+        ingest_stage([given, given])
+    before = ingest_stage([given]).fingerprint("")
+    assert before == ingest_stage([dataclasses.replace(given, licence="CC0")]).fingerprint("")
+    (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "another"}\n')
+    assert before != ingest_stage([given]).fingerprint("")
+
+
+def test_there_are_as_many_keywords_as_in_the_paper():
+    assert (len(GROUP_1), len(GROUP_2)) == (27, 15)
+    for keyword in (*GROUP_1, *GROUP_2):
+        assert find_keyword(f"The {keyword.upper()} of it") == keyword.upper()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Aerial imagery of a farm", "Aerial imag"),
+        ("an aerial\nview", "aerial\nview"),
+        ("space-borne images", "space-borne imag"),
+        ("sentinel 2 tile", "sentinel 2"),
+        ("Sentinel-2A tile", "Sentinel-2"),
+        ("Landsat8", "Landsat"),
+        ("aerial_photo_12.jpg", "aerial_photo"),
+        ("a modish coat by Naipaul", ""),
+        ("Sentinel-10", ""),
+        ("aerospace imaging", ""),
+        ("an airplane seen from the ground", ""),
+    ],
+)
+def test_keywords_begin_words(text, found):
+    assert find_keyword(text) == found
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WebP"])
+def test_images_are_measured(tmp_path, form):
+    data, ir = encoded(1, form), encoded(2, "PNG", (8, 8))
+    (tmp_path / "a").write_bytes(data)
+    (tmp_path / "b").write_bytes(ir)
+    row = new_row(id="r", image=str(tmp_path / "a"), ir=str(tmp_path / "b"))
+    assert check_images(row, 1000) == row | {
+        "width": 20,
+        "height": 16,
+        "image_bytes": len(data) + len(ir),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "phash": str(imagehash.phash(Image.open(io.BytesIO(data)))),
+        "ir_sha256": hashlib.sha256(ir).hexdigest(),
+        "ir_phash": str(imagehash.phash(Image.open(io.BytesIO(ir)))),
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html>", "unreadable image: of no known format"),
+        (encoded()[:200], "unreadable image"),
+        (encoded(size=(200, 100)), "image too large"),
+        (None, "unreadable file"),
+    ],
+)
+def test_what_is_no_image_is_dropped_with_the_reason(tmp_path, data, reason):
+    if data is not None:
+        (tmp_path / "a").write_bytes(data)
+    with pytest.raises(Drop, match=f"^{reason}"):
+        check_images(new_row(id="r", image=str(tmp_path / "a")), 10_000)
+    (tmp_path / "good").write_bytes(encoded())
+    row = new_row(id="r", image=str(tmp_path / "good"), ir=str(tmp_path / "a"))
+    with pytest.raises(Drop, match=f"^infrared {reason}"):
+        check_images(row, 10_000)
