@@ -1,0 +1,244 @@
+"""Captions by a language model: short, long, infrared-aware, and from labels or boxes.
+
+A task makes a request of a row, and a caption of the answer. `caption_row` does both for one row,
+`caption_rows` for many at once. Rows are those of `rsclip_jax.build`: plain dicts with references
+to images.
+
+The papers' settings, where they are known: FusionRS asked Qwen2.5-VL-72B at temperature 0.2 for at
+most 180 tokens, giving it the infrared-style image and the caption. LRS2M used LLaVA-OneVision and
+Qwen2-VL; its prompts, temperature and filters are not published.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from rsclip_jax.build import ir_filter, prompts
+from rsclip_jax.build.answers import Fields
+from rsclip_jax.build.boxes import boxes_from_meta, clean_label, phrase
+from rsclip_jax.build.caption_checks import Limits, find_problem
+from rsclip_jax.build.endpoint import Endpoint, Request, Unanswered
+
+Row = dict[str, Any]
+TASKS = ("short", "long", "infrared", "rewrite")
+# Task -> the list of the row that its caption is appended to.
+FIELD = {
+    "short": "captions",
+    "long": "long_captions",
+    "infrared": "ir_captions",
+    "rewrite": "captions",
+}
+_PROMPT = {  # name and number, system text
+    "short": ("short/1", prompts.SHORT),
+    "long": ("long/1", prompts.LONG),
+    "infrared": ("infrared/1", prompts.INFRARED),
+    "rewrite": ("rewrite/1", prompts.REWRITE),
+}
+_SAMPLING = {
+    "short": {"temperature": 0.2, "max_tokens": 120},
+    "long": {"temperature": 0.2, "max_tokens": 400},
+    "infrared": {"temperature": 0.2, "max_tokens": 180},
+    "rewrite": {"temperature": 0.7, "max_tokens": 400},
+}
+_LIMITS = {
+    "short": Limits(min_words=4, max_words=40, max_tokens=77),
+    "long": Limits(min_words=40, max_words=220, max_tokens=248, max_overlap=0.6),
+    "infrared": Limits(min_words=6, max_words=70, max_tokens=77),
+    "rewrite": Limits(min_words=3, max_words=40, max_tokens=77),
+}
+_COUNTS_OF = 10  # classes named in a prompt; more would drown the rest
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionConfig:
+    """What captions to ask for.
+
+    Attributes:
+      task: short, long, infrared or rewrite.
+      sampling: (parameter, value) pairs of the request, in place of the task's own.
+      limits: in place of the task's own.
+      images: what the infrared task shows: ("ir",) or ("image", "ir").
+      count: captions asked for at once by rewrite; one of them is taken by the row's id, so that
+        images of one label, which share a paid answer, get different captions.
+      classes: names that captions are checked against: of the labels, and of `meta`'s boxes.
+      field: list that the caption goes to; "": the task's own.
+    """
+
+    task: str
+    sampling: tuple[tuple[str, Any], ...] = ()
+    limits: Limits | None = None
+    images: tuple[str, ...] = ("ir",)
+    count: int = 5
+    classes: tuple[str, ...] = ()
+    field: str = ""
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}: expected {', '.join(TASKS)}")
+        if self.images not in prompts.INFRARED_IMAGES:
+            raise ValueError(f"images is {self.images}: expected ('ir',) or ('image', 'ir')")
+        if self.count < 1:
+            raise ValueError(f"count is {self.count}: at least 1 caption is needed")
+
+    @property
+    def target(self) -> str:
+        """Return the list of the row that the caption is appended to."""
+        return self.field or FIELD[self.task]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A row with its new caption, or as it was with the problem; and what it cost.
+
+    Attributes:
+      row: a new dict.
+      problem: its kind before a colon; "" if there is a caption.
+    """
+
+    row: Row
+    problem: str = ""
+
+
+def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) -> Request:
+    """Write the request of a row.
+
+    Args:
+      row: see BUILD's rows; its `meta` is JSON text.
+      config: the task and its settings.
+      read: returns the bytes of an image reference.
+
+    Raises:
+      ValueError: the row lacks what the task needs, or an image cannot be read.
+    """
+    task = config.task
+    system = _PROMPT[task][1]
+    fields: Fields = {"caption": "text"}
+    pictures = ["image"]
+    if task in ("short", "long"):
+        user = "Write the caption of this image."
+    elif task == "infrared":
+        if not row["captions"]:
+            raise ValueError("nothing to go by: the row has no caption")
+        fields = {"ir_aware_caption": "text"}
+        pictures = list(config.images)
+        system = system.format(images=prompts.INFRARED_IMAGES[config.images])
+        user = f"Caption of the scene: {row['captions'][0]}"
+    else:
+        fields = {"captions": "texts"}
+        pictures = []
+        quotes = ", ".join(['"..."'] * min(2, config.count)) + (", ..." * (config.count > 2))
+        system = system.format(count=config.count, quotes=quotes)
+        user = _annotation(row)
+    images = []
+    for name in pictures:
+        if not row[name]:
+            raise ValueError(f"no {name}: the row has none")
+        images.append(read(row[name]))
+    sampling = dict(config.sampling) or _SAMPLING[task]
+    return Request(system, user, fields, sampling, tuple(images))
+
+
+def _annotation(row: Row) -> str:
+    """Describe the label and the boxes of a row, for a model that sees neither."""
+    boxes = boxes_from_meta(json.loads(row["meta"] or "{}"))
+    lines = []
+    if row["label"]:
+        lines.append(f"Class of the scene: {clean_label(row['label'])}")
+    for where, chosen in (
+        ("in the centre", [box for box in boxes if box.in_centre()]),
+        ("elsewhere", [box for box in boxes if not box.in_centre()]),
+    ):
+        if chosen:
+            counts = collections.Counter(box.label for box in chosen)
+            lines.append(f"Objects {where}: {phrase(dict(counts.most_common(_COUNTS_OF)))}")
+    if not lines:
+        raise ValueError("nothing to go by: the row has neither label nor boxes")
+    return "\n".join(lines)
+
+
+def caption_row(
+    row: Row, config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]
+) -> Outcome:
+    """Ask for the caption of one row, check it, and append it.
+
+    The row's `provenance`, a JSON list, gets an entry {"field", "caption" (hash), "model",
+    "prompt", "prompt_sha256", "sampling", "date", "prompt_tokens", "completion_tokens"}.
+
+    Raises:
+      EndpointError: the server cannot be used at all.
+    """
+    try:
+        request = make_request(row, config, read)
+        answer = endpoint.ask(request)
+    except Unanswered as error:
+        return Outcome(row, str(error))
+    except (ValueError, OSError) as error:
+        return Outcome(row, f"unusable row: {error}")
+    caption = take_caption(answer.values, row["id"])
+    if problem := check(caption, row, config):
+        return Outcome(row, problem)
+    entry = {
+        "field": config.target,
+        "caption": hashlib.sha256(caption.encode()).hexdigest()[:16],
+        "model": answer.model,
+        "prompt": _PROMPT[config.task][0],
+        "prompt_sha256": hashlib.sha256(request.system.encode()).hexdigest()[:16],
+        "sampling": dict(request.sampling),
+        "date": answer.date,
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+    }
+    history = [*json.loads(row.get("provenance") or "[]"), entry]
+    captions = [*row[config.target], caption]
+    return Outcome(row | {config.target: captions, "provenance": json.dumps(history)})
+
+
+def take_caption(values: Mapping[str, Any], name: str) -> str:
+    """Take the caption of row `name` out of an answer, in one line."""
+    (given,) = values.values()
+    if isinstance(given, list):
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+        given = given[int.from_bytes(digest[:8], "little") % len(given)]
+    return " ".join(given.split())
+
+
+def check(caption: str, row: Row, config: CaptionConfig) -> str:
+    """Return the problem of a caption given to a row, "" for none."""
+    if config.task == "infrared":
+        category, word = ir_filter.rejection(caption)
+        if category:
+            return f"infrared filter, {category}: {word!r}"
+    meta = json.loads(row["meta"] or "{}")
+    return find_problem(
+        caption,
+        config.limits or _LIMITS[config.task],
+        label=row["label"],
+        classes=config.classes,
+        boxes=boxes_from_meta(meta) if "boxes" in meta else None,
+        short=row["captions"] if config.task == "long" else (),
+    )
+
+
+def caption_rows(
+    rows: Iterable[Row], config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]
+) -> Iterator[Outcome]:
+    """Caption rows in their order, `endpoint.config.concurrency` at once.
+
+    At most four times as many are under way, so any number of rows can pass through.
+    """
+    threads = endpoint.config.concurrency
+    waiting: collections.deque[concurrent.futures.Future[Outcome]] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            for row in rows:
+                if len(waiting) == 4 * threads:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(caption_row, row, config, endpoint, read))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,453 @@
+"""A client of any server that speaks OpenAI's chat completions, and never pays twice.
+
+Known servers and what is peculiar to them:
+  vLLM       http://HOST:8000/v1; obeys `response_format`; a model that is not multimodal answers
+             400 to images; more sampling parameters (top_k, min_p, repetition_penalty) by name.
+  SGLang     http://HOST:30000/v1; the same.
+  Ollama     http://HOST:11434/v1; takes images as base64 only (as they are sent here); its context
+             is 4,096 tokens unless the server is told otherwise, and longer prompts are cut without
+             a word: keep `image_side` small; OLLAMA_NUM_PARALLEL bounds the useful concurrency.
+  OpenAI     newer models refuse max_tokens (say max_completion_tokens) and temperatures but 1.
+  OpenRouter answers 200 with {"error": ...} when the provider behind it fails: tried again.
+Servers that know no `response_format` answer 400 or ignore it: the first are asked once more
+without it, and the answer is checked in any case.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import datetime
+import email.utils
+import hashlib
+import io
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import openai
+import simplejpeg
+from PIL import Image
+
+from rsclip_jax.build.answer_store import Claim, Usage, open_store
+from rsclip_jax.build.answers import Fields, InvalidAnswer, json_schema, parse_answer
+from rsclip_jax.data import images
+
+_log = logging.getLogger(__name__)
+
+_JPEG_QUALITY = 90
+_LONG_WAIT = 30.0  # seconds; a longer one is told
+_RETRIED = (408, 409, 425, 429)  # and all from 500
+# Answers of a proxy that lost patience: the model behind it may go on and be charged.
+_MAYBE_CHARGED = (408, 504, 524)
+# Causes of a connection error with which no byte of the request left this machine.
+_NEVER_SENT = ("ConnectError", "ConnectTimeout")
+
+
+class EndpointError(Exception):
+    """The server cannot be used at all; the message says what mends it."""
+
+
+class Unanswered(Exception):
+    """One request has no usable answer, which says nothing about the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EndpointConfig:
+    """A server, a model, and how to treat them.
+
+    Attributes:
+      base_url: up to and including the version: "http://localhost:8000/v1".
+      model: as the server calls it.
+      cache: directory of the answers (see `answer_store`); moving it means paying again.
+      api_key_env: environment variable with the key, on every machine that asks; servers of your
+        own need none.
+      concurrency: requests under way at once in each process. The server sees workers times that.
+      requests_per_minute: likewise for each process; 0: no limit.
+      timeout: seconds to wait for an answer.
+      tries: times a request is sent until it is given up.
+      first_wait: seconds before the second try; doubles with each, drawn from half of that to all.
+      longest_wait: seconds; a longer Retry-After is obeyed nevertheless.
+      repairs: times the model is told what is wrong with its answer and asked again.
+      image_side: greatest side in pixels of the images sent; larger ones are reduced, 0: never.
+      prompt_price, completion_price: of a million tokens, in any currency.
+    """
+
+    base_url: str
+    model: str
+    cache: str
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: float = 0.0
+    timeout: float = 120.0
+    tries: int = 6
+    first_wait: float = 1.0
+    longest_wait: float = 60.0
+    repairs: int = 2
+    image_side: int = 1024
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+
+    def __post_init__(self):
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"base_url is {self.base_url!r}: expected http://HOST:PORT/v1 or https://..."
+            )
+        for name in ("model", "cache"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: see EndpointConfig")
+        for name in ("concurrency", "tries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        for name in ("timeout", "first_wait"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected seconds above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One question. What is in it, the model and `image_side` are all an answer depends on.
+
+    Attributes:
+      system, user: the prompt.
+      fields: of the JSON object to answer with.
+      sampling: parameters of the request by the server's own names, such as temperature.
+      images: encoded, sent before the user's text.
+    """
+
+    system: str
+    user: str
+    fields: Fields
+    sampling: Mapping[str, Any]
+    images: tuple[bytes, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A checked answer and what it cost, from the store or not.
+
+    Attributes:
+      values: by field.
+      model: as the server called it.
+      date: when it was given, ISO 8601 in UTC.
+      prompt_tokens, completion_tokens: of the answer and of the refused ones before it.
+    """
+
+    values: dict[str, Any]
+    model: str
+    date: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Endpoint:
+    """Ask questions from several threads. See `EndpointConfig`; `shared_endpoint` makes one.
+
+    Attributes:
+      paid: what this object has asked for, in contrast to what lay in the store.
+    """
+
+    def __init__(self, config: EndpointConfig):
+        self.config = config
+        self.store = open_store(config.cache)
+        self.paid = Usage()
+        self._key = os.environ.get(config.api_key_env, "")
+        # Tries and waits are ours: the client's own would not be counted.
+        self._client = openai.OpenAI(
+            api_key=self._key or "none",
+            base_url=config.base_url,
+            timeout=config.timeout,
+            max_retries=0,
+        )
+        self._places = threading.BoundedSemaphore(config.concurrency)
+        self._lock = threading.Lock()
+        self._next_send = 0.0
+        self._failures = 0  # one after the other
+        self._knows_format = True
+
+    def ask(self, request: Request) -> Answer:
+        """Return the answer from the store, or send the question.
+
+        Raises:
+          Unanswered: this request has no valid answer.
+          EndpointError: the server refuses every request, or has not answered many in a row.
+        """
+        turns: list[tuple[str, str]] = []
+        tokens = [0, 0]
+        while True:
+            stored = self._stored_answer(request, turns)
+            for i, name in enumerate(("prompt_tokens", "completion_tokens")):
+                tokens[i] += stored[name] or 0
+            try:
+                return Answer(self._values(stored, request), stored["model"], stored["date"], *tokens)
+            except InvalidAnswer as error:
+                if len(turns) == self.config.repairs:
+                    raise Unanswered(f"invalid answer: {error}") from None
+                turns.append((stored["text"], str(error)))
+
+    def total(self) -> Usage:
+        """Sum up everything in the store, of earlier runs too."""
+        return self.store.total()
+
+    def _values(self, stored: dict[str, Any], request: Request) -> dict[str, Any]:
+        if stored["refusal"]:
+            raise Unanswered(f"model refused: {stored['refusal'][:200]}")
+        if stored["finish_reason"] == "length":
+            raise InvalidAnswer("cut off at the greatest number of tokens: answer more briefly")
+        return parse_answer(stored["text"], request.fields)
+
+    def _stored_answer(self, request: Request, turns: list[tuple[str, str]]) -> dict[str, Any]:
+        """Return the model's raw answer, which is in the store by then."""
+        key = request_key(request, turns, self.config.model, self.config.image_side)
+        stored = self.store.get(key)
+        if stored is None:
+            with self._places, self.store.claim(key) as claim:
+                stored = claim.answer or self._send(request, turns, claim)
+        return stored
+
+    def _send(
+        self, request: Request, turns: list[tuple[str, str]], claim: Claim
+    ) -> dict[str, Any]:
+        try:
+            messages = _messages(request, turns, self.config.image_side)
+        except ValueError as error:
+            raise Unanswered(f"unreadable image: {error}") from None
+        reason, retry_after, tries = "", 0.0, 0
+        use_format = self._knows_format
+        while tries < self.config.tries:
+            if tries:
+                self._wait_before(tries, reason, retry_after)
+            retry_after = 0.0
+            self._wait_for_turn()
+            claim.sending()
+            try:
+                body = self._post(messages, request, use_format)
+                stored = _read_body(body, self.config.model)
+            except openai.APIStatusError as error:
+                status = error.status_code
+                reason = self._told(error)
+                if status not in _MAYBE_CHARGED:
+                    claim.was_free()
+                if status in (400, 422) and use_format:
+                    use_format = False  # Perhaps that is what the server does not know.
+                    continue  # Not a try: it is another request.
+                if status == 429 and _code(error) == "insufficient_quota":
+                    raise EndpointError(f"{self._name()}: {reason}") from None
+                if status not in _RETRIED and status < 500:
+                    if status in (400, 413, 415, 422):
+                        raise Unanswered(f"refused by the server: {reason}") from None
+                    raise EndpointError(f"{self._name()}: {reason}{self._hint(status)}") from None
+                retry_after = _retry_after(error.response.headers.get("retry-after", ""))
+                if status in (429, 503):
+                    self._pause(retry_after)
+            except openai.APIConnectionError as error:  # time-outs too
+                cause = error.__cause__
+                if type(cause).__name__ in _NEVER_SENT:
+                    claim.was_free()
+                reason = f"{error} ({cause or type(error).__name__})"
+            except _Unreadable as error:
+                reason = str(error)
+            else:
+                stored = claim.save(stored)
+                with self._lock:
+                    self._failures = 0
+                    self._knows_format = use_format
+                    self.paid.add(stored)
+                return stored
+            tries += 1
+        return self._give_up(reason, tries)
+
+    def _post(self, messages: list[dict], request: Request, use_format: bool) -> str:
+        extra: dict[str, Any] = dict(request.sampling)
+        if use_format:
+            extra["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "answer",
+                    "strict": True,
+                    "schema": json_schema(request.fields),
+                },
+            }
+        return self._client.chat.completions.with_raw_response.create(
+            model=self.config.model,
+            messages=messages,  # type: ignore[arg-type]
+            extra_body=extra,
+        ).text
+
+    def _give_up(self, reason: str, tries: int) -> dict[str, Any]:
+        with self._lock:
+            self._failures += 1
+            hopeless = self._failures >= 2 * self.config.concurrency + 8
+        text = f"no answer after {tries} tries, the last: {reason}"
+        if hopeless:
+            raise EndpointError(
+                f"{self._name()}: {text}; and so for {self._failures} requests in a row. "
+                "What was answered is kept: start again when the server is well"
+            )
+        raise Unanswered(text)
+
+    def _wait_for_turn(self) -> None:
+        """Keep to the requests per minute, and to the pauses the server asked for."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next_send)
+            if self.config.requests_per_minute:
+                self._next_send = start + 60 / self.config.requests_per_minute
+        time.sleep(start - now)
+
+    def _pause(self, seconds: float) -> None:
+        """Let all threads wait: what one request was told holds for the others."""
+        with self._lock:
+            self._next_send = max(self._next_send, time.monotonic() + seconds)
+
+    def _wait_before(self, tries: int, reason: str, retry_after: float) -> None:
+        wait = min(self.config.longest_wait, self.config.first_wait * 2 ** (tries - 1))
+        wait = max(retry_after, wait * random.uniform(0.5, 1.0))
+        level = logging.WARNING if wait >= _LONG_WAIT else logging.INFO
+        _log.log(level, "%s: %s; trying again in %.0f s", self._name(), reason, wait)
+        time.sleep(wait)
+
+    def _told(self, error: openai.APIStatusError) -> str:
+        """Return status and message of the server; some of them repeat the key they were sent."""
+        text = error.response.text
+        try:
+            body = json.loads(text)
+            found = body.get("error", body)
+            text = found if isinstance(found, str) else found.get("message") or text
+        except (ValueError, AttributeError):
+            pass
+        if self._key:
+            text = str(text).replace(self._key, "***")
+        return f"status {error.status_code}: {' '.join(str(text).split())[:300]}"
+
+    def _name(self) -> str:
+        return f"{self.config.model} at {self.config.base_url}"
+
+    def _hint(self, status: int) -> str:
+        if status in (401, 403):
+            variable = self.config.api_key_env
+            state = "is not accepted" if self._key else "is not set"
+            return f" (the key in the environment variable {variable} {state})"
+        if status == 404:
+            return " (is the model's name right, and does base_url end in /v1?)"
+        return ""
+
+
+_shared: dict[EndpointConfig, Endpoint] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_endpoint(config: EndpointConfig) -> Endpoint:
+    """Return this process's endpoint, so that its limits hold for all threads of the process."""
+    with _shared_lock:
+        if config not in _shared:
+            _shared[config] = Endpoint(config)
+        return _shared[config]
+
+
+def request_key(
+    request: Request, turns: list[tuple[str, str]], model: str, image_side: int
+) -> str:
+    """Return the SHA-256 of all that the answer depends on, images by the hash of their bytes."""
+    content = {
+        "model": model,
+        "system": request.system,
+        "user": request.user,
+        "fields": dict(request.fields),
+        "sampling": dict(request.sampling),
+        "images": [hashlib.sha256(image).hexdigest() for image in request.images],
+        "image_side": image_side if request.images else 0,
+        "turns": turns,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Unreadable(Exception):
+    """Status 200 with something that is no answer."""
+
+
+def _read_body(text: str, model: str) -> dict[str, Any]:
+    """Take what is stored out of the body of a response."""
+    try:
+        body = json.loads(text)
+        if error := body.get("error"):
+            message = error.get("message", error) if isinstance(error, dict) else error
+            raise _Unreadable(f"status 200 with an error: {message!s:.300}")
+        choice = body["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+        usage = body.get("usage") or {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise _Unreadable(f"status 200, but the body is no chat completion: {error!r}") from None
+    if isinstance(content, list):  # parts, as some servers answer
+        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    reason = choice.get("finish_reason")
+    refusal = message.get("refusal") or ("content filter" if reason == "content_filter" else "")
+    return {
+        "text": content if isinstance(content, str) else "",
+        "refusal": str(refusal),
+        "finish_reason": str(reason),
+        "model": str(body.get("model") or model),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "prompt_tokens": counts[0] if isinstance(counts[0], int) else None,
+        "completion_tokens": counts[1] if isinstance(counts[1], int) else None,
+    }
+
+
+def _messages(request: Request, turns: list[tuple[str, str]], image_side: int) -> list[dict]:
+    user: Any = request.user
+    if request.images:  # Text alone stays a string: servers without vision know no parts.
+        urls = [_data_url(image, image_side) for image in request.images]
+        user = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        user.append({"type": "text", "text": request.user})
+    messages: list[dict] = [
+        {"role": "system", "content": request.system},
+        {"role": "user", "content": user},
+    ]
+    for answer, problem in turns:
+        complaint = f"Your answer cannot be used: {problem}. Answer again, with the JSON object only."
+        messages.append({"role": "assistant", "content": answer or "(nothing)"})
+        messages.append({"role": "user", "content": complaint})
+    return messages
+
+
+def _data_url(data: bytes, side: int) -> str:
+    """Encode an image as every server can read it: JPEG or PNG of 8 bits, not too large."""
+    form, mode = "", ""
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:  # reads the header
+        form, mode = image.format or "", image.mode
+    fits = not side or max(images.dimensions(data)) <= side
+    if form not in ("JPEG", "PNG") or mode not in ("L", "RGB") or not fits:
+        pixels = Image.fromarray(images.decode(data))
+        if not fits:
+            pixels.thumbnail((side, side), Image.Resampling.BICUBIC)
+        form = "JPEG"
+        data = simplejpeg.encode_jpeg(np.asarray(pixels), quality=_JPEG_QUALITY)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
+
+
+def _code(error: openai.APIStatusError) -> str:
+    try:
+        return json.loads(error.response.text)["error"]["code"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _retry_after(value: str) -> float:
+    """Read a Retry-After header, seconds or a date; 0 if there is none."""
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return max(0.0, date.timestamp() - time.time())
