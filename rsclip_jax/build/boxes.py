@@ -133,7 +133,8 @@ def mask_to_boxes(mask: np.ndarray, names: Mapping[int, str], min_area: int = 16
     for number, name in names.items():
         layer = (mask == number).astype(np.uint8)
         contours, _ = cv2.findContours(layer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        for x, y, w, h in sorted(cv2.boundingRect(contour) for contour in contours):
+        extents: list[tuple[int, ...]] = [tuple(cv2.boundingRect(c)) for c in contours]
+        for x, y, w, h in sorted(extents):
             if w * h >= min_area:
                 labels.append(name)
                 corners.append((x, y, x + w, y + h))

@@ -16,8 +16,9 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _SENTENCE = re.compile(r"[^.!?]+")
 _TALK = re.compile(
     r"\bas an? (?:ai|language model|assistant)\b"
-    r"|\bi(?: am|'m|’m| can| cannot| can't| can’t| could| do| don't| see|'ve|’ve| have| apologi[sz]e)\b"
-    r"|\b(?:i'm|i’m|we are) (?:sorry|unable)\b|\b(?:sorry|unfortunately)\b"
+    r"|\bi(?:['’](?:m|ve)| am| can| cannot| can['’]t| could| do| don['’]t| see| have"
+    r"| apologi[sz]e)\b"
+    r"|\b(?:i['’]m|we are) (?:sorry|unable)\b|\b(?:sorry|unfortunately)\b"
     r"|\b(?:unable|not able|impossible) to (?:see|view|determine|describe|identify|tell)\b"
     r"|\b(?:cannot|can't|can’t) be (?:determined|identified|told|seen)\b"
     r"|\b(?:this|the|an?) (?:provided |given |attached )?(?:image|picture|photo(?:graph)?) "
@@ -40,9 +41,7 @@ _STOP_WORDS = frozenset(
     "these those there which while where near next into over under between along around across "
     "some several many other each both two three".split()
 )
-_NUMBERS = {word: number for number, word in enumerate(NUMBER_WORDS) if number >= 2} | {
-    "dozen": 12
-}
+_NUMBERS = {word: number for number, word in enumerate(NUMBER_WORDS) if number >= 2} | {"dozen": 12}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Captions by a language model: short, long, infrared-aware, and from labels or boxes.
 
 A task makes a request of a row, and a caption of the answer. `caption_row` does both for one row,
-`caption_rows` for many at once. Rows are those of `rsclip_jax.build`: plain dicts with references
-to images.
+`caption_rows` for many at once.
 
 The papers' settings, where they are known: FusionRS asked Qwen2.5-VL-72B at temperature 0.2 for at
 most 180 tokens, giving it the infrared-style image and the caption. LRS2M used LLaVA-OneVision and
@@ -11,7 +10,9 @@ Qwen2-VL; its prompts, temperature and filters are not published.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,8 +23,8 @@ from rsclip_jax.build.answers import Fields
 from rsclip_jax.build.boxes import boxes_from_meta, clean_label, phrase
 from rsclip_jax.build.caption_checks import Limits, find_problem
 from rsclip_jax.build.endpoint import Endpoint, Request, Unanswered
+from rsclip_jax.build.rows import Row
 
-Row = dict[str, Any]
 TASKS = ("short", "long", "infrared", "rewrite")
 # Task -> the list of the row that its caption is appended to.
 FIELD = {
@@ -90,14 +91,14 @@ class CaptionConfig:
         return self.field or FIELD[self.task]
 
 
+def prompt_of(task: str) -> str:
+    """Return the system prompt of a task, which the provenance names by number and hash."""
+    return _PROMPT[task][1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A row with its new caption, or as it was with the problem; and what it cost.
-
-    Attributes:
-      row: a new dict.
-      problem: its kind before a colon; "" if there is a caption.
-    """
+    """A row with its new caption; or as it was, and the problem, its kind before a colon."""
 
     row: Row
     problem: str = ""
@@ -107,7 +108,7 @@ def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) 
     """Write the request of a row.
 
     Args:
-      row: see BUILD's rows; its `meta` is JSON text.
+      row: see `rows`.
       config: the task and its settings.
       read: returns the bytes of an image reference.
 
@@ -115,7 +116,7 @@ def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) 
       ValueError: the row lacks what the task needs, or an image cannot be read.
     """
     task = config.task
-    system = _PROMPT[task][1]
+    system = prompt_of(task)
     fields: Fields = {"caption": "text"}
     pictures = ["image"]
     if task in ("short", "long"):
@@ -144,7 +145,7 @@ def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) 
 
 def _annotation(row: Row) -> str:
     """Describe the label and the boxes of a row, for a model that sees neither."""
-    boxes = boxes_from_meta(json.loads(row["meta"] or "{}"))
+    boxes = boxes_from_meta(json.loads(row["meta"]))
     lines = []
     if row["label"]:
         lines.append(f"Class of the scene: {clean_label(row['label'])}")
@@ -212,7 +213,7 @@ def check(caption: str, row: Row, config: CaptionConfig) -> str:
         category, word = ir_filter.rejection(caption)
         if category:
             return f"infrared filter, {category}: {word!r}"
-    meta = json.loads(row["meta"] or "{}")
+    meta = json.loads(row["meta"])
     return find_problem(
         caption,
         config.limits or _LIMITS[config.task],
@@ -223,22 +224,40 @@ def check(caption: str, row: Row, config: CaptionConfig) -> str:
     )
 
 
-def caption_rows(
-    rows: Iterable[Row], config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]
-) -> Iterator[Outcome]:
-    """Caption rows in their order, `endpoint.config.concurrency` at once.
+class Captioner:
+    """Caption rows in the order they come, `endpoint.config.concurrency` at once.
 
     At most four times as many are under way, so any number of rows can pass through.
     """
-    threads = endpoint.config.concurrency
-    waiting: collections.deque[concurrent.futures.Future[Outcome]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        try:
-            for row in rows:
-                if len(waiting) == 4 * threads:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(caption_row, row, config, endpoint, read))
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def __init__(self, config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]):
+        self._work = functools.partial(caption_row, config=config, endpoint=endpoint, read=read)
+        threads = endpoint.config.concurrency
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self._room = 4 * threads
+        self._waiting: collections.deque[concurrent.futures.Future[Outcome]] = collections.deque()
+
+    def push(self, row: Row) -> Iterator[Outcome]:
+        """Take a row; yield the oldest outcome where there is no more room."""
+        if len(self._waiting) == self._room:
+            yield self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._work, row))
+
+    def finish(self) -> Iterator[Outcome]:
+        """Yield the outcomes that are left."""
+        while self._waiting:
+            yield self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """Give up what has not begun, and wait for the rest."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def caption_rows(
+    rows: Iterable[Row], config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]
+) -> Iterator[Outcome]:
+    """Caption rows in their order, several at once (see `Captioner`)."""
+    with contextlib.closing(Captioner(config, endpoint, read)) as captioner:
+        for row in rows:
+            yield from captioner.push(row)
+        yield from captioner.finish()

@@ -34,7 +34,7 @@ import openai
 import simplejpeg
 from PIL import Image
 
-from rsclip_jax.build.answer_store import Claim, Usage, open_store
+from rsclip_jax.build.answer_store import AnswerStore, Claim, Usage
 from rsclip_jax.build.answers import Fields, InvalidAnswer, json_schema, parse_answer
 from rsclip_jax.data import images
 
@@ -154,7 +154,7 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig):
         self.config = config
-        self.store = open_store(config.cache)
+        self.store = AnswerStore(config.cache)
         self.paid = Usage()
         self._key = os.environ.get(config.api_key_env, "")
         # Tries and waits are ours: the client's own would not be counted.
@@ -184,7 +184,8 @@ class Endpoint:
             for i, name in enumerate(("prompt_tokens", "completion_tokens")):
                 tokens[i] += stored[name] or 0
             try:
-                return Answer(self._values(stored, request), stored["model"], stored["date"], *tokens)
+                values = self._values(stored, request)
+                return Answer(values, stored["model"], stored["date"], *tokens)
             except InvalidAnswer as error:
                 if len(turns) == self.config.repairs:
                     raise Unanswered(f"invalid answer: {error}") from None
@@ -210,9 +211,7 @@ class Endpoint:
                 stored = claim.answer or self._send(request, turns, claim)
         return stored
 
-    def _send(
-        self, request: Request, turns: list[tuple[str, str]], claim: Claim
-    ) -> dict[str, Any]:
+    def _send(self, request: Request, turns: list[tuple[str, str]], claim: Claim) -> dict[str, Any]:
         try:
             messages = _messages(request, turns, self.config.image_side)
         except ValueError as error:
@@ -350,9 +349,7 @@ def shared_endpoint(config: EndpointConfig) -> Endpoint:
         return _shared[config]
 
 
-def request_key(
-    request: Request, turns: list[tuple[str, str]], model: str, image_side: int
-) -> str:
+def request_key(request: Request, turns: list[tuple[str, str]], model: str, image_side: int) -> str:
     """Return the SHA-256 of all that the answer depends on, images by the hash of their bytes."""
     content = {
         "model": model,
@@ -412,7 +409,7 @@ def _messages(request: Request, turns: list[tuple[str, str]], image_side: int) -
         {"role": "user", "content": user},
     ]
     for answer, problem in turns:
-        complaint = f"Your answer cannot be used: {problem}. Answer again, with the JSON object only."
+        complaint = f"Your answer cannot be used: {problem}. Answer again, the JSON object only."
         messages.append({"role": "assistant", "content": answer or "(nothing)"})
         messages.append({"role": "user", "content": complaint})
     return messages
