@@ -2,8 +2,8 @@
 
 RemoteCLIP's box-to-caption: five captions an image. The first names the objects in its centre, the
 second those that are not, each by the centre point of its box; three more name random objects with
-their counts, in words up to ten, and "many" above. Its mask-to-box takes the outer contours of each
-class (border following) and the box around each.
+their counts, in words up to ten, and "many" above. Its mask-to-box follows the outer border of each
+part of a class and takes the box around it, which is the box around the part.
 
 How large "the centre" is, how many objects a random caption names, and the sentences are not known
 for certain: here the middle third of each side, one to three classes, and words of our own.
@@ -121,21 +121,20 @@ def boxes_to_meta(boxes: Iterable[Box]) -> dict[str, Any]:
 
 
 def mask_to_boxes(mask: np.ndarray, names: Mapping[int, str], min_area: int = 16) -> list[Box]:
-    """Put a box around each outer contour of each class.
+    """Put a box around each connected part of each class, diagonal neighbours included.
 
     Args:
       mask: class numbers [H, W].
       names: of the classes that are objects; other numbers (background) are passed over.
-      min_area: in pixels of the box; smaller specks are passed over.
+      min_area: in pixels; smaller specks are passed over.
     """
     height, width = mask.shape
     labels, corners = [], []
     for number, name in names.items():
         layer = (mask == number).astype(np.uint8)
-        contours, _ = cv2.findContours(layer, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        extents: list[tuple[int, ...]] = [tuple(cv2.boundingRect(c)) for c in contours]
-        for x, y, w, h in sorted(extents):
-            if w * h >= min_area:
+        _, _, parts, _ = cv2.connectedComponentsWithStats(layer, connectivity=8)
+        for x, y, w, h, area in parts[1:].tolist():  # the first is the background
+            if area >= min_area:
                 labels.append(name)
                 corners.append((x, y, x + w, y + h))
     return boxes_from_pixels(labels, corners, width, height)

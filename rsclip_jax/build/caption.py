@@ -117,7 +117,7 @@ def define_flags() -> None:
         "sampling", "", 'JSON in place of the task\'s own, such as {"temperature": 0.5}.'
     )
     flags.DEFINE_list("ir_images", ["ir"], "What infrared shows: ir, or image,ir.")
-    flags.DEFINE_list("classes", [], "Class names that a caption must not confuse.")
+    flags.DEFINE_list("classes", [], "Names of all labels: no caption may name another.")
     flags.DEFINE_float("prompt_price", 0.0, "Of a million prompt tokens.")
     flags.DEFINE_float("completion_price", 0.0, "Of a million completion tokens.")
 

@@ -70,6 +70,7 @@ def find_problem(
     label: str = "",
     classes: Sequence[str] = (),
     boxes: Sequence[Box] | None = None,
+    objects: Sequence[str] = (),
     short: Iterable[str] = (),
 ) -> str:
     """Return the first problem of a caption, "" for none.
@@ -78,8 +79,10 @@ def find_problem(
       caption: one caption.
       limits: what is asked of it.
       label: class of the image, compared if `classes` are given.
-      classes: of which the image is one, or what the detector knows.
-      boxes: what a detector or annotator found, compared if `classes` are given; None: unknown.
+      classes: of the scene, of which `label` is one.
+      boxes: what a detector or annotator found; None: unknown.
+      objects: all that the detector knows, so that others in the caption are not there; without
+        them only the numbers of what is in `boxes` are compared.
       short: captions of the image that a long one must differ from.
     """
     problems = [
@@ -88,7 +91,7 @@ def find_problem(
         check_talk(caption),
         "" if limits.speculation else check_speculation(caption),
         check_label(caption, label, classes) if label and classes else "",
-        check_boxes(caption, boxes, classes) if boxes is not None and classes else "",
+        check_boxes(caption, boxes, objects) if boxes is not None else "",
     ]
     if limits.max_overlap:
         problems += [check_distinct(caption, text, limits.max_overlap) for text in short]
@@ -156,7 +159,7 @@ def check_label(caption: str, label: str, classes: Iterable[str]) -> str:
     return ""
 
 
-def check_boxes(caption: str, boxes: Iterable[Box], classes: Iterable[str]) -> str:
+def check_boxes(caption: str, boxes: Iterable[Box], objects: Iterable[str] = ()) -> str:
     """Find objects that are not there, and more of them than there are.
 
     Fewer are no fault: a caption may speak of some of them. A number above five may be too large by
@@ -164,12 +167,13 @@ def check_boxes(caption: str, boxes: Iterable[Box], classes: Iterable[str]) -> s
 
     Args:
       caption: one caption.
-      boxes: all objects of the image that belong to `classes`.
-      classes: what the detector knows; other words are not judged.
+      boxes: all objects of the image.
+      objects: what the detector knows besides them; other words are not judged.
     """
     counts = Counter(clean_label(box.label) for box in boxes)
+    names = {*counts, *map(clean_label, objects)}
     # Longest names first, each taken out of the text: a "storage tank" is no "tank".
-    for name in sorted(map(clean_label, classes), key=len, reverse=True):
+    for name in sorted(names, key=lambda name: (-len(name), name)):
         if not _names(caption, name):
             continue
         if not counts[name]:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,7 +19,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from rsclip_jax.build.boxes import box_captions, boxes_from_meta
 from rsclip_jax.build.caption_checks import Limits, check_clip_score, find_problem
-from rsclip_jax.build.captioning import CaptionConfig, Captioner, Outcome, prompt_of
+from rsclip_jax.build.captioning import (
+    CaptionConfig,
+    Captioner,
+    Outcome,
+    prompt_of,
+    with_problem,
+)
 from rsclip_jax.build.endpoint import EndpointConfig, shared_endpoint
 from rsclip_jax.build.files import read_image
 from rsclip_jax.build.rows import Row
@@ -31,7 +38,8 @@ class WriteCaptions(beam.PTransform):
 
     Attributes:
       config, endpoint: what is asked, and whom.
-      keep_failed: whether a row without a usable caption stays as it was, or is dropped.
+      keep_failed: whether a row without a usable caption stays, the problem in its provenance, or
+        is dropped.
     """
 
     config: CaptionConfig = dataclasses.field(compare=False)
@@ -71,7 +79,7 @@ class _WriteCaptions(beam.DoFn):
     def _result(self, outcome: Outcome) -> Any:
         if outcome.problem and not self._keep_failed:
             return drop_row(outcome.row, outcome.problem)
-        return outcome.row
+        return with_problem(outcome, self._config)
 
 
 def caption_stage(
@@ -98,6 +106,39 @@ def caption_stage(
     return Stage(name, transform, column=column, settings=settings)
 
 
+def lrs2m_stages(endpoint: EndpointConfig, classes: Sequence[str] = ()) -> list[Stage]:
+    """Return LRS2M's captioning: a short and a long caption for every row that remains.
+
+    Boxes become captions by rules, as in RemoteCLIP, of whose data LRS2M takes a part; only rows
+    that have no short caption then are given one by the model. The paper tells no more than that
+    the models were LLaVA-OneVision and Qwen2-VL.
+    """
+    short = CaptionConfig("short", classes=tuple(classes), only_missing=True)
+    long = CaptionConfig("long", classes=tuple(classes), only_missing=True)
+    return [
+        Stage("box_captions", WriteBoxCaptions()),
+        caption_stage("short_captions", short, endpoint, column="with short caption"),
+        caption_stage("long_captions", long, endpoint, column="with long caption"),
+    ]
+
+
+def fusionrs_stages(
+    endpoint: EndpointConfig, images: tuple[str, ...] = ("ir",), keep_failed: bool = False
+) -> list[Stage]:
+    """Return FusionRS's infrared-aware captioning, the strict filter included.
+
+    Args:
+      endpoint: FusionRS asked Qwen2.5-VL-72B.
+      images: what the model sees beside the caption: its released settings say the infrared image
+        alone, its text both.
+      keep_failed: keep rows without such a caption; the counts of the filter's categories are then
+        in `count_provenance`, otherwise among what the stage dropped.
+    """
+    config = CaptionConfig("infrared", images=images, only_missing=True)
+    title = "with infrared caption"
+    return [caption_stage("infrared_captions", config, endpoint, keep_failed, title)]
+
+
 @dataclasses.dataclass
 class WriteBoxCaptions(beam.PTransform):
     """Append RemoteCLIP's captions to the rows whose `meta` has boxes; the others stay."""
@@ -121,13 +162,14 @@ class CheckCaptions(beam.PTransform):
     Attributes:
       field: the list of captions.
       limits: fields of `Limits`.
-      classes: see `find_problem`.
+      classes, objects: see `find_problem`.
       min_clip_score: of the row's `clip_score`; 0: not looked at.
     """
 
     field: str = "captions"
     limits: dict[str, Any] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
     min_clip_score: float = 0.0
 
     def expand(self, rows):
@@ -139,6 +181,7 @@ def check_captions(
     field: str,
     limits: dict[str, Any],
     classes: tuple[str, ...],
+    objects: tuple[str, ...],
     min_clip_score: float,
 ) -> Row:
     """Return the row with the captions that pass.
@@ -159,6 +202,7 @@ def check_captions(
         label=row["label"],
         classes=classes,
         boxes=boxes,
+        objects=objects,
         short=row["captions"] if field == "long_captions" else (),
     )
     problems = {caption: find(caption) for caption in row[field]}

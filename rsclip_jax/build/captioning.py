@@ -65,8 +65,10 @@ class CaptionConfig:
       images: what the infrared task shows: ("ir",) or ("image", "ir").
       count: captions asked for at once by rewrite; one of them is taken by the row's id, so that
         images of one label, which share a paid answer, get different captions.
-      classes: names that captions are checked against: of the labels, and of `meta`'s boxes.
+      classes: of all labels: a caption must not name another than the row's.
+      objects: all that the detector of the boxes in `meta` knows: a caption must not name others.
       field: list that the caption goes to; "": the task's own.
+      only_missing: leave rows alone that have a text in that list.
     """
 
     task: str
@@ -75,7 +77,9 @@ class CaptionConfig:
     images: tuple[str, ...] = ("ir",)
     count: int = 5
     classes: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
     field: str = ""
+    only_missing: bool = False
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -171,14 +175,18 @@ def caption_row(
 
     Raises:
       EndpointError: the server cannot be used at all.
+      OSError: an answer cannot be stored. No more are bought then.
     """
+    if config.only_missing and row[config.target]:
+        return Outcome(row)
     try:
         request = make_request(row, config, read)
+    except (ValueError, OSError) as error:
+        return Outcome(row, f"unusable row: {error}")
+    try:
         answer = endpoint.ask(request)
     except Unanswered as error:
         return Outcome(row, str(error))
-    except (ValueError, OSError) as error:
-        return Outcome(row, f"unusable row: {error}")
     caption = take_caption(answer.values, row["id"])
     if problem := check(caption, row, config):
         return Outcome(row, problem)
@@ -196,6 +204,42 @@ def caption_row(
     history = [*json.loads(row.get("provenance") or "[]"), entry]
     captions = [*row[config.target], caption]
     return Outcome(row | {config.target: captions, "provenance": json.dumps(history)})
+
+
+def with_problem(outcome: Outcome, config: CaptionConfig) -> Row:
+    """Return the row of an outcome, what went wrong noted in its provenance."""
+    if not outcome.problem:
+        return outcome.row
+    entry = {"field": config.target, "problem": outcome.problem}
+    history = [*json.loads(outcome.row.get("provenance") or "[]"), entry]
+    return outcome.row | {"provenance": json.dumps(history)}
+
+
+def count_provenance(rows: Iterable[Row]) -> dict[str, Any]:
+    """Sum up the provenance of rows, for the card of a data set.
+
+    Returns:
+      {"captions": {"FIELD by MODEL, PROMPT": number}, "problems": {"FIELD: KIND": number},
+      "prompt_tokens", "completion_tokens"}, most frequent first. Answers that several rows share
+      are counted with each: what was paid is in the store of the answers.
+    """
+    captions: collections.Counter[str] = collections.Counter()
+    problems: collections.Counter[str] = collections.Counter()
+    tokens: collections.Counter[str] = collections.Counter()
+    for row in rows:
+        for entry in json.loads(row.get("provenance") or "[]"):
+            if "problem" in entry:
+                problems[f"{entry['field']}: {entry['problem'].split(':')[0]}"] += 1
+            elif "prompt" in entry:
+                captions[f"{entry['field']} by {entry['model']}, {entry['prompt']}"] += 1
+                for name in ("prompt_tokens", "completion_tokens"):
+                    tokens[name] += entry[name]
+    return {
+        "captions": dict(captions.most_common()),
+        "problems": dict(problems.most_common()),
+        "prompt_tokens": tokens["prompt_tokens"],
+        "completion_tokens": tokens["completion_tokens"],
+    }
 
 
 def take_caption(values: Mapping[str, Any], name: str) -> str:
@@ -219,6 +263,7 @@ def check(caption: str, row: Row, config: CaptionConfig) -> str:
         config.limits or _LIMITS[config.task],
         label=row["label"],
         classes=config.classes,
+        objects=config.objects,
         boxes=boxes_from_meta(meta) if "boxes" in meta else None,
         short=row["captions"] if config.task == "long" else (),
     )

@@ -37,6 +37,7 @@ from PIL import Image
 from rsclip_jax.build.answer_store import AnswerStore, Claim, Usage
 from rsclip_jax.build.answers import Fields, InvalidAnswer, json_schema, parse_answer
 from rsclip_jax.data import images
+from rsclip_jax.data.text import without_surrogates
 
 _log = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ class Endpoint:
         self.store = AnswerStore(config.cache)
         self.paid = Usage()
         self._key = os.environ.get(config.api_key_env, "")
+        for name in ("httpx", "httpx2"):  # A line for each request is too much.
+            logging.getLogger(name).setLevel(logging.WARNING)
         # Tries and waits are ours: the client's own would not be counted.
         self._client = openai.OpenAI(
             api_key=self._key or "none",
@@ -349,6 +352,13 @@ def shared_endpoint(config: EndpointConfig) -> Endpoint:
         return _shared[config]
 
 
+def costs(config: EndpointConfig) -> dict[str, Any]:
+    """Return what everything in a store has cost, for the card of a data set."""
+    usage = AnswerStore(config.cache).total()
+    cost = usage.cost(config.prompt_price, config.completion_price)
+    return {"model": config.model, **dataclasses.asdict(usage), "cost": round(cost, 4)}
+
+
 def request_key(request: Request, turns: list[tuple[str, str]], model: str, image_side: int) -> str:
     """Return the SHA-256 of all that the answer depends on, images by the hash of their bytes."""
     content = {
@@ -399,18 +409,20 @@ def _read_body(text: str, model: str) -> dict[str, Any]:
 
 
 def _messages(request: Request, turns: list[tuple[str, str]], image_side: int) -> list[dict]:
-    user: Any = request.user
+    prompt = without_surrogates(request.user)
+    user: Any = prompt
     if request.images:  # Text alone stays a string: servers without vision know no parts.
         urls = [_data_url(image, image_side) for image in request.images]
         user = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        user.append({"type": "text", "text": request.user})
+        user.append({"type": "text", "text": prompt})
     messages: list[dict] = [
         {"role": "system", "content": request.system},
         {"role": "user", "content": user},
     ]
     for answer, problem in turns:
         complaint = f"Your answer cannot be used: {problem}. Answer again, the JSON object only."
-        messages.append({"role": "assistant", "content": answer or "(nothing)"})
+        answer = without_surrogates(answer) or "(nothing)"
+        messages.append({"role": "assistant", "content": answer})
         messages.append({"role": "user", "content": complaint})
     return messages
 
