@@ -373,7 +373,7 @@ def run_stages(steps, rows, tmp_path):
 
 def test_lrs2m_asks_only_for_what_is_missing(tmp_path):
     paths = write_images(tmp_path / "images", 3)
-    meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)]))
+    meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)] * 2))
     rows = [
         new_row(id="bare", image=paths[0]),
         new_row(id="boxes", image=paths[1], meta=meta),
@@ -390,7 +390,7 @@ def test_lrs2m_asks_only_for_what_is_missing(tmp_path):
         assert len(server.bodies) == 3  # short: bare; long: bare, boxes
     left = {row["id"]: row for row in table.read()}
     assert left["bare"]["captions"] == [SHORT] and left["both"]["captions"] == ["a harbor"]
-    assert left["boxes"]["captions"][0] == "A ship in the centre of the image."
+    assert left["boxes"]["captions"][0] == "Two ships in the centre of the image."
     assert all(row["long_captions"] == [LONG] for row in left.values())
     assert count_provenance(table.read()) == {
         "captions": {
