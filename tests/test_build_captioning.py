@@ -177,11 +177,16 @@ def test_a_caption_that_fails_its_checks_is_not_taken(tmp_path, task, key, text,
 def test_what_is_the_rows_fault_spares_the_others_and_costs_nothing(tmp_path):
     paths = write_images(tmp_path / "images", 2)
     rows = [new_row(id="a", image=str(tmp_path / "none.png")), new_row(id="b", image=paths[1])]
+    rows.append(new_row(id="c", image=paths[0], meta='{"boxes": [["ship", 1]]}'))
     with serve(lambda *_: saying("caption", SHORT)) as server:
         endpoint = Endpoint(endpoint_config(server, tmp_path))
         outcomes = list(caption_rows(rows, CaptionConfig("short"), endpoint, read_image))
         assert len(server.bodies) == 1
-    assert [outcome.problem.split(":")[0] for outcome in outcomes] == ["unusable row", ""]
+    assert [outcome.problem.split(":")[0] for outcome in outcomes] == [
+        "unusable row",
+        "",
+        "unusable row",
+    ]
 
 
 def test_answers_that_cannot_be_stored_stop_the_spending(tmp_path, monkeypatch):

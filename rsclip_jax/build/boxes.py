@@ -111,8 +111,17 @@ def boxes_from_meta(meta: Mapping[str, Any]) -> list[Box]:
 
     Args:
       meta: of a row, decoded; `boxes_to_meta` writes such boxes. Without any, the list is empty.
+
+    Raises:
+      ValueError: they have another form.
     """
-    return [Box(str(label), *map(float, corners)) for label, *corners in meta.get("boxes") or []]
+    given = meta.get("boxes") or []
+    try:
+        return [Box(str(label), *map(float, corners)) for label, *corners in given]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"boxes in meta: expected [[label, left, top, right, bottom], ...], got {given!r:.100}"
+        ) from None
 
 
 def boxes_to_meta(boxes: Iterable[Box]) -> dict[str, Any]:

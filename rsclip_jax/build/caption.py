@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from absl import app, flags
 
@@ -145,10 +146,9 @@ def main(argv: list[str]) -> None:
             source = open_table(given.format, given.input, given.images)
         counts = write_table(source, config, endpoint, given.output)
     except (InputError, OSError, ValueError, EndpointError) as error:
-        sys.exit(f"caption: {error}")
+        _quit(f"caption: {error}", 1)
     except KeyboardInterrupt:
-        print("\ncaption: interrupted; answers are kept, run it again", file=sys.stderr)
-        sys.exit(130)
+        _quit("\ncaption: interrupted; answers are kept, run it again", 130)
     print(f"{given.output}: {counts.pop('', 0):,} captions")
     for problem, count in counts.most_common():
         print(f"  {count:,} without: {problem}")
@@ -159,6 +159,12 @@ def main(argv: list[str]) -> None:
         f"Next: python -m rsclip_jax.prepare --format=jsonl --input={given.output} "
         f"--images={source.root} --output=data --name=NAME"
     )
+
+
+def _quit(message: str, status: int) -> NoReturn:
+    """End at once: `sys.exit` would wait for the threads, and these for the server."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def _sampling(text: str) -> dict:

@@ -62,8 +62,12 @@ class _WriteCaptions(beam.DoFn):
         self._captioner = Captioner(self._config, endpoint, read_image)
 
     def process(self, row: Row):
-        for outcome in self._captioner.push(row):
-            yield self._result(outcome)
+        try:
+            for outcome in self._captioner.push(row):
+                yield self._result(outcome)
+        except Exception:
+            self._captioner.close()  # Nothing more is asked for a bundle that has failed.
+            raise
 
     def finish_bundle(self):
         try:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rsclip_jax.build import ir_filter, prompts
 from rsclip_jax.build.answers import Fields
-from rsclip_jax.build.boxes import boxes_from_meta, clean_label, phrase
+from rsclip_jax.build.boxes import Box, boxes_from_meta, clean_label, phrase
 from rsclip_jax.build.caption_checks import Limits, find_problem
 from rsclip_jax.build.endpoint import Endpoint, Request, Unanswered
 from rsclip_jax.build.rows import Row
@@ -149,7 +149,7 @@ def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) 
 
 def _annotation(row: Row) -> str:
     """Describe the label and the boxes of a row, for a model that sees neither."""
-    boxes = boxes_from_meta(json.loads(row["meta"]))
+    boxes = _boxes(row) or []
     lines = []
     if row["label"]:
         lines.append(f"Class of the scene: {clean_label(row['label'])}")
@@ -180,6 +180,7 @@ def caption_row(
     if config.only_missing and row[config.target]:
         return Outcome(row)
     try:
+        boxes = _boxes(row)
         request = make_request(row, config, read)
     except (ValueError, OSError) as error:
         return Outcome(row, f"unusable row: {error}")
@@ -188,7 +189,7 @@ def caption_row(
     except Unanswered as error:
         return Outcome(row, str(error))
     caption = take_caption(answer.values, row["id"])
-    if problem := check(caption, row, config):
+    if problem := check(caption, row, config, boxes):
         return Outcome(row, problem)
     entry = {
         "field": config.target,
@@ -251,20 +252,24 @@ def take_caption(values: Mapping[str, Any], name: str) -> str:
     return " ".join(given.split())
 
 
-def check(caption: str, row: Row, config: CaptionConfig) -> str:
-    """Return the problem of a caption given to a row, "" for none."""
+def _boxes(row: Row) -> list[Box] | None:
+    meta = json.loads(row["meta"])
+    return boxes_from_meta(meta) if "boxes" in meta else None
+
+
+def check(caption: str, row: Row, config: CaptionConfig, boxes: list[Box] | None) -> str:
+    """Return the problem of a caption given to a row with these boxes, "" for none."""
     if config.task == "infrared":
         category, word = ir_filter.rejection(caption)
         if category:
             return f"infrared filter, {category}: {word!r}"
-    meta = json.loads(row["meta"])
     return find_problem(
         caption,
         config.limits or _LIMITS[config.task],
         label=row["label"],
         classes=config.classes,
         objects=config.objects,
-        boxes=boxes_from_meta(meta) if "boxes" in meta else None,
+        boxes=boxes,
         short=row["captions"] if config.task == "long" else (),
     )
 
@@ -294,8 +299,8 @@ class Captioner:
             yield self._waiting.popleft().result()
 
     def close(self) -> None:
-        """Give up what has not begun, and wait for the rest."""
-        self._pool.shutdown(cancel_futures=True)
+        """Give up what has not begun. What is under way is stored if it is answered."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def caption_rows(
