@@ -360,6 +360,21 @@ def test_the_table_of_the_command_is_what_prepare_reads(tmp_path):
     ]
 
 
+def test_the_command_captions_the_infrared_images_of_a_table(tmp_path):
+    write_images(tmp_path / "images", 2)
+    row = {"image": "images/000.png", "ir": "images/001.png", "captions": ["a harbor", "ships"]}
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n")
+    text = "Bright ships lie in dark water, with sharp outlines."
+    with serve(lambda *_: saying("ir_aware_caption", text)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        source = open_table("jsonl", str(tmp_path / "table.jsonl"))
+        output = tmp_path / "out.jsonl"
+        write_table(source, CaptionConfig("infrared"), endpoint, str(output))
+        assert shown(server.bodies[0]) == [(tmp_path / "images/001.png").read_bytes()]
+    written = json.loads(output.read_text())
+    assert written["ir_captions"] == [text] and written.items() >= row.items()
+
+
 def test_a_server_that_refuses_leaves_no_table(tmp_path):
     write_images(tmp_path / "images" / "harbor", 1)
     source = open_folder(str(tmp_path / "images"))
