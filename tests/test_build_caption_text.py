@@ -145,6 +145,7 @@ def test_repetition():
     assert "next to the road" in check_repetition(loop)
     assert check_repetition("a very very very long road")
     assert check_repetition(" ".join(["trees and roads", "roads and trees"] * 2 + ["and"] * 9))
+    assert check_repetition("A pixel has 0.34 m, 1.34 m, or 2.34 m.") == ""
     fine = "Two ships lie at a pier, two more at the next, and a road follows the shore to a town."
     assert check_repetition(fine) == ""
 

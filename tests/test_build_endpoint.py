@@ -127,7 +127,7 @@ def test_retry_after_is_obeyed_by_all_threads(tmp_path):
             first = pool.submit(endpoint.ask, dataclasses.replace(REQUEST, user="a"))
             while len(server.times) < 3:
                 time.sleep(0.005)
-            while endpoint._next_send < time.monotonic():  # until the client has read it
+            while endpoint._paused_until < time.monotonic():  # until the client has read it
                 time.sleep(0.005)
             pool.submit(endpoint.ask, dataclasses.replace(REQUEST, user="b")).result()
             first.result()

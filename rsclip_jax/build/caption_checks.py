@@ -13,7 +13,7 @@ from rsclip_jax.build.boxes import NUMBER_WORDS, Box, clean_label, plural
 from rsclip_jax.data.text import ClipTokenizer
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_SENTENCE = re.compile(r"[^.!?]+")
+_SENTENCE_END = re.compile(r"[.!?]+(?:\s+|\Z)")  # not the point of "0.34"
 _TALK = re.compile(
     r"\bas an? (?:ai|language model|assistant)\b"
     r"|\bi(?:['’](?:m|ve)| am| can| cannot| can['’]t| could| do| don['’]t| see| have"
@@ -116,7 +116,7 @@ def check_repetition(caption: str) -> str:
     A sentence that comes twice, four words that come three times, one word three times in a row, or
     fewer than half of the triples of words different in a text of 20 words and more.
     """
-    sentences = Counter(" ".join(words(sentence)) for sentence in _SENTENCE.findall(caption))
+    sentences = Counter(" ".join(words(sentence)) for sentence in _SENTENCE_END.split(caption))
     if twice := [sentence for sentence, count in sentences.items() if sentence and count > 1]:
         return f"repetition: the sentence {twice[0][:60]!r} twice"
     tokens = words(caption)

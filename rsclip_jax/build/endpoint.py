@@ -169,7 +169,7 @@ class Endpoint:
         )
         self._places = threading.BoundedSemaphore(config.concurrency)
         self._lock = threading.Lock()
-        self._next_send = 0.0
+        self._next_send = self._paused_until = 0.0
         self._failures = 0  # one after the other
         self._knows_format = True
 
@@ -219,12 +219,11 @@ class Endpoint:
             messages = _messages(request, turns, self.config.image_side)
         except ValueError as error:
             raise Unanswered(f"unreadable image: {error}") from None
-        reason, retry_after, tries = "", 0.0, 0
+        reason, tries = "", 0
         use_format = self._knows_format
         while tries < self.config.tries:
             if tries:
-                self._wait_before(tries, reason, retry_after)
-            retry_after = 0.0
+                self._wait_before(tries, reason)
             self._wait_for_turn()
             claim.sending()
             try:
@@ -244,9 +243,7 @@ class Endpoint:
                     if status in (400, 413, 415, 422):
                         raise Unanswered(f"refused by the server: {reason}") from None
                     raise EndpointError(f"{self._name()}: {reason}{self._hint(status)}") from None
-                retry_after = _retry_after(error.response.headers.get("retry-after", ""))
-                if status in (429, 503):
-                    self._pause(retry_after)
+                self._pause(_retry_after(error.response.headers.get("retry-after", "")))
             except openai.APIConnectionError as error:  # time-outs too
                 cause = error.__cause__
                 if type(cause).__name__ in _NEVER_SENT:
@@ -295,23 +292,25 @@ class Endpoint:
 
     def _wait_for_turn(self) -> None:
         """Keep to the requests per minute, and to the pauses the server asked for."""
-        with self._lock:
-            now = time.monotonic()
-            start = max(now, self._next_send)
-            if self.config.requests_per_minute:
+        start = 0.0
+        if self.config.requests_per_minute:
+            with self._lock:
+                start = max(time.monotonic(), self._next_send)
                 self._next_send = start + 60 / self.config.requests_per_minute
-        time.sleep(start - now)
+        while (wait := max(start, self._paused_until) - time.monotonic()) > 0:
+            time.sleep(wait)
 
     def _pause(self, seconds: float) -> None:
         """Let all threads wait: what one request was told holds for the others."""
+        if seconds >= _LONG_WAIT:
+            _log.warning("%s: asked to wait for %.0f s", self._name(), seconds)
         with self._lock:
-            self._next_send = max(self._next_send, time.monotonic() + seconds)
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
-    def _wait_before(self, tries: int, reason: str, retry_after: float) -> None:
+    def _wait_before(self, tries: int, reason: str) -> None:
         wait = min(self.config.longest_wait, self.config.first_wait * 2 ** (tries - 1))
-        wait = max(retry_after, wait * random.uniform(0.5, 1.0))
-        level = logging.WARNING if wait >= _LONG_WAIT else logging.INFO
-        _log.log(level, "%s: %s; trying again in %.0f s", self._name(), reason, wait)
+        wait *= random.uniform(0.5, 1.0)
+        _log.info("%s: %s; trying again in %.0f s", self._name(), reason, wait)
         time.sleep(wait)
 
     def _told(self, error: openai.APIStatusError) -> str:
