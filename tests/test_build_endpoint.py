@@ -19,14 +19,13 @@ from PIL import Image
 
 from rsclip_jax.build.answer_store import AnswerStore
 from rsclip_jax.build.answers import InvalidAnswer, parse_answer
+from rsclip_jax.build.chat import Request, request_key
 from rsclip_jax.build.endpoint import (
     Endpoint,
     EndpointConfig,
     EndpointError,
-    Request,
     Unanswered,
     _retry_after,
-    request_key,
 )
 
 GOOD = '{"caption": "two ships in a harbor"}'

@@ -22,7 +22,8 @@ from rsclip_jax.build import ir_filter, prompts
 from rsclip_jax.build.answers import Fields
 from rsclip_jax.build.boxes import Box, boxes_from_meta, clean_label, phrase
 from rsclip_jax.build.caption_checks import Limits, find_problem
-from rsclip_jax.build.endpoint import Endpoint, Request, Unanswered
+from rsclip_jax.build.chat import Request
+from rsclip_jax.build.endpoint import Endpoint, Unanswered
 from rsclip_jax.build.rows import Row
 
 TASKS = ("short", "long", "infrared", "rewrite")

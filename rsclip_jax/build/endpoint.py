@@ -13,35 +13,31 @@ Servers that know no `response_format` answer 400 or ignore it: the first are as
 without it, and the answer is checked in any case.
 """
 
-import base64
-import contextlib
 import dataclasses
-import datetime
 import email.utils
-import hashlib
-import io
 import json
 import logging
 import os
 import random
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import openai
-import simplejpeg
-from PIL import Image
 
 from rsclip_jax.build.answer_store import AnswerStore, Claim, Usage
-from rsclip_jax.build.answers import Fields, InvalidAnswer, json_schema, parse_answer
-from rsclip_jax.data import images
-from rsclip_jax.data.text import without_surrogates
+from rsclip_jax.build.answers import InvalidAnswer, parse_answer
+from rsclip_jax.build.chat import (
+    Request,
+    UnreadableBody,
+    messages_of,
+    read_body,
+    request_key,
+    response_format,
+)
 
 _log = logging.getLogger(__name__)
 
-_JPEG_QUALITY = 90
 _LONG_WAIT = 30.0  # seconds; a longer one is told
 _RETRIED = (408, 409, 425, 429)  # and all from 500
 # Answers of a proxy that lost patience: the model behind it may go on and be charged.
@@ -108,24 +104,6 @@ class EndpointConfig:
         for name in ("timeout", "first_wait"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: expected seconds above 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One question. What is in it, the model and `image_side` are all an answer depends on.
-
-    Attributes:
-      system, user: the prompt.
-      fields: of the JSON object to answer with.
-      sampling: parameters of the request by the server's own names, such as temperature.
-      images: encoded, sent before the user's text.
-    """
-
-    system: str
-    user: str
-    fields: Fields
-    sampling: Mapping[str, Any]
-    images: tuple[bytes, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +194,7 @@ class Endpoint:
 
     def _send(self, request: Request, turns: list[tuple[str, str]], claim: Claim) -> dict[str, Any]:
         try:
-            messages = _messages(request, turns, self.config.image_side)
+            messages = messages_of(request, turns, self.config.image_side)
         except ValueError as error:
             raise Unanswered(f"unreadable image: {error}") from None
         reason, tries = "", 0
@@ -228,7 +206,7 @@ class Endpoint:
             claim.sending()
             try:
                 body = self._post(messages, request, use_format)
-                stored = _read_body(body, self.config.model)
+                stored = read_body(body, self.config.model)
             except openai.APIStatusError as error:
                 status = error.status_code
                 reason = self._told(error)
@@ -249,7 +227,7 @@ class Endpoint:
                 if type(cause).__name__ in _NEVER_SENT:
                     claim.was_free()
                 reason = f"{error} ({cause or type(error).__name__})"
-            except _Unreadable as error:
+            except UnreadableBody as error:
                 reason = str(error)
             else:
                 stored = claim.save(stored)
@@ -264,14 +242,7 @@ class Endpoint:
     def _post(self, messages: list[dict], request: Request, use_format: bool) -> str:
         extra: dict[str, Any] = dict(request.sampling)
         if use_format:
-            extra["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": "answer",
-                    "strict": True,
-                    "schema": json_schema(request.fields),
-                },
-            }
+            extra["response_format"] = response_format(request.fields)
         return self._client.chat.completions.with_raw_response.create(
             model=self.config.model,
             messages=messages,  # type: ignore[arg-type]
@@ -356,89 +327,6 @@ def costs(config: EndpointConfig) -> dict[str, Any]:
     usage = AnswerStore(config.cache).total()
     cost = usage.cost(config.prompt_price, config.completion_price)
     return {"model": config.model, **dataclasses.asdict(usage), "cost": round(cost, 4)}
-
-
-def request_key(request: Request, turns: list[tuple[str, str]], model: str, image_side: int) -> str:
-    """Return the SHA-256 of all that the answer depends on, images by the hash of their bytes."""
-    content = {
-        "model": model,
-        "system": request.system,
-        "user": request.user,
-        "fields": dict(request.fields),
-        "sampling": dict(request.sampling),
-        "images": [hashlib.sha256(image).hexdigest() for image in request.images],
-        "image_side": image_side if request.images else 0,
-        "turns": turns,
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Unreadable(Exception):
-    """Status 200 with something that is no answer."""
-
-
-def _read_body(text: str, model: str) -> dict[str, Any]:
-    """Take what is stored out of the body of a response."""
-    try:
-        body = json.loads(text)
-        if error := body.get("error"):
-            message = error.get("message", error) if isinstance(error, dict) else error
-            raise _Unreadable(f"status 200 with an error: {message!s:.300}")
-        choice = body["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-        usage = body.get("usage") or {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise _Unreadable(f"status 200, but the body is no chat completion: {error!r}") from None
-    if isinstance(content, list):  # parts, as some servers answer
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    reason = choice.get("finish_reason")
-    refusal = message.get("refusal") or ("content filter" if reason == "content_filter" else "")
-    return {
-        "text": content if isinstance(content, str) else "",
-        "refusal": str(refusal),
-        "finish_reason": str(reason),
-        "model": str(body.get("model") or model),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "prompt_tokens": counts[0] if isinstance(counts[0], int) else None,
-        "completion_tokens": counts[1] if isinstance(counts[1], int) else None,
-    }
-
-
-def _messages(request: Request, turns: list[tuple[str, str]], image_side: int) -> list[dict]:
-    prompt = without_surrogates(request.user)
-    user: Any = prompt
-    if request.images:  # Text alone stays a string: servers without vision know no parts.
-        urls = [_data_url(image, image_side) for image in request.images]
-        user = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        user.append({"type": "text", "text": prompt})
-    messages: list[dict] = [
-        {"role": "system", "content": request.system},
-        {"role": "user", "content": user},
-    ]
-    for answer, problem in turns:
-        complaint = f"Your answer cannot be used: {problem}. Answer again, the JSON object only."
-        answer = without_surrogates(answer) or "(nothing)"
-        messages.append({"role": "assistant", "content": answer})
-        messages.append({"role": "user", "content": complaint})
-    return messages
-
-
-def _data_url(data: bytes, side: int) -> str:
-    """Encode an image as every server can read it: JPEG or PNG of 8 bits, not too large."""
-    form, mode = "", ""
-    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:  # reads the header
-        form, mode = image.format or "", image.mode
-    fits = not side or max(images.dimensions(data)) <= side
-    if form not in ("JPEG", "PNG") or mode not in ("L", "RGB") or not fits:
-        pixels = Image.fromarray(images.decode(data))
-        if not fits:
-            pixels.thumbnail((side, side), Image.Resampling.BICUBIC)
-        form = "JPEG"
-        data = simplejpeg.encode_jpeg(np.asarray(pixels), quality=_JPEG_QUALITY)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(data).decode()}"
 
 
 def _code(error: openai.APIStatusError) -> str:
