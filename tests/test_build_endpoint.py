@@ -328,16 +328,17 @@ def test_the_key_holds_all_that_an_answer_depends_on():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "I;16"])
-def test_images_are_sent_so_that_servers_can_read_them(tmp_path, mode):
+@pytest.mark.parametrize(("side", "size"), [(45, (45, 30)), (0, (90, 60)), (90, (90, 60))])
+def test_images_are_sent_so_that_servers_can_read_them(tmp_path, mode, side, size):
     image = picture((90, 60), mode, "TIFF" if mode == "RGB" else "PNG")
     with serve(replies()) as server:
-        endpoint = open_endpoint(server, tmp_path, image_side=45)
+        endpoint = open_endpoint(server, tmp_path, image_side=side)
         endpoint.ask(dataclasses.replace(REQUEST, images=(image,)))
         with pytest.raises(Unanswered, match="unreadable image"):
-            endpoint.ask(dataclasses.replace(REQUEST, images=(image[:50],)))
+            endpoint.ask(dataclasses.replace(REQUEST, images=(b"no image",)))
     url = server.bodies[0]["messages"][1]["content"][0]["image_url"]["url"]
     with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as sent:
-        assert (sent.format, sent.mode, sent.size) == ("JPEG", "RGB", (45, 30))
+        assert (sent.format, sent.mode, sent.size) == ("JPEG", "RGB", size)
 
 
 class Kept(LocalFileSystem):
