@@ -1,0 +1,184 @@
+"""Caption the images of a table or folder with a language model, without a pipeline.
+
+    python -m rsclip_jax.build.caption --format=folder --input=images --task=long \\
+        --base_url=http://localhost:8000/v1 --model=Qwen/Qwen2.5-VL-7B-Instruct --output=long.jsonl
+
+writes a JSONL table that `python -m rsclip_jax.prepare --format=jsonl` reads: the samples as they
+were, each with one more caption, and in `provenance` by which model, prompt and settings. Samples
+without a usable caption stay as they were, and are listed in OUTPUT.problems.jsonl.
+
+Answers are kept in --cache. Stop the command at any moment, even with kill -9: run again, it pays
+for nothing that was answered. The key for a hosted service is read from the environment variable
+that --api_key_env names.
+"""
+
+import collections
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+from absl import app, flags
+
+from rsclip_jax.build.captioning import TASKS, CaptionConfig, Outcome, caption_rows
+from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError
+from rsclip_jax.build.files import read_image
+from rsclip_jax.build.rows import Row, new_row
+from rsclip_jax.data.sources import InputError, Source, open_folder
+from rsclip_jax.data.tables import open_table
+
+FORMATS = ("folder", "jsonl", "csv", "json")
+_INTERVAL = 10.0  # seconds between lines of progress
+
+
+def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]:
+    """Turn samples into rows whose images are paths; those that cannot be read are counted."""
+    for sample in source:
+        if sample.problem or not isinstance(sample.image, str):
+            problems["unreadable sample"] += 1
+            continue
+        yield new_row(
+            id=sample.id,
+            image=os.path.join(source.root, sample.image),
+            ir=os.path.join(source.root, str(sample.ir)) if sample.ir else "",
+            **{name: getattr(sample, name) for name in ("captions", "long_captions")},
+            ir_captions=sample.ir_captions,
+            label=sample.label,
+            split=sample.split,
+            source=sample.source,
+        )
+
+
+def write_table(
+    source: Source, config: CaptionConfig, endpoint: Endpoint, output: str
+) -> collections.Counter[str]:
+    """Caption all samples and write OUTPUT (JSONL) and OUTPUT.problems.jsonl, complete or not.
+
+    Returns:
+      How many captions were written (key "") and how often each problem came up.
+
+    Raises:
+      EndpointError: the server cannot be used. Nothing is written, but answers are kept.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    outcomes = caption_rows(rows_of(source, counts), config, endpoint, read_image)
+    start = last = time.monotonic()
+    unfinished = f"{output}.unfinished"
+    with (
+        open(unfinished, "w", encoding="utf-8") as file,
+        open(f"{output}.problems.jsonl", "w", encoding="utf-8") as problems,
+    ):
+        for number, outcome in enumerate(outcomes, start=1):
+            row = outcome.row
+            counts[outcome.problem.split(":")[0]] += 1
+            if outcome.problem:
+                line = {"id": row["id"], "problem": outcome.problem}
+                problems.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(_line(outcome, source.root) + "\n")
+            if time.monotonic() - last > _INTERVAL:
+                last = time.monotonic()
+                told = f"{number:,} samples, {number / (last - start):,.1f}/s"
+                print(f"{told}; paid now: {_usage(endpoint)}", file=sys.stderr)
+    os.replace(unfinished, output)
+    return counts
+
+
+def _line(outcome: Outcome, root: str) -> str:
+    row = {name: value for name, value in outcome.row.items() if value and name != "meta"}
+    for name in ("image", "ir"):
+        if name in row:
+            row[name] = os.path.relpath(row[name], root)
+    if "provenance" in row:
+        row["provenance"] = json.loads(row["provenance"])
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _usage(endpoint: Endpoint) -> str:
+    return endpoint.paid.line(endpoint.config.prompt_price, endpoint.config.completion_price)
+
+
+def define_flags() -> None:
+    """Define the flags; not on import, where they would meet those of the other commands."""
+    flags.DEFINE_enum("format", None, FORMATS, "Form of the input, see prepare.", required=True)
+    flags.DEFINE_string("input", None, "Folder of class folders, or table.", required=True)
+    flags.DEFINE_string("images", "", "Directory of a table's images; default: the table's.")
+    flags.DEFINE_enum("task", None, TASKS, "Kind of caption.", required=True)
+    flags.DEFINE_string("output", None, "JSONL table to write.", required=True)
+    flags.DEFINE_string("base_url", None, "Server: http://HOST:PORT/v1.", required=True)
+    flags.DEFINE_string("model", None, "As the server calls it.", required=True)
+    flags.DEFINE_string("cache", "", "Directory of the answers; default: OUTPUT.answers.")
+    flags.DEFINE_string("api_key_env", "OPENAI_API_KEY", "Environment variable with the key.")
+    flags.DEFINE_integer("concurrency", 8, "Requests at once.", lower_bound=1)
+    flags.DEFINE_float("requests_per_minute", 0.0, "0: no limit.", lower_bound=0)
+    flags.DEFINE_float("timeout", 120.0, "Seconds to wait for an answer.", lower_bound=0)
+    flags.DEFINE_integer("image_side", 1024, "Reduce larger images to it; 0: never.", lower_bound=0)
+    flags.DEFINE_string(
+        "sampling", "", 'JSON in place of the task\'s own, such as {"temperature": 0.5}.'
+    )
+    flags.DEFINE_list("ir_images", ["ir"], "What infrared shows: ir, or image,ir.")
+    flags.DEFINE_list("classes", [], "Names of all labels: no caption may name another.")
+    flags.DEFINE_float("prompt_price", 0.0, "Of a million prompt tokens.")
+    flags.DEFINE_float("completion_price", 0.0, "Of a million completion tokens.")
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; wrong input ends it with a message and status 1."""
+    if argv[1:]:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    given = flags.FLAGS
+    names = ["base_url", "model", "api_key_env", "concurrency", "requests_per_minute", "timeout"]
+    names += ["image_side", "prompt_price", "completion_price"]
+    try:
+        config = CaptionConfig(
+            given.task,
+            tuple(_sampling(given.sampling).items()),
+            images=tuple(given.ir_images),
+            classes=tuple(given.classes),
+        )
+        settings = {name: getattr(given, name) for name in names}
+        cache = given.cache or f"{given.output}.answers"
+        endpoint = Endpoint(EndpointConfig(cache=cache, **settings))
+        if given.format == "folder":
+            source = open_folder(given.input)
+        else:
+            source = open_table(given.format, given.input, given.images)
+        counts = write_table(source, config, endpoint, given.output)
+    except (InputError, OSError, ValueError, EndpointError) as error:
+        _quit(f"caption: {error}", 1)
+    except KeyboardInterrupt:
+        _quit("\ncaption: interrupted; answers are kept, run it again", 130)
+    print(f"{given.output}: {counts.pop('', 0):,} captions")
+    for problem, count in counts.most_common():
+        print(f"  {count:,} without: {problem}")
+    print(f"paid by this run: {_usage(endpoint)}")
+    prices = (given.prompt_price, given.completion_price)
+    print(f"in {cache}, all runs: {endpoint.total().line(*prices)}")
+    print(
+        f"Next: python -m rsclip_jax.prepare --format=jsonl --input={given.output} "
+        f"--images={source.root} --output=data --name=NAME"
+    )
+
+
+def _quit(message: str, status: int) -> NoReturn:
+    """End at once: `sys.exit` would wait for the threads, and these for the server."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def _sampling(text: str) -> dict:
+    if not text:
+        return {}
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--sampling={text}: not JSON: {error}") from None
+    if not isinstance(values, dict) or any(isinstance(v, dict | list) for v in values.values()):
+        raise InputError(f"--sampling={text}: expected an object of numbers, strings or booleans")
+    return values
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,458 @@
+"""Captions by a language model: what it is asked, what is taken, what is rejected, what is paid."""
+
+import base64
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from chat_server import Reply, serve
+from PIL import Image
+
+from rsclip_jax.build import stages
+from rsclip_jax.build.boxes import Box, boxes_to_meta
+from rsclip_jax.build.caption import write_table
+from rsclip_jax.build.caption_checks import Limits
+from rsclip_jax.build.caption_stages import (
+    CheckCaptions,
+    WriteBoxCaptions,
+    caption_stage,
+    check_captions,
+    fusionrs_stages,
+    lrs2m_stages,
+)
+from rsclip_jax.build.captioning import CaptionConfig, caption_rows, count_provenance, make_request
+from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError, costs
+from rsclip_jax.build.files import read_image
+from rsclip_jax.build.rows import new_row, read_rows, write_rows
+from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.stages import Drop, Stage
+from rsclip_jax.data.sources import open_folder
+from rsclip_jax.data.tables import open_table
+
+SHORT = "two large ships lie in a harbor between two piers"
+LONG = (
+    "A harbor with three piers opens to the south. Two grey ships lie at the western pier, side "
+    "by side, and a smaller white boat at the eastern one. Rows of red containers fill the quay "
+    "behind them. A railway with four parallel tracks follows the northern edge. Dark water takes "
+    "up the lower half, smooth and without waves."
+)
+
+
+def write_images(directory, count):
+    directory.mkdir(parents=True)
+    for number in range(count):
+        pixels = np.full((8, 8, 3), number % 256, np.uint8)
+        pixels[0, 0] = number // 256
+        Image.fromarray(pixels).save(directory / f"{number:03d}.png")
+    return sorted(map(str, directory.iterdir()))
+
+
+def endpoint_config(server, tmp_path, **more):
+    settings = {"first_wait": 0.01, "tries": 2, "concurrency": 4, "timeout": 20.0} | more
+    return EndpointConfig(server.url, "seer", str(tmp_path / "answers"), **settings)
+
+
+def saying(key, text):
+    return Reply(json.dumps({key: text}))
+
+
+def shown(body):
+    """Return the bytes of the images in a request."""
+    parts = body["messages"][1]["content"]
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    return [base64.b64decode(url.split(",")[1]) for url in urls]
+
+
+def test_rows_get_captions_in_order_with_their_provenance(tmp_path):
+    paths = write_images(tmp_path / "images", 30)
+    rows = [new_row(id=f"r{i}", image=path, captions=["old"]) for i, path in enumerate(paths)]
+    place = {Path(path).read_bytes(): i for i, path in enumerate(paths)}
+
+    def reply(body, number):
+        (image,) = shown(body)
+        return saying("caption", f"ship number {place[image]} lies in a harbor")
+
+    with serve(reply) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        config = CaptionConfig("short", sampling=(("temperature", 0.5), ("seed", 7)))
+        outcomes = list(caption_rows(iter(rows), config, endpoint, read_image))
+    assert [outcome.problem for outcome in outcomes] == [""] * 30
+    for i, outcome in enumerate(outcomes):
+        assert outcome.row["captions"] == ["old", f"ship number {i} lies in a harbor"]
+        (entry,) = json.loads(outcome.row["provenance"])
+        assert entry["sampling"] == {"temperature": 0.5, "seed": 7}
+        assert (entry["model"], entry["prompt"]) == ("seer-served", "short/1")
+        assert (entry["field"], entry["prompt_tokens"]) == ("captions", 100)
+        assert entry["date"].startswith("20") and len(entry["prompt_sha256"]) == 16
+    assert rows[0]["captions"] == ["old"]
+    assert all(body["seed"] == 7 and "max_tokens" not in body for body in server.bodies)
+
+
+def test_what_each_task_asks(tmp_path):
+    rgb, ir = write_images(tmp_path / "images", 2)
+    boxes = [
+        Box("ship", 0.4, 0.4, 0.6, 0.6),
+        Box("ship", 0, 0, 0.1, 0.1),
+        Box("pier", 0, 0, 1, 0.1),
+    ]
+    row = new_row(
+        id="a",
+        image=rgb,
+        ir=ir,
+        captions=["a harbor"],
+        label="Sea_Harbor",
+        meta=json.dumps(boxes_to_meta(boxes)),
+    )
+    long = make_request(row, CaptionConfig("long"), read_image)
+    assert "counts" in long.system and "layout" in long.system and "colours" in long.system
+    assert long.fields == {"caption": "text"} and long.images == (Path(rgb).read_bytes(),)
+    infrared = make_request(row, CaptionConfig("infrared"), read_image)
+    assert infrared.sampling == {"temperature": 0.2, "max_tokens": 180}  # FusionRS
+    assert infrared.images == (Path(ir).read_bytes(),) and "a harbor" in infrared.user
+    assert infrared.fields == {"ir_aware_caption": "text"} and "{" in infrared.system
+    both = make_request(row, CaptionConfig("infrared", images=("image", "ir")), read_image)
+    assert both.images == (Path(rgb).read_bytes(), Path(ir).read_bytes())
+    rewrite = make_request(row, CaptionConfig("rewrite", count=4), read_image)
+    assert rewrite.images == () and rewrite.fields == {"captions": "texts"}
+    assert rewrite.user.splitlines() == [
+        "Class of the scene: sea harbor",
+        "Objects in the centre: a ship",
+        "Objects elsewhere: a ship and a pier",
+    ]
+    assert "Write 4 different captions" in rewrite.system
+    for task in ("infrared", "rewrite"):
+        with pytest.raises(ValueError, match="nothing to go by"):
+            make_request(new_row(id="a", image=rgb), CaptionConfig(task), read_image)
+    with pytest.raises(ValueError, match="no ir"):
+        make_request(row | {"ir": ""}, CaptionConfig("infrared"), read_image)
+
+
+def test_labels_are_rewritten_once_and_told_apart_by_row(tmp_path):
+    rows = [new_row(id=f"r{i}", label="harbor") for i in range(40)]
+    texts = [f"a harbor with its {thing}" for thing in ("piers", "ships", "boats")]
+    with serve(lambda *_: saying("captions", texts)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        config = CaptionConfig("rewrite", count=3)
+        outcomes = list(caption_rows(rows, config, endpoint, read_image))
+        assert len(server.bodies) == 1
+    taken = [outcome.row["captions"][0] for outcome in outcomes]
+    assert all(8 <= taken.count(text) <= 19 for text in texts) and len(taken) == 40
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "text", "problem"),
+    [
+        ("short", "caption", "ship", "too short"),
+        ("short", "caption", "This image shows a harbor with two ships", "talk"),
+        ("short", "caption", "a harbor that is probably used by fishermen", "speculation"),
+        ("short", "caption", "a busy airport with two long runways", "another class"),
+        ("short", "caption", "a harbor with five ships in it", "too many"),
+        ("short", "caption", "a harbor with a plane in it", "object not there"),
+        ("long", "caption", SHORT, "too short"),
+        ("long", "caption", " ".join(["A ship lies in the harbor."] * 10), "repetition"),
+        ("infrared", "ir_aware_caption", "warm ships lie in a dark harbor", "infrared filter"),
+    ],
+)
+def test_a_caption_that_fails_its_checks_is_not_taken(tmp_path, task, key, text, problem):
+    (path,) = write_images(tmp_path / "images", 1)
+    meta = boxes_to_meta([Box("ship", 0, 0, 0.1, 0.1), Box("ship", 0.2, 0.2, 0.4, 0.4)])
+    row = new_row(
+        id="a", image=path, ir=path, captions=["a harbor"], label="harbor", meta=json.dumps(meta)
+    )
+    config = CaptionConfig(task, classes=("airport", "harbor"), objects=("plane", "ship"))
+    with serve(lambda *_: saying(key, text)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        (outcome,) = caption_rows([row], config, endpoint, read_image)
+    assert outcome.problem.startswith(problem) and outcome.row == row
+
+
+def test_what_is_the_rows_fault_spares_the_others_and_costs_nothing(tmp_path):
+    paths = write_images(tmp_path / "images", 2)
+    rows = [new_row(id="a", image=str(tmp_path / "none.png")), new_row(id="b", image=paths[1])]
+    rows.append(new_row(id="c", image=paths[0], meta='{"boxes": [["ship", 1]]}'))
+    with serve(lambda *_: saying("caption", SHORT)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        outcomes = list(caption_rows(rows, CaptionConfig("short"), endpoint, read_image))
+        assert len(server.bodies) == 1
+    assert [outcome.problem.split(":")[0] for outcome in outcomes] == [
+        "unusable row",
+        "",
+        "unusable row",
+    ]
+
+
+def test_answers_that_cannot_be_stored_stop_the_spending(tmp_path, monkeypatch):
+    paths = write_images(tmp_path / "images", 40)
+    rows = [new_row(id=path, image=path) for path in paths]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rsclip_jax.build.files.write", full)
+    with serve(lambda *_: saying("caption", SHORT)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        with pytest.raises(OSError, match="No space"):
+            list(caption_rows(rows, CaptionConfig("short"), endpoint, read_image))
+        assert len(server.bodies) < 40
+
+
+@dataclasses.dataclass
+class Given(beam.PTransform):
+    """The rows of a file, as a stage."""
+
+    path: str
+
+    def expand(self, begin):
+        return begin | beam.Create([self.path]) | beam.FlatMap(read_rows)
+
+
+def test_a_stage_drops_what_fails_and_is_done_again_for_nothing(tmp_path):
+    paths = write_images(tmp_path / "images", 12)
+    rows = [new_row(id=f"r{i}", image=path, source="s") for i, path in enumerate(paths)]
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    bad = {Path(path).read_bytes() for path in paths[::4]}
+
+    def reply(body, number):
+        return saying("caption", "a picture" if shown(body)[0] in bad else SHORT)
+
+    def run(workdir, keep):
+        endpoint = endpoint_config(server, tmp_path)
+        steps = [
+            Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
+            caption_stage("caption", CaptionConfig("short"), endpoint, keep_failed=keep),
+            Stage("check", CheckCaptions(limits={"min_words": 1})),
+        ]
+        return stages.run(steps, str(workdir), Runner(workers=1), say=lambda _: None)
+
+    with serve(reply) as server:
+        tables = run(tmp_path / "a", keep=False)
+        assert tables[1].dropped == {"s": {"too short": 3}} and len(tables[2]) == 9
+        assert all(row["captions"] == [SHORT] for row in tables[2].read())
+        tables = run(tmp_path / "b", keep=True)
+        assert len(tables[1]) == 12 == len(server.bodies)
+        told = run(tmp_path / "a", keep=False)
+        assert told[1].fingerprint != tables[1].fingerprint
+
+
+def test_a_server_that_refuses_fails_the_stage_with_its_message(tmp_path):
+    (path,) = write_images(tmp_path / "images", 1)
+    write_rows(str(tmp_path / "rows.parquet"), [new_row(id="a", image=path)])
+    with serve(lambda *_: Reply(status=404, body={"error": "no model seer"})) as server:
+        endpoint = endpoint_config(server, tmp_path)
+        steps = [
+            Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
+            caption_stage("caption", CaptionConfig("short"), endpoint),
+        ]
+        with pytest.raises(stages.StageError, match=r"404: no model seer.*base_url end in /v1"):
+            stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)
+
+
+def test_captions_are_checked_and_boxes_captioned_as_stages(tmp_path):
+    meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)]))
+    rows = [
+        new_row(id="a", captions=["a harbor", "I cannot see it"], clip_score=0.3),
+        new_row(id="b", captions=["probably a harbor"], clip_score=0.3, meta=meta),
+        new_row(id="c", captions=["a harbor"], clip_score=0.1),
+        new_row(id="d", clip_score=0.3, meta=meta),
+    ]
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    steps = [
+        Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
+        Stage("boxes", WriteBoxCaptions()),
+        Stage("check", CheckCaptions(limits={"min_words": 2}, min_clip_score=0.2)),
+    ]
+    table = stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)[-1]
+    kept = {row["id"]: row["captions"] for row in table.read()}
+    assert kept["a"] == ["a harbor"] and table.dropped == {"": {"CLIP score": 1}}
+    assert kept["b"][0] == kept["d"][0] == "A ship in the centre of the image."
+    with pytest.raises(Drop, match="speculation"):
+        check_captions(rows[1], "captions", {}, (), (), 0.0)
+    with pytest.raises(ValueError, match="no clip_score"):
+        check_captions(new_row(id="e", captions=["a"]), "captions", {}, (), (), 0.2)
+
+
+def test_settings_are_checked():
+    for settings in ({"task": "medium"}, {"task": "infrared", "images": ("rgb",)}):
+        with pytest.raises(ValueError, match=r"medium|rgb"):
+            CaptionConfig(**settings)
+    assert CaptionConfig("long").target == "long_captions"
+    assert CaptionConfig("long", field="captions", limits=Limits()).target == "captions"
+
+
+def run_command(server, tmp_path, *more, **settings):
+    command = [
+        *(sys.executable, "-m", "rsclip_jax.build.caption", "--format=folder"),
+        *(f"--input={tmp_path}/images", "--task=long", f"--output={tmp_path}/long.jsonl"),
+        *(f"--base_url={server.url}", "--model=seer", "--concurrency=4", *more),
+    ]
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=root, env=environment, stdout=pipe, stderr=pipe, text=True, **settings
+    )
+
+
+def test_kill_9_in_the_middle_loses_nothing_and_pays_for_nothing_twice(tmp_path):
+    """The server's own count of what it was asked is compared with the store's."""
+    write_images(tmp_path / "images" / "harbor", 40)
+    hold, reached = threading.Event(), threading.Event()
+
+    def reply(body, number):
+        if number < 20:
+            return saying("caption", LONG)
+        if number == 23:  # four of four under way: answered only when nobody listens any more
+            reached.set()
+        return Reply(json.dumps({"caption": LONG}), wait=hold)
+
+    with serve(reply) as server:
+        process = run_command(server, tmp_path)
+        assert reached.wait(60), process.communicate(timeout=5)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "long.jsonl").exists()
+        hold.set()
+        prices = ("--prompt_price=10000", "--completion_price=50000")
+        process = run_command(server, tmp_path, *prices)
+        told, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        # 40 images and the four requests that the kill cut off.
+        assert len(server.bodies) == 44 and sum(server.paid.values()) == 44
+        assert len(server.paid) == 40 and sorted(server.paid.values())[-5:] == [1, 2, 2, 2, 2]
+        assert "40 captions" in told
+        assert "paid by this run: 20 answers, 2,000 prompt tokens, 400 completion tokens" in told
+        all_runs = "all runs: 40 answers, 4,000 prompt tokens, 800 completion tokens, cost 80.00; 4"
+        assert all_runs + " requests sent that brought no answer, perhaps charged" in told
+        before = (tmp_path / "long.jsonl").read_text()
+        endpoint = Endpoint(EndpointConfig(server.url, "seer", f"{tmp_path}/long.jsonl.answers"))
+        source = open_folder(f"{tmp_path}/images")  # once more: everything is there
+        write_table(source, CaptionConfig("long"), endpoint, f"{tmp_path}/long.jsonl")
+        assert (tmp_path / "long.jsonl").read_text() == before and len(server.bodies) == 44
+    rows = [json.loads(line) for line in before.splitlines()]
+    assert [row["id"] for row in rows] == [f"harbor/{number:03d}.png" for number in range(40)]
+    assert all(row["long_captions"] == [LONG] and row["label"] == "harbor" for row in rows)
+    assert {entry["model"] for row in rows for entry in row["provenance"]} == {"seer-served"}
+
+
+def test_the_table_of_the_command_is_what_prepare_reads(tmp_path):
+    write_images(tmp_path / "images" / "harbor", 3)
+    replies = [LONG, "a picture", LONG]
+    with serve(lambda body, number: saying("caption", replies[number])) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path, concurrency=1))
+        source = open_folder(str(tmp_path / "images"))
+        output = str(tmp_path / "long.jsonl")
+        counts = write_table(source, CaptionConfig("long"), endpoint, output)
+    assert counts == {"": 2, "too short": 1}
+    assert "too short" in Path(f"{output}.problems.jsonl").read_text()
+    samples = list(open_table("jsonl", output, str(tmp_path / "images")))
+    assert [sample.long_captions for sample in samples] == [[LONG], [], [LONG]]
+    assert [(sample.image, sample.label) for sample in samples] == [
+        (f"harbor/{number:03d}.png", "harbor") for number in range(3)
+    ]
+
+
+def test_the_command_captions_the_infrared_images_of_a_table(tmp_path):
+    write_images(tmp_path / "images", 2)
+    row = {"image": "images/000.png", "ir": "images/001.png", "captions": ["a harbor", "ships"]}
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n")
+    text = "Bright ships lie in dark water, with sharp outlines."
+    with serve(lambda *_: saying("ir_aware_caption", text)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        source = open_table("jsonl", str(tmp_path / "table.jsonl"))
+        output = tmp_path / "out.jsonl"
+        write_table(source, CaptionConfig("infrared"), endpoint, str(output))
+        assert shown(server.bodies[0]) == [(tmp_path / "images/001.png").read_bytes()]
+    written = json.loads(output.read_text())
+    assert written["ir_captions"] == [text] and written.items() >= row.items()
+
+
+def test_a_server_that_refuses_leaves_no_table(tmp_path):
+    write_images(tmp_path / "images" / "harbor", 1)
+    source = open_folder(str(tmp_path / "images"))
+    with serve(lambda *_: Reply(status=401, body={"error": {"message": "who are you?"}})) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path, api_key_env="NO_SUCH_KEY"))
+        with pytest.raises(EndpointError, match=r"who are you\?.*NO_SUCH_KEY is not set"):
+            write_table(source, CaptionConfig("long"), endpoint, str(tmp_path / "long.jsonl"))
+    assert not (tmp_path / "long.jsonl").exists()
+
+
+def run_stages(steps, rows, tmp_path):
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    steps = [Stage("given", Given(str(tmp_path / "rows.parquet")), "source"), *steps]
+    return stages.run(steps, str(tmp_path / "work"), Runner(workers=1), say=lambda _: None)
+
+
+def test_lrs2m_asks_only_for_what_is_missing(tmp_path):
+    paths = write_images(tmp_path / "images", 3)
+    meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)] * 2))
+    rows = [
+        new_row(id="bare", image=paths[0]),
+        new_row(id="boxes", image=paths[1], meta=meta),
+        new_row(id="both", image=paths[2], captions=["a harbor"], long_captions=[LONG]),
+    ]
+
+    def reply(body, number):
+        long = "4 to 8 sentences" in body["messages"][0]["content"]
+        return saying("caption", LONG if long else SHORT)
+
+    with serve(reply) as server:
+        config = endpoint_config(server, tmp_path, prompt_price=1000.0)
+        table = run_stages(lrs2m_stages(config), rows, tmp_path)[-1]
+        assert len(server.bodies) == 3  # short: bare; long: bare, boxes
+    left = {row["id"]: row for row in table.read()}
+    assert left["bare"]["captions"] == [SHORT] and left["both"]["captions"] == ["a harbor"]
+    assert left["boxes"]["captions"][0] == "Two ships in the centre of the image."
+    assert all(row["long_captions"] == [LONG] for row in left.values())
+    assert count_provenance(table.read()) == {
+        "captions": {
+            "long_captions by seer-served, long/1": 2,
+            "captions by seer-served, short/1": 1,
+        },
+        "problems": {},
+        "prompt_tokens": 300,
+        "completion_tokens": 60,
+    }
+    assert costs(config) == {
+        "model": "seer",
+        "answers": 3,
+        "prompt_tokens": 300,
+        "completion_tokens": 60,
+        "without_usage": 0,
+        "unanswered": 0,
+        "cost": 0.3,
+    }
+
+
+@pytest.mark.parametrize("keep_failed", [False, True])
+def test_fusionrs_counts_what_the_filter_rejects_by_category(tmp_path, keep_failed):
+    texts = [
+        "Bright ships lie in dark water, with sharp outlines.",
+        "Warm ships lie in the dark water of a harbor.",
+        "Ships of metal lie in the dark water of a harbor.",
+        "Red ships lie in the dark water of a harbor.",
+        "Blue ships lie in the dark water of a harbor.",
+    ]
+    paths = write_images(tmp_path / "images", 5)
+    place = {Path(path).read_bytes(): number for number, path in enumerate(paths)}
+    rows = [new_row(id=path, image=path, ir=path, captions=["ships"], source="s") for path in paths]
+    with serve(lambda body, _: saying("ir_aware_caption", texts[place[shown(body)[0]]])) as server:
+        config = endpoint_config(server, tmp_path)
+        steps = fusionrs_stages(config, keep_failed=keep_failed)
+        table = run_stages(steps, rows, tmp_path)[-1]
+    counts = {"colour": 2, "temperature": 1, "material": 1}
+    if keep_failed:
+        assert len(table) == 5 and not table.dropped
+        expected = {f"ir_captions: infrared filter, {name}": n for name, n in counts.items()}
+        assert count_provenance(table.read())["problems"] == expected
+    else:
+        assert table.dropped == {"s": {f"infrared filter, {name}": n for name, n in counts.items()}}
+    assert [row["ir_captions"] for row in table.read() if row["ir_captions"]] == [[texts[0]]]
