@@ -1,5 +1,6 @@
 """The device mesh, and where batches and parameters lie on it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,13 +10,15 @@ BATCH_AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**14  # smaller arrays are replicated: gathering them costs more than they weigh
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arrange all devices as a ("data", "fsdp") mesh; one of the sizes may be -1, for the rest.
+
+    With `devices` it is these, and not those of all processes.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
-    count = jax.device_count()
+    count = len(devices or jax.devices())
     sizes = {"data": data, "fsdp": fsdp}
     for axis, other in (("data", "fsdp"), ("fsdp", "data")):
         if sizes[axis] == -1 and sizes[other] > 0:
@@ -27,7 +30,10 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
         )
     # Under the newer default, AxisType.Explicit, x @ y.T of two batch-sharded arrays raises.
     return jax.make_mesh(
-        (sizes["data"], sizes["fsdp"]), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto)
+        (sizes["data"], sizes["fsdp"]),
+        BATCH_AXES,
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices,
     )
 
 
