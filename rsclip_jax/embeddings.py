@@ -7,6 +7,7 @@ all of them are there.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from rsclip_jax import distributed
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.texts import TEXT_FIELDS, record_texts, records_of, tokenizer_for
@@ -49,7 +51,8 @@ def export_embeddings(
     """Embed a data set and write it to OUTPUT; shards that are already there are kept.
 
     Every shard appears whole or not at all, and names in its metadata the parameters, data and
-    settings it was made with; one that does not match is made again.
+    settings it was made with; one that does not match is made again. Several processes share the
+    shards out among them.
 
     Args:
       encoder, params, config: the model, its parameters and the configuration of its run; data
@@ -72,10 +75,7 @@ def export_embeddings(
       FileNotFoundError: no such data set.
       ValueError: no such split, modality or dtype; or OUTPUT holds another export, which the
         message compares with this one.
-      RuntimeError: run by several processes at once.
     """
-    if jax.process_count() > 1:
-        raise RuntimeError("embeddings are exported by one process: run rsclip_jax.export on one")
     modalities = tuple(modalities) or ("image", *config.input.lengths)
     possible = (*IMAGE_FIELDS, *TEXT_FIELDS)
     if unknown := [name for name in modalities if name not in possible]:
@@ -90,6 +90,8 @@ def export_embeddings(
     fingerprint = records.dataset_fingerprint(data_dir, dataset)
     splits = tuple(splits) or _splits(data_dir, dataset)
     sources = {split: records.open_source(data_dir, dataset, split) for split in splits}
+    if jax.process_count() > 1:
+        encoder, params = encoder.on_own_devices(params)
     made_with = {
         "step": step,
         "params_sha256": params_digest(params),
@@ -116,14 +118,21 @@ def export_embeddings(
         "config": config.to_dict(),
     }
     output = Path(output)
-    _claim(output, card, overwrite)
+    first = jax.process_index() == 0
+    if first:
+        _claim(output, card, overwrite)
+    distributed.gather("claimed")  # the others wait for it
     digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
     schema = _schema(encoder.embed_dim, dtype, digest)
-    rows = {split: dict.fromkeys(modalities, 0) for split in splits}
+    own = shards[jax.process_index() :: jax.process_count()]
+    written: list[tuple[str, dict[str, int]]] = []  # the rows of each shard, by modality
     with tqdm(
-        total=sum(card["records"].values()), unit=" records", desc=f"export {dataset}"
+        total=sum(stop - start for *_, start, stop in own),
+        unit=" records",
+        desc=f"export {dataset}",
+        disable=not first,
     ) as bar:
-        for name, split, start, stop in shards:
+        for name, split, start, stop in own:
             counts = _finished(output / name, digest)
             if counts is None:
                 wanted = [field for field in modalities if field in IMAGE_FIELDS]
@@ -132,13 +141,17 @@ def export_embeddings(
                 counts = _write(output / name, schema, split, columns)
             else:
                 bar.update(stop - start)
-            for modality, count in counts.items():
-                rows[split][modality] += count
+            written.append((split, counts))
+    rows = {split: dict.fromkeys(modalities, 0) for split in splits}
+    for split, counts in itertools.chain.from_iterable(distributed.gather(written)):
+        for modality, count in counts.items():
+            rows[split][modality] += count
     for modality in modalities:
         if not any(counts[modality] for counts in rows.values()):
             logging.warning("%s: no record has %r, so it has no rows", dataset, modality)
     card |= {"complete": True, "rows": rows}
-    _write_card(output, card)
+    if first:
+        _write_card(output, card)
     return card
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from rsclip_jax.sharding import batch_sharding, batch_shards, on_mesh, replicated
+from rsclip_jax.sharding import batch_sharding, batch_shards, make_mesh, on_mesh, replicated
 
 # Texts are cut to one of these lengths (or to their own): few lengths, few compilations.
 TEXT_BUCKETS = (16, 32, 64, 128)
@@ -24,8 +24,9 @@ class Encoder:
         `zimg`, with `ir=` `zir`, with `text=` `ztxt`, each [B, D]; its
         `image_size` and `embed_dim` are S and D.
       mesh: see `sharding.make_mesh`; batches are split over it. None for one device. With several
-        processes every process passes the same input and receives all embeddings.
-      batch_size: items per device call, rounded up to a multiple of the parts of a batch.
+        processes every process passes the same input and receives all embeddings; of the batches of
+        `image_stream` only its `own_rows` are read, the others may be anything.
+      batch_size: items per call and process, rounded up to a multiple of the parts of a batch.
     """
 
     def __init__(
@@ -39,12 +40,32 @@ class Encoder:
         self._mesh = mesh
         self._shards = batch_shards(mesh) if mesh else 1
         self._sharding = batch_sharding(mesh) if mesh else None
-        self.batch_size = self._whole(batch_size)
+        self.batch_size = self._whole(batch_size * (jax.process_count() if mesh else 1))
         self._apply = jax.jit(
             self._embed,
             static_argnames=("field", "normalize"),
             out_shardings=replicated(mesh) if mesh else None,
         )
+
+    def own_rows(self, number: int) -> np.ndarray:
+        """Tell which of `number` rows, of a stream's largest batch, this process embeds: bool."""
+        own = np.full(self._size(number), self._sharding is None)
+        if self._sharding is not None:
+            for index in self._sharding.addressable_devices_indices_map(own.shape).values():
+                own[index] = True
+        return own[:number]
+
+    def on_own_devices(self, params: Any) -> tuple["Encoder", Any]:
+        """Return an encoder for the devices of this process alone, and the parameters on them.
+
+        All processes must call this; each can then embed what the others do not.
+        """
+        if self._mesh is None or jax.process_count() == 1:
+            return self, params
+        whole = jax.jit(lambda x: x, out_shardings=replicated(self._mesh))(params)
+        mesh = make_mesh(devices=jax.local_devices())
+        own = jax.tree.map(lambda x: jax.device_put(x.addressable_data(0), replicated(mesh)), whole)
+        return Encoder(self._model, mesh, self.batch_size // jax.process_count()), own
 
     def image(self, params: Any, images: np.ndarray, *, normalize: bool = True) -> np.ndarray:
         """Embed RGB images uint8 [N, S, S, 3]: float32 [N, D], rows of length 1.
@@ -67,9 +88,10 @@ class Encoder:
             before the embeddings of the one before are waited for.
           field: "image" or "ir".
         """
-        pending = None
+        pending, size = None, 0
         for batch in batches:
-            following = self._dispatch(params, field, batch, True, self.batch_size)
+            size = max(size, self._size(len(batch)))
+            following = self._dispatch(params, field, batch, True, size)
             if pending is not None:
                 yield _fetch(*pending)
             pending = following
@@ -95,8 +117,7 @@ class Encoder:
     def _all(self, params: Any, field: str, rows: np.ndarray, normalize: bool) -> np.ndarray:
         if len(rows) == 0:
             raise ValueError(f"nothing to encode: {field} has shape {rows.shape}")
-        # One batch of few rows is padded to a power of two only: a handful of queries stays cheap.
-        size = min(self.batch_size, self._whole(1 << (len(rows) - 1).bit_length()))
+        size = self._size(len(rows))
         pending, out = None, []
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
@@ -108,6 +129,10 @@ class Encoder:
             pending = following
         assert pending is not None  # there was a row, hence a batch
         return np.concatenate([*out, _fetch(*pending)])
+
+    def _size(self, number: int) -> int:
+        # One batch of few rows is padded to a power of two only: a handful of queries stays cheap.
+        return min(self.batch_size, self._whole(1 << (number - 1).bit_length()))
 
     def _whole(self, size: int) -> int:
         return -(-size // self._shards) * self._shards

@@ -12,6 +12,8 @@ Every field of the run's config can be overridden, as in training. A new evaluat
 type:
 
     --config.evals.aid.type=zero_shot --config.evals.aid.data=aid --config.evals.aid.split=test
+
+On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each reads a part of the data.
 """
 
 import argparse
@@ -26,15 +28,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import evaluators, sharding, weights
+from rsclip_jax import distributed, evaluators, sharding, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators import report, suites
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.progress import log
 
 _EVALUATOR = re.compile(r"--?config\.evals\.([^.=]+)\.")
 _NEW_EVALUATOR = re.compile(r"--?config\.evals\.(?P<name>\w+)\.type=(?P<type>\w+)$")
@@ -55,12 +59,18 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     parser.add_argument("--suite", choices=suites.NAMES, help="benchmarks of a paper")
     parser.add_argument("--data", help="where the data sets lie (default: as in training)")
     parser.add_argument("--output", help="directory of the results (default: MODEL/eval)")
-    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=256, help="records at a time, a process")
+    distributed.add_flags(parser)
     # The config's flags can be defined only once the model is known, hence the two rounds.
     args, overrides = parser.parse_known_args(argv)
     if not (args.output or Path(args.model).is_dir()):
         parser.error("--output is needed where --model is no directory")
+    with distributed.joined(args, again="begins again"):
+        return _evaluate(args, overrides)
 
+
+def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, float]:
+    first = jax.process_index() == 0  # the others compute the same, and are silent
     mesh = sharding.make_mesh()
     config, params, step = load_for_inference(args.model, args.step, mesh)
     if args.data:
@@ -72,7 +82,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     config = override(config, overrides).unlock()
     skipped = suites.cut(args.suite, config) if args.suite else {}
     for name, why in skipped.items():
-        print(f"{name}: skipped, {why}\n")
+        log(f"{name}: skipped, {why}\n")
     if not config.evals:
         raise ValueError(
             f"--suite={args.suite}: none of its data sets is there, see above"
@@ -102,11 +112,17 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     for name, evaluator in evals.items():
         try:
             _run(name, evaluator, params, results)
-            pictures |= evaluators.draw({name: evaluator}, output)
+            if first:
+                pictures |= evaluators.draw({name: evaluator}, output)
         except Exception as error:  # hours may have gone into the others
+            if jax.process_count() > 1:
+                raise  # the other processes may wait for this one within the evaluator
             traceback.print_exc()
             results["failed"][name] = f"{type(error).__name__}: {error}"
-        _write(output / "results.json", json.dumps(results, indent=2) + "\n")
+        if first:
+            _write(output / "results.json", json.dumps(results, indent=2) + "\n")
+    if not first:
+        return results["metrics"]
     results["complete"] = not results["failed"]
     files = {
         "results.json": json.dumps(results, indent=2) + "\n",
@@ -129,9 +145,9 @@ class EvaluationError(Exception):
 def _run(name: str, evaluator: Any, params: Any, results: dict[str, Any]) -> None:
     start = time.perf_counter()
     found = dict(evaluator.run(params))
-    print(f"{name} ({time.perf_counter() - start:.1f} s)\n{report.table(found)}\n", flush=True)
+    log(f"{name} ({time.perf_counter() - start:.1f} s)\n{report.table(found)}\n")
     results["metrics"] |= {f"{name}/{metric}": value for metric, value in found.items()}
-    if hasattr(evaluator, "details"):
+    if jax.process_index() == 0 and hasattr(evaluator, "details"):
         results["details"][name] = evaluator.details()
 
 

@@ -3,6 +3,7 @@
     python -m rsclip_jax.export --model=WORKDIR --dataset=NAME --output=DIR
 
 The same command again continues what was interrupted. `rsclip_jax.embeddings` describes the files.
+On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each writes shards of its own.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsclip_jax import sharding
+import jax
+
+from rsclip_jax import distributed, sharding
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip
@@ -38,10 +41,15 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
     parser.add_argument("--shard_size", type=int, default=8192, help="records of a shard")
-    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--batch_size", type=int, default=256, help="records at a time, a process")
     parser.add_argument("--overwrite", action="store_true", help="replace another export")
+    distributed.add_flags(parser)
     args = parser.parse_args(argv)
+    with distributed.joined(args, again="goes on with the shards that are missing"):
+        _export(args)
 
+
+def _export(args: argparse.Namespace) -> None:
     mesh = sharding.make_mesh()
     config, params, step = load_for_inference(args.model, args.step, mesh)
     if args.data_dir:
@@ -60,6 +68,8 @@ def main(argv: Sequence[str]) -> None:
         shard_size=args.shard_size,
         overwrite=args.overwrite,
     )
+    if jax.process_index() != 0:
+        return
     for split, rows in card["rows"].items():
         counts = ", ".join(f"{count:,} {modality}" for modality, count in rows.items())
         print(f"{split}: {counts}")

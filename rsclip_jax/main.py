@@ -10,6 +10,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from rsclip_jax import distributed
 from rsclip_jax.overrides import check_fields
 
 
@@ -28,17 +29,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Define --config, --workdir and how processes find each other."""
     define_config(values, argv)
     flags.DEFINE_string("workdir", None, "Directory of all that a run writes.", flag_values=values)
-    flags.DEFINE_string(
-        "coordinator_address",
-        "",
-        "HOST:PORT of process 0, of several (SLURM, Open MPI and TPU pods tell without).",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("num_processes", 0, "How many processes.", flag_values=values)
-    flags.DEFINE_integer("process_id", -1, "Which of them this is.", flag_values=values)
-    flags.DEFINE_boolean(
-        "distributed", False, "One process on each host of a Cloud TPU.", flag_values=values
-    )
+    kinds: dict[type, Callable] = {
+        str: flags.DEFINE_string,
+        int: flags.DEFINE_integer,
+        bool: flags.DEFINE_boolean,
+    }
+    for name, (default, meaning) in distributed.FLAGS.items():
+        kinds[type(default)](name, default, meaning, flag_values=values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
 
 
@@ -71,14 +68,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     absl.logging.set_verbosity(absl.logging.WARNING)
-    from rsclip_jax import distributed  # after the flags: mistakes are told at once
-    from rsclip_jax.training.loop import train
+    from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
 
-    values = flags.FLAGS
-    distributed.join(
-        values.coordinator_address, values.num_processes, values.process_id, values.distributed
-    )
-    train(flags.FLAGS.config, flags.FLAGS.workdir)
+    with distributed.joined(flags.FLAGS, again="goes on from the newest checkpoint"):
+        train(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 if __name__ == "__main__":

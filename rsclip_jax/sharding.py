@@ -24,7 +24,7 @@ def make_mesh(
       fsdp: devices that share a copy: each has a part of the batch, and of every parameter.
       tensor: devices that compute the same rows, each with some of the heads and hidden units.
         One of the three may be -1, for the rest.
-      devices: () for those at hand.
+      devices: () for those of all processes.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices, or `tensor` crosses hosts.

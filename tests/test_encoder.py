@@ -78,6 +78,20 @@ def test_a_stream_draws_the_next_batch_before_it_waits():
     assert drawn == [0, 1]
 
 
+def test_a_process_embeds_the_rows_that_lie_on_its_devices():
+    assert Encoder(Sums([]), batch_size=8).own_rows(5).all()
+    mesh = sharding.make_mesh(4, 2)
+    own = Encoder(Sums([]), mesh, batch_size=16).own_rows(11)
+    assert own.shape == (11,) and own.all()  # all devices are this process's
+
+
+def test_a_stream_of_few_images_is_padded_to_few_and_to_one_shape():
+    shapes = []
+    encoder = Encoder(Sums(shapes), batch_size=64)
+    z = list(encoder.image_stream({}, [images(7), images(2)]))
+    assert [len(part) for part in z] == [7, 2] and shapes == [(8, 4, 4, 3)]
+
+
 def test_a_mesh_changes_nothing():
     mesh = sharding.make_mesh(4, 2)
     encoder = Encoder(Sums([]), mesh, batch_size=12)

@@ -25,7 +25,8 @@ class ColourEncoder:
         z = images.astype(float).mean((1, 2)) - 90
         return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
 
-    ir = image
+    def image_stream(self, params, batches, field="image"):
+        return (self.image(params, batch) for batch in batches)
 
     def text(self, params, ids, normalize=True):
         return self.image(params, np.array(COLOURS)[ids[:, 0]][:, None, None])
@@ -158,8 +159,8 @@ class TableEncoder:
         assert (images[:, 0, 0, 2] == 200 * (field == "ir")).all()
         return self.embed(field, split, number)
 
-    def ir(self, params, images):
-        return self.image(params, images, "ir")
+    def image_stream(self, params, batches, field="image"):
+        return (self.image(params, batch, field) for batch in batches)
 
     def text(self, params, ids):
         return self.embed("text", ids[:, 0], ids[:, 1])

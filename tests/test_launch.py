@@ -1,6 +1,5 @@
 """Launchers: local processes, and the cluster scripts against stand-ins that record their calls."""
 
-import json
 import os
 import shlex
 import shutil
@@ -10,9 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_run import losses
 
 from launch import backends, local, processes
 from rsclip_jax import distributed
@@ -383,29 +380,3 @@ def test_a_flag_joins_the_hosts_of_a_tpu(monkeypatch):
 def test_half_an_address_is_refused():
     with pytest.raises(ValueError, match="give all three"):
         distributed.join("localhost:1", 2)
-
-
-def test_two_processes_train_as_one_and_finish(scenes, tmp_path):
-    fields = {
-        "total_steps": 6, "warmup_steps": 2, "log_steps": 1, "eval_steps": 0, "scenes.train": 0,
-        "model.image_size": 32, "model.scan": True, "input.batch_size": 16,
-        "input.lengths.text": 16, "input.lengths.text_long": 32, "checkpoint.steps": 3,
-        "input.data_dir": scenes, "tokenizer": f"sentencepiece:{scenes}/words.model",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "launch.local", "--config=configs/lrsclip.py:demo"]
-    command += [f"--config.{name}={value}" for name, value in fields.items()]
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"
-    for number in (1, 2):
-        found = subprocess.run(
-            [*command, f"--workdir={tmp_path}/{number}", f"--processes={number}"],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        assert found.returncode == 0, found.stdout + found.stderr
-        assert json.loads((tmp_path / f"{number}/finished.json").read_text())["step"] == 6
-    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
-    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-5)
-    assert len(one) == 6

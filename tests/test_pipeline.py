@@ -463,6 +463,24 @@ def test_eval_batches_come_in_order_with_all_texts():
     assert "ir" not in without and "ir_mask" not in without
 
 
+def test_eval_batches_read_only_the_rows_asked_for():
+    source = [record("a", i, ir=encoded(i + 50)) for i in range(6)]
+    for i in (1, 3, 5):
+        source[i]["image"] = b"not read"
+    own = np.array([True, False, True, False])
+    first, last = pipeline.eval_batches(
+        source, image_size=SIZE, batch_size=4, start=0, ir=True, own=own
+    )
+    assert first["id"] + last["id"] == ["a0", None, "a2", None, "a4", None]
+    assert first["captions"][1] is None and first["ir_mask"].tolist() == own.tolist()
+    whole = next(pipeline.eval_batches(source[::2], image_size=SIZE, batch_size=4, ir=True))
+    for field in ("image", "ir"):
+        np.testing.assert_array_equal(first[field][::2], whole[field][:2])
+        assert not first[field][1::2].any()
+    none = pipeline.eval_batches(source[1:2], image_size=SIZE, batch_size=1, own=np.array([False]))
+    assert next(none)["id"] == [None]
+
+
 def test_eval_batches_read_no_further_ahead_than_two_batches():
     reads = []
 

@@ -150,7 +150,7 @@ class ColourEncoder:
     def __init__(self):
         self.images_seen = 0
 
-    def image_stream(self, params, batches):
+    def image_stream(self, params, batches, field="image"):
         for batch in batches:
             self.images_seen += len(batch)
             z = batch.mean((1, 2)) + 1

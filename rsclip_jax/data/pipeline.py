@@ -43,6 +43,8 @@ from rsclip_jax.data.captions import TEXT_FIELDS, TextChoice
 from rsclip_jax.data.captions import compose_long as compose_long
 from rsclip_jax.data.records import open_source
 
+LISTED = ("id", "source", "label", "captions", "long_captions", "ir_captions")  # by eval_batches
+
 
 def train_dataset(
     input_config: Mapping[str, Any],
@@ -224,6 +226,7 @@ def eval_batches(
     start: int = 0,
     stop: int | None = None,
     ir: bool = False,
+    own: np.ndarray | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Iterate in order over records `start` to `stop`, with CLIP's evaluation preprocessing.
 
@@ -235,6 +238,8 @@ def eval_batches(
       batch_size: b; the last batch may be smaller.
       start, stop: as in a slice.
       ir: also return the infrared images.
+      own: bool [b], which rows of every batch are read; None for all. The images of the others are
+        zeros, their `ir_mask` is False, and what else they have is None.
 
     Yields:
       dict of `image` uint8 [b, S, S, 3]; with `ir` also `ir` uint8 [b, S, S, 3] and `ir_mask` bool
@@ -248,7 +253,9 @@ def eval_batches(
         raise ValueError(f"batch_size is {batch_size}: expected 1 or more")
     indices = range(len(source))[start:stop]
 
-    def read(index: int) -> dict[str, Any]:
+    def read(index: int) -> dict[str, Any] | None:
+        if own is not None and not own[(index - indices.start) % batch_size]:
+            return None
         record = dict(source[index])
         try:
             record["image"] = images.eval_preprocess(images.decode(record["image"]), image_size)
@@ -265,14 +272,18 @@ def eval_batches(
             raise ValueError(f"record {record['id']!r}: {error}") from error
         return record
 
+    pixels = ((image_size, image_size, 3), np.uint8)
+    arrays = {"image": pixels} | ({"ir": pixels, "ir_mask": ((), bool)} if ir else {})
+
     def batch(tasks: list[futures.Future]) -> dict[str, Any]:
         records = [task.result() for task in tasks]
-        columns = {field: [record[field] for record in records] for field in records[0]}
-        arrays = ("image", "ir", "ir_mask")
-        return {
-            field: np.stack(column) if field in arrays else column
-            for field, column in columns.items()
-        }
+        found: dict[str, Any] = {f: [record and record[f] for record in records] for f in LISTED}
+        for field, (shape, dtype) in arrays.items():
+            found[field] = np.zeros((len(records), *shape), dtype)
+            for place, record in enumerate(records):
+                if record:
+                    found[field][place] = record[field]
+        return found
 
     pool = futures.ThreadPoolExecutor(available_cores(), thread_name_prefix="eval-input")
     pending: collections.deque[list[futures.Future]] = collections.deque()

@@ -1,13 +1,18 @@
-"""The records an evaluator runs over, in order, decoded once where memory allows."""
+"""The records an evaluator runs over, embedded in order, decoded once where memory allows."""
 
+import itertools
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
+from rsclip_jax import distributed
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.texts import records_of
 
 MODALITIES = ("image", "ir")  # of what is classified
 CACHE_BYTES = 256 * 2**20
@@ -15,10 +20,10 @@ SILENT_S = 10  # seconds until a pass shows its progress
 
 
 class Examples:
-    """Batches of one split of a data set; iterate as often as wanted.
+    """One split of a data set; embed its images as often as wanted.
 
     Decoded images are kept between passes where all of them fit into 256 MiB; otherwise every
-    pass decodes anew.
+    pass decodes anew. Of several processes each reads the records whose images its devices embed.
 
     Args:
       config: the whole configuration, of which `input.data_dir` is read.
@@ -26,6 +31,9 @@ class Examples:
       data, split: which records.
       limit: only the first so many records; 0 for all.
       ir: with the infrared images.
+
+    Attributes:
+      records: what `texts.records_of` tells of each record, known once they have been embedded.
 
     Raises:
       FileNotFoundError, ValueError: no such data set or split (from `records.open_source`), a
@@ -51,35 +59,60 @@ class Examples:
         self._encoder = encoder
         self._length = min(limit or len(self.source), len(self.source))
         self._ir = ir
-        self._keep = len(self) * 3 * encoder.image_size**2 * (1 + ir) <= CACHE_BYTES
+        size = len(self) * 3 * encoder.image_size**2 * (1 + ir)
+        self._keep = size <= CACHE_BYTES * jax.process_count()
         self._kept: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the batches of `pipeline.eval_batches`."""
+    def embed(self, params: Any, *fields: str) -> list[np.ndarray]:
+        """Embed all images, in each of the fields "image" and "ir" asked for: float32 [N, D]."""
+        read: list[dict[str, Any]] = []
+        copies = itertools.tee(self._batches(read), len(fields))
+        streams = [
+            self._encoder.image_stream(params, map(itemgetter(field), batches), field)
+            for field, batches in zip(fields, copies, strict=True)
+        ]
+        z = [np.concatenate(parts) for parts in zip(*zip(*streams, strict=True), strict=True)]
+        if not self.records:
+            own = [(place, record) for place, record in enumerate(read) if record["id"] is not None]
+            everywhere = itertools.chain.from_iterable(distributed.gather(own))
+            self.records = [record for _, record in sorted(everywhere, key=itemgetter(0))]
+        return z
+
+    def _batches(self, read: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the batches of `pipeline.eval_batches`, their records are added to `read`."""
         if self._kept:
             yield from self._kept
             return
         kept = []
         with tqdm(
-            total=len(self), unit=" images", desc=self.name, delay=SILENT_S, leave=False
+            total=len(self),
+            unit=" images",
+            desc=self.name,
+            delay=SILENT_S,
+            leave=False,
+            disable=jax.process_index() != 0,
         ) as progress:
-            for batch in self._batches():
+            for batch in self._decoded():
                 if self._keep:
                     kept.append(batch)
+                read += records_of(batch)
                 yield batch
                 progress.update(len(batch["id"]))
         self._kept = kept
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
+    def _decoded(self) -> Iterator[dict[str, Any]]:
+        size = min(self._encoder.batch_size, len(self))
         return pipeline.eval_batches(
             self.source,
             image_size=self._encoder.image_size,
-            batch_size=self._encoder.batch_size,
+            batch_size=size,
             stop=len(self),
             ir=self._ir,
+            own=self._encoder.own_rows(size) if jax.process_count() > 1 else None,
         )
 
 
@@ -114,22 +147,16 @@ class LabelledExamples(Examples):
             raise ValueError(f"the records of {self.name} have no labels to predict")
         self._check(first["id"], first["label"], bool(first[modality]))
 
-    def embeddings(self, params: Any, labels: list[str]) -> np.ndarray:
-        """Embed all images: float32 [N, D], rows of length 1; their labels are added to `labels`.
+    def embeddings(self, params: Any) -> tuple[np.ndarray, list[str]]:
+        """Embed all images: float32 [N, D], rows of length 1, and the N labels.
 
         Raises:
           ValueError: a record has no label, or no infrared image to classify.
         """
-        stream = self._encoder.image_stream(params, self._images(labels), self._modality)
-        return np.concatenate(list(stream))
-
-    def _images(self, labels: list[str]) -> Iterator[np.ndarray]:
-        for batch in self:
-            there = batch["ir_mask"] if self._modality == "ir" else np.ones(len(batch["id"]), bool)
-            for found in zip(batch["id"], batch["label"], there, strict=True):
-                self._check(*found)
-            labels += batch["label"]
-            yield batch[self._modality]
+        (z,) = self.embed(params, self._modality)
+        for record in self.records:
+            self._check(record["id"], record["label"], record.get(self._modality, True))
+        return z, [record["label"] for record in self.records]
 
     def _check(self, record_id: str, label: str, there: bool) -> None:
         if not label:

@@ -15,7 +15,7 @@ from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.pictures import save_pairs_picture
 from rsclip_jax.evaluators.recall import Ranks, bootstrap, checked, wrong_answers_ahead
 from rsclip_jax.evaluators.retrieval import TIES
-from rsclip_jax.evaluators.texts import caption_groups, record_texts, records_of, tokenizer_for
+from rsclip_jax.evaluators.texts import caption_groups, record_texts, tokenizer_for
 
 FIELDS = {"caption": "text", "ir_caption": "text_ir"}
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)  # weights of RGB in the late fusion; the rest is infrared's
@@ -165,22 +165,17 @@ class IrRetrieval:
     def _embed(self, params: Any, examples: Examples) -> "_Embedded":
         captions: list[str] = []
         owner: list[int] = []
-        zrgb, zir = [], []
-        number = 0
-        for batch in examples:
-            for record, there in zip(records_of(batch), batch["ir_mask"], strict=True):
-                texts = self._check({**record, "ir": there}, examples.name)
-                captions += texts
-                owner += [number] * len(texts)
-                number += 1
-            zrgb.append(self._encoder.image(params, batch["image"]))
-            zir.append(self._encoder.ir(params, batch["ir"]))
+        zrgb, zir = examples.embed(params, "image", "ir")
+        for number, record in enumerate(examples.records):
+            texts = self._check(record, examples.name)
+            captions += texts
+            owner += [number] * len(texts)
         ztxt = None
         if self._tokenizer is not None:
             ztxt = checked("texts", self._encoder.text(params, self._tokenizer(captions)))
         return _Embedded(
-            checked("image embeddings", np.concatenate(zrgb)),
-            checked("ir embeddings", np.concatenate(zir)),
+            checked("image embeddings", zrgb),
+            checked("ir embeddings", zir),
             ztxt,
             captions,
             np.array(owner, np.int64),

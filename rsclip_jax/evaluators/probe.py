@@ -153,9 +153,9 @@ class Probe:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
         z: dict[str, np.ndarray] = {}
-        words: dict[str, list[str]] = {role: [] for role in self._examples}
+        words: dict[str, list[str]] = {}
         for role, examples in self._examples.items():
-            z[role] = examples.embeddings(params, words[role])
+            z[role], words[role] = examples.embeddings(params)
         names = sorted(set(words["train"]))
         number = {name: index for index, name in enumerate(names)}
         unseen = sorted({word for found in words.values() for word in found} - number.keys())

@@ -17,7 +17,6 @@ from rsclip_jax.evaluators.texts import (
     caption_groups,
     normalise,
     record_texts,
-    records_of,
     tokenizer_for,
 )
 
@@ -192,7 +191,8 @@ class Retrieval:
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
-        zimg = np.concatenate(list(self._encoder.image_stream(params, self._images())))
+        (zimg,) = self._examples.embed(params, "image")
+        self._read_texts()
         ztxt: dict[tuple[str, str], np.ndarray] = {}
         self._ranks = {}
         for key, texts in self._texts.items():
@@ -268,21 +268,20 @@ class Retrieval:
             )
         return texts
 
-    def _images(self) -> Iterator[np.ndarray]:
-        """Yield the images in batches; the first pass collects and tokenises the texts as well."""
-        lines: dict[str, list[list[str]]] = {kind: [] for kind in self._tokenizers}
-        for batch in self._examples:
-            if not self._texts:
-                for kind in lines:
-                    lines[kind] += [self._record_texts(kind, r) for r in records_of(batch)]
-            yield batch["image"]
-        if not self._texts:
-            prefixes = dict.fromkeys(map(_prefix, self._protocols))
-            self._texts = {
-                (kind, prefix): _Texts(lines[kind], tokenizer, prefix)
-                for kind, tokenizer in self._tokenizers.items()
-                for prefix in prefixes
-            }
+    def _read_texts(self) -> None:
+        """Collect and tokenise the texts, once."""
+        if self._texts:
+            return
+        lines = {
+            kind: [self._record_texts(kind, record) for record in self._examples.records]
+            for kind in self._tokenizers
+        }
+        prefixes = dict.fromkeys(map(_prefix, self._protocols))
+        self._texts = {
+            (kind, prefix): _Texts(lines[kind], tokenizer, prefix)
+            for kind, tokenizer in self._tokenizers.items()
+            for prefix in prefixes
+        }
 
 
 class _Texts:

@@ -7,6 +7,7 @@ maps are not written to JPEG files and read back.
 """
 
 import concurrent.futures
+import itertools
 import json
 import math
 import os
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from rsclip_jax import distributed
 from rsclip_jax.data import images
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.encoder import Encoder
@@ -302,9 +305,17 @@ class SemanticLocalization:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics."""
         self._results = []
+        scored: list[tuple[int, dict[str, float]]] = []
         scenes = dict.fromkeys(query["jpg_name"] for query in self._queries)
         shown = shown_queries(len(self._queries))
-        for name in tqdm(scenes, unit=" scenes", desc="localisation", delay=SILENT_S, leave=False):
+        for name in tqdm(
+            scenes,
+            unit=" scenes",
+            desc="localisation",
+            delay=SILENT_S,
+            leave=False,
+            disable=jax.process_index() != 0,
+        ):
             scene = images.decode((self._images / name).read_bytes())
             height, width, _ = scene.shape
             boxes = windows(height, width, self._scales)
@@ -313,13 +324,18 @@ class SemanticLocalization:
             )
             for query in [q for q in self._queries if q["jpg_name"] == name]:
                 ztxt = self._encoder.text(params, self._tokenizer([query["caption"].strip()]))
-                found = heat_map(boxes, zimg @ ztxt[0], height, width)
-                centres = attention_centres(found)
-                metrics = _compare(found, query["points"], centres)
-                result = {**query, **metrics, "centres": centres}
-                if len(self._results) in shown:  # the others' maps would fill the memory
-                    result["map"] = found
+                place, result = len(self._results), dict(query)
                 self._results.append(result)
+                drawn = place in shown and jax.process_index() == 0
+                if not drawn and place % jax.process_count() != jax.process_index():
+                    continue  # another process scores it
+                found = heat_map(boxes, zimg @ ztxt[0], height, width)
+                result["centres"] = attention_centres(found)
+                scored.append((place, _compare(found, query["points"], result["centres"])))
+                if drawn:  # the others' maps would fill the memory
+                    result["map"] = found
+        for place, metrics in itertools.chain.from_iterable(distributed.gather(scored)):
+            self._results[place] |= metrics
         for metric in METRICS:
             yield metric, float(np.mean([result[metric] for result in self._results]))
 
@@ -352,16 +368,24 @@ class SemanticLocalization:
 
 
 def crops(scene: np.ndarray, boxes: np.ndarray, encoder: Encoder) -> Iterator[np.ndarray]:
-    """Cut the windows out of a scene [H, W, 3], in batches uint8 [B, S, S, 3] for the encoder."""
+    """Cut the windows out of a scene [H, W, 3], in batches uint8 [B, S, S, 3] for the encoder.
 
-    def crop(box: np.ndarray) -> np.ndarray:
+    Of several processes each cuts those that its devices embed, the others stay black.
+    """
+    black = np.zeros((encoder.image_size, encoder.image_size, 3), np.uint8)
+    size = min(len(boxes), encoder.batch_size)
+    own = np.ones(size, bool) if jax.process_count() == 1 else encoder.own_rows(size)
+
+    def crop(box: np.ndarray, wanted: bool) -> np.ndarray:
+        if not wanted:
+            return black
         y0, x0, y1, x1 = box
         window = cv2.resize(scene[y0:y1, x0:x1], (CROP, CROP), interpolation=cv2.INTER_CUBIC)
         return images.eval_preprocess(window, encoder.image_size)
 
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
-        for start in range(0, len(boxes), encoder.batch_size):
-            yield np.stack(list(pool.map(crop, boxes[start : start + encoder.batch_size])))
+        for start in range(0, len(boxes), size):
+            yield np.stack(list(pool.map(crop, boxes[start : start + size], own)))
 
 
 def read_annotations(path: str | os.PathLike, images: str | os.PathLike) -> list[dict[str, Any]]:

@@ -29,10 +29,15 @@ def record_texts(record: Mapping[str, Any], field: str, long_caption: str = "aut
 
 
 def records_of(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Split the lists of a batch of `pipeline.eval_batches` into one dict for each record."""
+    """Split the lists of a batch of `pipeline.eval_batches` into one dict for each record.
+
+    Where the batch has infrared images, `ir` tells whether the record has one.
+    """
     fields = ("id", "label", "captions", "long_captions", "ir_captions")
-    columns = [batch[field] for field in fields]
-    return [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = {field: batch[field] for field in fields}
+    if "ir_mask" in batch:
+        columns["ir"] = batch["ir_mask"].tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def tokenizer_for(config: Any, field: str) -> Any:

@@ -168,8 +168,7 @@ class ZeroShot:
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics, in percent."""
-        labels: list[str] = []
-        zimg = self._examples.embeddings(params, labels)
+        zimg, labels = self._examples.embeddings(params)
         self._names, index = class_index(labels, self._given_names)
         weights = classifier_weights(
             _Side(self._encoder, params, self._tokenizer),

@@ -282,9 +282,6 @@ def evaluate(evals: dict[str, Any], params: Any, config: Any, workdir: Path) -> 
 
 def write_embeddings(config: ConfigDict, encoder: Encoder, params: Any, workdir: Path, step: int):
     """Export the embeddings that config.export asks for; shards that are there are kept."""
-    if config.export and jax.process_count() > 1:
-        log("embeddings are written by one process: run rsclip_jax.export for config.export")
-        return
     for dataset, splits in config.export.items():
         output = workdir / "embeddings" / dataset
         log(f"writing embeddings of {dataset} to {output}")
