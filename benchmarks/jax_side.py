@@ -1,5 +1,7 @@
 """Our side of `train_step.py`: take a training step for every line of standard input."""
 
+import ast
+import functools
 import json
 import sys
 import time
@@ -14,6 +16,7 @@ import numpy as np
 from configs import defaults
 from rsclip_jax import sharding
 from rsclip_jax.models import clip
+from rsclip_jax.training.flops import device_peak, forward_flops
 from rsclip_jax.training.loop import compile_step
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
@@ -21,17 +24,30 @@ from rsclip_jax.training.state import make_state
 from rsclip_jax.training.step import make_train_step
 
 
-def main(variant: str, batch_size: int, text_length: int) -> None:
+def main(settings: dict) -> None:
     """Compile, warm up, then answer each line with the seconds of a step."""
     answers, sys.stdout = sys.stdout, sys.stderr  # what the package prints is no answer
     config = defaults.get_config()
     config.total_steps = 10**6
-    config.model.variant = variant
+    config.model.variant = settings["variant"]
+    config.model.context_length = settings["context_length"]
+    config.model.dtype = settings["dtype"]
     config.model.activation = "gelu"
     config.model.scan = False
-    config.input.batch_size = batch_size
+    batch_size = config.input.batch_size = settings["batch_size"]
+    config.input.lengths.text = settings["text_length"]
+    if settings["long"]:
+        config.input.lengths.text_long = settings["context_length"]
+        config.loss_pairs = (("img", "txt_long", 1.0), ("img", "txt", 1.0))
     config.wd = 0.2
     config.b2, config.eps = 0.98, 1e-6
+    for assignment in settings["set"]:
+        *parents, field = assignment.partition("=")[0].split(".")
+        node = functools.reduce(lambda node, name: node[name], parents, config)
+        try:
+            node[field] = ast.literal_eval(assignment.partition("=")[2])
+        except (SyntaxError, ValueError):  # a word
+            node[field] = assignment.partition("=")[2]
     config = resolve(config, Path("unused"))
     mesh = sharding.make_mesh()
     model = clip.build(config.model)
@@ -42,9 +58,10 @@ def main(variant: str, batch_size: int, text_length: int) -> None:
     state = jax.device_put(state, shardings)
     rng = np.random.default_rng(0)
     size = model.image_size
-    text = rng.integers(1, 49406, (batch_size, text_length), np.int32)
-    text[:, -1] = 49407
-    batch = {"image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8), "text": text}
+    batch = {"image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8)}
+    for field, length in config.input.lengths.items():
+        batch[field] = rng.integers(1, 49406, (batch_size, length), np.int32)
+        batch[field][:, -1] = 49407
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
     train_step = make_train_step(model, tx, config, mesh, config.total_steps)
     step = compile_step(train_step, state, batch, shardings, mesh)
@@ -56,7 +73,12 @@ def main(variant: str, batch_size: int, text_length: int) -> None:
     a, b = jnp.ones((50 * batch_size, 768)), jnp.ones((768, 3072))
     product = jax.jit(jnp.matmul)
     product(a, b).block_until_ready()
-    print(json.dumps({"jax": jax.__version__, "device": device}), file=answers, flush=True)
+    described = {"jax": jax.__version__, "device": device}
+    flop = 3 * batch_size * forward_flops(model, config.input.lengths, set(batch))
+    peak, source = device_peak()
+    if jax.default_backend() != "cpu":
+        described |= {"flop": flop, "peak": peak * jax.device_count(), "peak_of": source}
+    print(json.dumps(described), file=answers, flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         state, metrics = step(state, batch)
@@ -70,4 +92,4 @@ def main(variant: str, batch_size: int, text_length: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(json.loads(sys.argv[1]))

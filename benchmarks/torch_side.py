@@ -10,25 +10,37 @@ import torch
 from open_clip.loss import ClipLoss
 
 
-def main(variant: str, batch_size: int) -> None:
+def main(settings: dict) -> None:
     """Warm up, then answer each line of standard input with the seconds of a step."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_clip.create_model(f"ViT-{variant.replace('/', '-')}", device=device).train()
+    batch_size, context = settings["batch_size"], settings["context_length"]
+    bf16 = settings["dtype"] == "bfloat16"
+    name = f"ViT-{settings['variant'].replace('/', '-')}"
+    config = open_clip.get_model_config(name)
+    config["text_cfg"]["context_length"] = context
+    model = open_clip.CLIP(**config).to(device).train()
+    forward = torch.compile(model) if bf16 and device == "cuda" else model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
     )
     rng = np.random.default_rng(0)
     image = torch.tensor(rng.normal(size=(batch_size, 3, 224, 224)), dtype=torch.float32).to(device)
-    text = rng.integers(1, 49406, (batch_size, 77))
-    text[:, -1] = 49407
+    texts = 1 + settings["long"]
+    text = rng.integers(1, 49406, (texts, batch_size, context))
+    text[:, :, -1] = 49407
     text = torch.tensor(text).to(device)
     loss_fn = ClipLoss()
 
+    def loss() -> torch.Tensor:
+        zimg, ztxt, scale = forward(image, text.reshape(-1, context))
+        return sum(loss_fn(zimg, z, scale) for z in ztxt.chunk(texts))
+
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        zimg, ztxt, scale = model(image, text)
-        loss_fn(zimg, ztxt, scale).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            total = loss()
+        total.backward()
         optimizer.step()
         synchronize()
 
@@ -55,4 +67,4 @@ def main(variant: str, batch_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(json.loads(sys.argv[1]))

@@ -2,14 +2,19 @@
 
     python -m venv torchenv && torchenv/bin/pip install torch torchvision open_clip_torch
     python -m benchmarks.train_step --torch_python=torchenv/bin/python
+    python -m benchmarks.train_step --torch_python=torchenv/bin/python --dtype=bfloat16 \\
+        --variant=B/16 --context_length=248 --batch_size=1024 --long [--set=model.scan=False,...]
 
-Each side is a process of its own that keeps a model of the same size (CLIP with 77 tokens, GELU,
-contrastive loss, AdamW, one batch of random numbers, float32) and takes a step when told to, so
-that a machine whose speed drifts favours neither. Medians over the rounds, and of the ratios
-within a round, are printed by wall time and by CPU time of the process, the steadier one on a busy
-machine. Compilation and the first two steps do not count. Without --torch_python only this side is
-measured. Bare float32 matrix products of an MLP's size are timed after every step, for how much of
-a difference is that of the two libraries beneath.
+Each side is a process of its own that keeps a model of the same size (CLIP, GELU, contrastive loss,
+AdamW, one batch of random numbers) and takes a step when told to, so that a machine whose speed
+drifts favours neither. In bfloat16 (parameters and optimiser in float32 on both sides) open_clip
+runs under autocast and torch.compile, with its fused attention. --long is LRSCLIP's step: image,
+long text and short one, of which open_clip's side pads both to the context, as LRSCLIP's code does.
+
+Medians over the rounds, and of the ratios within a round, are printed by wall time and by CPU time
+of the process, the steadier one on a busy machine. Compilation and the first two steps do not
+count. Without --torch_python only this side is measured. Bare float32 matrix products of an MLP's
+size are timed after every step, for how much of a difference is that of the two libraries beneath.
 """
 
 import json
@@ -25,20 +30,25 @@ _TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter that has 
 _VARIANT = flags.DEFINE_string("variant", "B/32", "B/32, B/16, L/14 or H/14.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Samples in a step.")
 _TEXT_LENGTH = flags.DEFINE_integer(
-    "text_length", 77, "Tokens of this side's captions (RSICD needs 24); open_clip pads to 77."
+    "text_length", 77, "Tokens of this side's (short) captions; open_clip pads to its context."
 )
+_CONTEXT = flags.DEFINE_integer("context_length", 77, "Text positions of the model.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+_LONG = flags.DEFINE_boolean("long", False, "Train on a long and a short text of each image.")
+_SET = flags.DEFINE_list("set", [], "Fields of this side's config: model.scan=False,...")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Steps of each side.")
 
 
 class Side:
     """One of the processes that are compared."""
 
-    def __init__(self, name: str, python: str, script: str, *settings: int):
+    def __init__(self, name: str, python: str, script: str):
         self.name = name
         self.times: list[dict[str, float]] = []
-        arguments = [_VARIANT.value, str(_BATCH_SIZE.value), *map(str, settings)]
+        flag_values = (_VARIANT, _BATCH_SIZE, _TEXT_LENGTH, _CONTEXT, _DTYPE, _LONG, _SET)
+        settings = json.dumps({flag.name: flag.value for flag in flag_values})
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).parent / script), *arguments],
+            [python, str(Path(__file__).parent / script), settings],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -69,7 +79,7 @@ class Side:
 
 def main(_: Sequence[str]) -> None:
     """Measure and print."""
-    sides = [Side("rsclip_jax", sys.executable, "jax_side.py", _TEXT_LENGTH.value)]
+    sides = [Side("rsclip_jax", sys.executable, "jax_side.py")]
     if _TORCH_PYTHON.value:
         sides.append(Side("open_clip", _TORCH_PYTHON.value, "torch_side.py"))
     else:
@@ -78,8 +88,9 @@ def main(_: Sequence[str]) -> None:
         for side in sides:
             side.step()
     print(
-        f"{_VARIANT.value}, batch {_BATCH_SIZE.value}, float32, captions of {_TEXT_LENGTH.value} "
-        f"tokens here; medians of {_ROUNDS.value} steps"
+        f"{_VARIANT.value}, batch {_BATCH_SIZE.value}, {_DTYPE.value}, captions of "
+        f"{_TEXT_LENGTH.value} tokens here{' and long ones' if _LONG.value else ''}, context "
+        f"{_CONTEXT.value}; medians of {_ROUNDS.value} steps"
     )
     for side in sides:
         side.close()
@@ -89,6 +100,9 @@ def main(_: Sequence[str]) -> None:
             f"{cpu:9.3f} CPU s/step {side.median('matmul') / 1e9:7.1f} GFLOP/s bare matrix products"
             f"   {side.describe}"
         )
+        if "flop" in side.describe:
+            mfu = side.describe["flop"] / wall / side.describe["peak"]
+            print(f"{'':12}{100 * mfu:8.1f} % of the peak of {side.describe['peak_of']}")
     if len(sides) == 2:
         ours, theirs = sides
         for clock in ("wall", "cpu"):
