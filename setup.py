@@ -27,7 +27,7 @@ CORE = [
     "tqdm>=4.70",
     "tensorboardX>=2.6.5",
 ]
-BUILD = ["apache-beam>=2.77,<3", "faiss-cpu>=1.15"]
+BUILD = ["apache-beam>=2.77,<3", "faiss-cpu>=1.15", "reverse_geocode>=1.6.6,<2"]
 
 setup(
     name="rsclip_jax",
