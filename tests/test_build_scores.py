@@ -40,7 +40,7 @@ def png(pixels):
 def tiny(tmp_path_factory):
     """Return (path of a model, the model)."""
     path = write_tiny_clip(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-    return path, rsclip_jax.load(path)
+    return path, models.shared_clip(path)
 
 
 @pytest.fixture(scope="module")
