@@ -215,6 +215,8 @@ def test_sentences_come_before_captions(tmp_path):
         ({}, "fmow metadata: not in meta, and not in "),
         (FMOW | {"timestamp": "yesterday"}, "fmow metadata: time 'yesterday'"),
         ({key: FMOW[key] for key in FMOW if key != "img_width"}, "fmow metadata: no img_width"),
+        (FMOW | {"bounding_boxes": [{"box": 5}]}, "fmow metadata: no raw_location"),
+        (FMOW | {"img_width": "wide"}, "fmow metadata: "),
     ]:
         row = new_row(id="x", source="fmow", image="none.jpg", meta=json.dumps(meta))
         with pytest.raises(Drop, match=reason):

@@ -27,6 +27,11 @@ def each_batch(
     return beam.ParDo(_EachBatch(make, wanted, size)).with_outputs(DROPPED, main="rows")
 
 
+def of_sources(sources: list[str], row: Row) -> bool:
+    """Tell whether a row is of one of the sources."""
+    return row["source"] in sources
+
+
 class _EachBatch(beam.DoFn):
     def __init__(self, make: Callable[[], BatchWork], wanted: Callable[[Row], bool], size: int):
         self._make, self._wanted, self._size = make, wanted, size

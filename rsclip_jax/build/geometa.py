@@ -228,11 +228,12 @@ def _time(text: Any) -> datetime.datetime:
         raise Unusable(f"time {text!r}: expected one such as 2016-01-12T08:55:12Z") from None
 
 
-# Form -> what it tells, and where its JSON lies: what replaces the suffix of the image's path.
+# Form -> what it tells, and where its JSON lies if not in `meta`: what replaces the suffix of the
+# image's path; "": nowhere.
 FORMS: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, str]], str]] = {
     "fmow": (fmow_facts, ".json"),
     "ben": (ben_facts, "_labels_metadata.json"),
-    "yfcc": (yfcc_facts, ".json"),
+    "yfcc": (yfcc_facts, ""),
 }
 
 
@@ -285,12 +286,12 @@ def with_geometa(row: Row, forms: Mapping[str, str], full: bool = False) -> Row:
         return row
     read, suffix = FORMS[form]
     try:
-        facts = read(_metadata(row, suffix) if form != "yfcc" else json.loads(row["meta"]))
+        facts = read(_metadata(row, suffix))
         name = template_set(form, facts, full)
         if not name:
             return row
         text, drawn = sentence(row["id"], name, facts)
-    except Unusable as error:
+    except (ValueError, TypeError, IndexError, AttributeError) as error:  # others' files
         raise Drop(f"{form} metadata: {error}") from error
     entry = {"field": "captions", "template": drawn}
     history = [*json.loads(row.get("provenance") or "[]"), entry]
@@ -302,7 +303,7 @@ def with_geometa(row: Row, forms: Mapping[str, str], full: bool = False) -> Row:
 
 def _metadata(row: Row, suffix: str) -> dict[str, Any]:
     meta = json.loads(row["meta"])
-    if meta.keys() & {"bounding_boxes", "projection"}:
+    if not suffix or meta.keys() & {"bounding_boxes", "projection"}:
         return meta
     path = os.path.splitext(row["image"])[0] + suffix
     try:

@@ -15,7 +15,7 @@ import apache_beam as beam
 import numpy as np
 
 from rsclip_jax.build import files
-from rsclip_jax.build.batches import each_batch
+from rsclip_jax.build.batches import each_batch, of_sources
 from rsclip_jax.build.detector import Detector
 from rsclip_jax.build.models import model_state, preprocess_rows, shared_clip
 from rsclip_jax.build.quantiles import QuantileFilter
@@ -98,12 +98,8 @@ class ScoreImages(beam.PTransform):
 
     def expand(self, rows):
         make = functools.partial(Scorer, self.model, self.detector, self.detector_model)
-        wanted = functools.partial(_of, self.sources)
+        wanted = functools.partial(of_sources, self.sources)
         return rows | each_batch(make, wanted, self.batch_size)
-
-
-def _of(sources: list[str], row: Row) -> bool:
-    return row["source"] in sources
 
 
 def score_stages(
