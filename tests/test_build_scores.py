@@ -4,6 +4,7 @@ import fractions
 import io
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
@@ -107,7 +108,7 @@ def test_rows_are_scored_by_the_mean_of_prompts_and_by_the_detector(tiny, detect
         assert (name, source) == ("r3", "web") and reason.startswith("not decoded: ")
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        result = pipeline | beam.Create(rows) | ScoreImages(path, detector[0], "", ["web"], 2)
+        result = pipeline | beam.Create(rows) | ScoreImages(path, detector[0], "", ["web"], 3)
         assert_that(result["rows"], check, "rows")
         assert_that(result[DROPPED], check_dropped, "dropped")
 
@@ -131,6 +132,7 @@ def test_a_process_loads_a_model_once(monkeypatch):
 
     def load(path):
         loaded.append(path)
+        time.sleep(0.1)  # in which the others come
         return object()
 
     def fetch(_):
@@ -152,6 +154,9 @@ def test_the_best_share_is_counted_exactly(share, levels):
     least = -(-fractions.Fraction(str(share)) * 100 // 1)  # 55 of 0.55, where floats make it 56
     kept = [value for value in values if (values > value).sum() < least]
     assert cutoff(values, share) == min(kept)
+    np.testing.assert_array_equal(
+        kept_by_quantiles({"x": values}, {"x": share}), np.isin(values, kept)
+    )
     if levels > 100:
         assert len(kept) == least
 
