@@ -241,7 +241,8 @@ def test_sentences_come_before_captions(tmp_path):
         ("Tehran, Iran; Seoul, South Korea", ["Tehran", "Iran", "Seoul", "South Korea"]),
         ("KYIV, UKRAINE SATELLITE PHOTO", ["Kyiv", "Ukraine"]),
         ("San, Francisco", []),
-        ("Londonderry and parisian roofs", []),
+        ("Londonderry and parisian roofs in greenland", []),
+        ("Dense Bush is under a tall tree", []),  # of RSITMD; the city is Būsh
         ("paris in small letters is no city here", []),
         ("", []),
     ],
