@@ -27,7 +27,12 @@ CORE = [
     "tqdm>=4.70",
     "tensorboardX>=2.6.5",
 ]
-BUILD = ["apache-beam>=2.77,<3", "faiss-cpu>=1.15", "openai>=3.54,<4"]
+BUILD = [
+    "apache-beam>=2.77,<3",
+    "faiss-cpu>=1.15",
+    "openai>=3.54,<4",
+    "reverse_geocode>=1.6.6,<2",
+]
 
 setup(
     name="rsclip_jax",

@@ -175,7 +175,8 @@ def test_embeddings_are_those_of_the_loaded_model(tmp_path):
         np.testing.assert_allclose(stored, expected, atol=1e-3)
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        assert_that(pipeline | beam.Create(rows) | Embed(str(path), ["web"], 2), check)
+        embedded = pipeline | beam.Create(rows) | Embed(str(path), ["web"], 2)
+        assert_that(embedded["rows"], check)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ FIELDS: dict[str, pa.DataType] = {
     # Captioning: candidates best first, and JSON of where each text comes from.
     "candidates": _TEXTS,
     "candidate_scores": pa.list_(_NUMBER),
-    "place": _TEXT,
+    "place": _TEXT,  # "City, Country" where the image was taken
+    "places": _TEXTS,  # named in the captions
     "provenance": _TEXT,
 }
 SCHEMA = pa.schema(FIELDS)
