@@ -16,8 +16,9 @@ from scipy.stats import norm, qmc
 from tiny_clip import write_tiny_clip
 
 import rsclip_jax
+from configs.build import rs5m as rs5m_config
 from rsclip_jax import loading
-from rsclip_jax.build import models, train_detector
+from rsclip_jax.build import models, rs5m, train_detector
 from rsclip_jax.build.detector import Detector
 from rsclip_jax.build.quantiles import QuantileFilter, cutoff, kept_by_quantiles
 from rsclip_jax.build.rows import new_row
@@ -308,3 +309,17 @@ def test_the_command_writes_a_detector_of_prepared_data_sets(tiny, tmp_path, cap
     write_dataset(str(tmp_path), "few", {"train": [record("few", 1, n) for n in range(9)]})
     with pytest.raises(ValueError, match="few: 9 images, expected 10"):
         train_detector.main([*arguments, "--positive=few", f"--output={output}"])
+
+
+def test_rs5m_scores_ranks_and_describes_before_it_splits(tiny, detector, tmp_path):
+    model, path = tiny[0], detector[0]
+    config = rs5m_config.get_config()
+    config.sources.fmow.path = str(tmp_path)
+    config.scores.model, config.scores.detector = model, str(path)
+    config.captions.first = config.captions.second = model
+    config.geometa = {"fmow": "fmow"}
+    config.places = True
+    names = [stage.name for stage in rs5m.stages_of(config)]
+    assert names[-6:] == ["scores", "quantiles", "caption_rank", "geometa", "places", "split"]
+    filtered = next(s for s in rs5m.stages_of(config) if s.name == "quantiles")
+    assert filtered.column == "VLM+detector removed"

@@ -71,6 +71,21 @@ def get_config(arg=None):
     config.duplicates.neighbours = 5
     config.duplicates.cells = 1  # 1 is exact; take one for every few thousand images
     config.duplicates.probes = 4  # cells that are searched for an image
+    # A row stays if its CLIP score (33 prompts) and that of the detector, a file of
+    # rsclip_jax.build.train_detector, are among the best shares. Without `model` all stay; the
+    # paper's is ConvNeXt-XXLarge.
+    config.scores = ConfigDict()
+    config.scores.model = ""
+    config.scores.detector = ""
+    config.scores.detector_model = ""  # whose embeddings it reads; "": those of `model`
+    config.scores.clip_share = 0.9
+    config.scores.detector_share = 0.8
+    # Two models that choose among `candidates`, ViT-H/14 and RN50x64 in the paper.
+    config.captions = ConfigDict({"first": "", "second": ""})
+    # Source -> form of its metadata, of which a sentence is put before the captions:
+    # {"fmow": "fmow", "ben": "ben", "yfcc15m": "yfcc"} where they are at hand.
+    config.geometa = ConfigDict()
+    config.places = False  # look for place names in captions; the stage's table has them
     config.validation = 0.05  # share of each source
     if arg == "public":
         config.name = "rs5m_public"

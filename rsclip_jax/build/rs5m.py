@@ -11,14 +11,19 @@ the keyword filter with a list for img2dataset, and goes on with --config.fetche
 from ml_collections import ConfigDict
 
 from rsclip_jax.build import files
+from rsclip_jax.build.caption_rank import rank_stage
 from rsclip_jax.build.command import check_output, finish, run_command
 from rsclip_jax.build.duplicates import EmbeddingDuplicates, HashDuplicates
 from rsclip_jax.build.embed import Embed
 from rsclip_jax.build.fetched import fetched_stage, write_url_list
+from rsclip_jax.build.geometa import geometa_stage
 from rsclip_jax.build.image_checks import CheckImages
 from rsclip_jax.build.ingest import Input, ingest_stage
 from rsclip_jax.build.keywords import Keywords
+from rsclip_jax.build.models import model_state
+from rsclip_jax.build.places import places_stage
 from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.scores import score_stages
 from rsclip_jax.build.split import ShareSplit
 from rsclip_jax.build.stages import DROPPED, Stage, run
 from rsclip_jax.build.urls import UrlDuplicates
@@ -83,9 +88,21 @@ def stages_of(config: ConfigDict) -> list[Stage]:
             config.duplicates.probes,
         )
         stages += [
-            Stage("embeddings", Embed(config.duplicates.model, filtered)),
+            Stage(
+                "embeddings",
+                Embed(config.duplicates.model, filtered),
+                settings={"model": model_state(config.duplicates.model)},
+            ),
             Stage("neighbours", neighbours, "decisions", column="dup removed", shows=DROPPED),
         ]
+    if config.scores.model:
+        stages += score_stages(sources=filtered, **config.scores, column="VLM+detector removed")
+    if config.captions.first:
+        stages.append(rank_stage(config.captions.first, config.captions.second))
+    if config.geometa:
+        stages.append(geometa_stage(config.geometa.to_dict()))
+    if config.places:
+        stages.append(places_stage())
     stages.append(Stage("split", ShareSplit(config.validation), "decisions"))
     return stages
 
