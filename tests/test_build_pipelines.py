@@ -29,7 +29,7 @@ FAILURES = [
 
 
 def write_table(folder, rows):
-    """Write rows, whose `image` and `ir` are bytes, as a JSONL table with files; return its path."""
+    """Write rows, whose `image` and `ir` are bytes, as a JSONL table; return its path."""
     folder.mkdir(parents=True)
     with open(folder / "table.jsonl", "w") as table:
         for number, row in enumerate(rows):
@@ -37,7 +37,7 @@ def write_table(folder, rows):
                 if kind in row:
                     (folder / f"{kind}{number:02d}.jpg").write_bytes(row[kind])
                     row = row | {kind: f"{kind}{number:02d}.jpg"}
-            table.write(json.dumps({"id": f"{number:02d}"} | row) + "\n")
+            table.write(json.dumps(row) + "\n")
     return str(folder / "table.jsonl")
 
 
@@ -122,8 +122,8 @@ def test_lrs2m_without_a_server_keeps_the_captions_there_are(tmp_path, capsys):
     assert table_of(text)[2].replace(" ", "") == "|rsicd|7|2|0|0|0|2|"
     records = open_source(tmp_path / "w/data", "lrs2m_public", "train")
     captions = {record["id"]: record["captions"] for record in records}
-    assert captions["rsicd/06"] == ["ships in a harbor"]
-    assert captions["rsicd/04"][0] == "A ship in the centre of the image."
+    assert captions["rsicd/image06.jpg"] == ["ships in a harbor"]
+    assert captions["rsicd/image04.jpg"][0] == "A ship in the centre of the image."
     card = (tmp_path / "w/data/lrs2m_public/1.0.0/card.md").read_text()
     assert "Captions by a model" not in card and "box_captions: unusable boxes" in card
 
@@ -189,11 +189,11 @@ def test_fusionrs_from_images_to_two_data_sets(tmp_path, fusionrs_given):
         assert text.startswith("10 images have no infrared image: translate those that ")
         with open(workdir / "translate.jsonl") as file:
             for line in map(json.loads, file):
-                if line["id"] != "rsicd/12":
+                if line["id"] != "rsicd/image12.jpg":
                     path = folder / line["ir"]
                     path.parent.mkdir(parents=True, exist_ok=True)
                     # A translator's output: another image, and another one for each.
-                    path.write_bytes(encoded(200 + int(line["id"][-2:]), "PNG"))
+                    path.write_bytes(encoded(int(line["id"][-6:-4]) + 200, "PNG"))
         config.translated = str(folder)
         text = fusionrs.build(config, str(workdir), Runner(workers=1))
         asked = len(server.bodies)
@@ -214,12 +214,12 @@ def test_fusionrs_from_images_to_two_data_sets(tmp_path, fusionrs_given):
     assert {split: len(of) for split, of in records.items()} == {"train": 10, "val": 4, "test": 5}
     home = {record["id"]: split for split, of in records.items() for record in of}
     every = {record["id"]: record for of in records.values() for record in of}
-    assert home["rsicd/01"] == home["rsitmd/00"]  # the same caption
-    assert home["rsicd/04"] == home["rsitmd/01"]  # the same image
+    assert home["rsicd/image01.jpg"] == home["rsitmd/image00.jpg"]  # the same caption
+    assert home["rsicd/image04.jpg"] == home["rsitmd/image01.jpg"]  # the same image
     assert all(len(record["captions"]) == 1 for record in every.values())
-    assert every["rsicd/02"]["captions"] == ["a river between two hills"]
-    assert every["rsicd/03"]["captions"] == ["sparse residential"]
-    assert every["rsicd/05"]["ir"] == encoded(205, "PNG")
+    assert every["rsicd/image02.jpg"]["captions"] == ["a river between two hills"]
+    assert every["rsicd/image03.jpg"]["captions"] == ["sparse residential"]
+    assert every["rsicd/image05.jpg"]["ir"] == encoded(205, "PNG")
     # Asked about the share that was drawn, all of it train's; what the filter rejects is counted.
     chosen = [name for name in every if drawn(name, 0.5)]
     assert 5 <= len(chosen) <= 10 and all(home[name] == "train" for name in chosen)
@@ -259,7 +259,9 @@ def test_fusionrs_tells_what_it_lacks(tmp_path, fusionrs_given, capsys):
     text = fusionrs.build(config, str(tmp_path / "w"), Runner(workers=1))
     assert "no config.endpoint.base_url: no infrared-aware" in capsys.readouterr().out
     assert text.endswith("no row has an infrared-aware caption: fusionrs_ir_aware is not written")
-    config.sources.rsitmd.path = write_table(tmp_path / "bare", [{"image": encoded(0)}])
+    config.sources.rsitmd.path = write_table(
+        tmp_path / "bare", [{"image": encoded(0), "captions": []}]
+    )
     with pytest.raises(InputError, match=r"no row is left \(1 no caption\): rows need a caption"):
         fusionrs.build(config, str(tmp_path / "v"), Runner(workers=1))
 

@@ -86,6 +86,9 @@ def markdown(card: Mapping[str, Any]) -> str:
         for stage in card["stages"]
         for reason, count in sorted(_sum(stage["dropped"]).items())
     ]
+    written = []
+    if card["captioning"]:
+        written = ["## Captions by a model", captioning_text(card["captioning"])]
     parts = [
         f"# {card['name']}",
         f"{total:,} records, {everything['image_bytes'] / 2**30:,.2f} GiB of images. Built by "
@@ -95,10 +98,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         "## Stages",
         card["stage_table"],
         markdown_table(["dropped", "rows"], dropped) if dropped else "No row was dropped.",
-        *(
-            ["## Captions by a model", captioning_text(card["captioning"])]
-            * bool(card["captioning"])
-        ),
+        *written,
         "## Texts",
         _texts({**sources, "total": everything}),
         "Lengths are in tokens of CLIP, start and end marks included; its context is 77, "
