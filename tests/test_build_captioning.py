@@ -406,7 +406,9 @@ def test_lrs2m_asks_only_for_what_is_missing(tmp_path):
 
     with serve(reply) as server:
         config = endpoint_config(server, tmp_path, prompt_price=1000.0)
-        table = run_stages(lrs2m_stages(config), rows, tmp_path)[-1]
+        table = run_stages(
+            [Stage("box_captions", WriteBoxCaptions()), *lrs2m_stages(config)], rows, tmp_path
+        )[-1]
         assert len(server.bodies) == 3  # short: bare; long: bare, boxes
     left = {row["id"]: row for row in table.read()}
     assert left["bare"]["captions"] == [SHORT] and left["both"]["captions"] == ["a harbor"]

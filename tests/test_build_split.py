@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that
 
+from rsclip_jax.build.chance import drawn
 from rsclip_jax.build.image_checks import hex_hash
 from rsclip_jax.build.rows import new_row
 from rsclip_jax.build.split import (
@@ -101,21 +102,24 @@ def test_what_is_alike_is_in_one_split():
                 ir_sha256=f"{number:064x}",
             )
         )
+    share = 1e-3
+    assert not any(drawn(row["id"], share) for row in rows)
+    needed = next(name for name in map(str, itertools.count()) if drawn(name, share))
     # A chain through all four relations, which ends at a row that has to be in train.
     rows[1]["phash"] = hex_hash(int(rows[0]["phash"], 16) ^ 0b1111)
     rows[2]["ir_phash"] = hex_hash(int(rows[1]["ir_phash"], 16) ^ 0b111)
     rows[3]["ir_sha256"] = rows[2]["ir_sha256"]
     rows[4]["captions"] = ["Other", "CAPTION 3 ."]
-    rows[4]["source"] = "needed"
+    rows[4]["id"] = needed
     rows[8]["phash"] = rows[7]["phash"]
-    transform = LeakFreeSplit({"val": 50, "test": 61}, minimum=5, forced=["needed"])
+    transform = LeakFreeSplit({"val": 50, "test": 61}, minimum=5, forced=share)
 
     def check(decisions):
         splits = {name: update["split"] for name, update in decisions}
         assert len(decisions) == len(splits) == 120
         counts = collections.Counter(splits.values())
         assert counts == {"val": 50, "test": 61, "train": 9}
-        assert {splits[f"r{n:03d}"] for n in range(5)} == {"train"}
+        assert {splits[row["id"]] for row in rows[:5]} == {"train"}
         assert splits["r007"] == splits["r008"]
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
@@ -133,3 +137,12 @@ def test_a_share_of_every_source_is_held_out():
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         assert_that(pipeline | beam.Create(rows) | ShareSplit(0.05), check)
     assert held_out_share(["a"], 0.05) == set()
+
+
+def test_shares_are_exact_in_the_mean_and_nested():
+    names = [f"r{number}" for number in range(10_000)]
+    small, large = ({n for n in names if drawn(n, share)} for share in (0.1, 0.3))
+    assert small < large and abs(len(small) - 1000) < 120 and abs(len(large) - 3000) < 180
+    # The order in which splits are filled knows nothing of it.
+    assert 0.05 < len(small & held_out_share(names, 0.1)) / 1000 < 0.15
+    assert not any(drawn(n, 0.0) for n in names) and all(drawn(n, 1.0) for n in names)

@@ -14,6 +14,8 @@ After the colon:
 
 from ml_collections import ConfigDict
 
+from configs.build import common
+
 WEB = (
     *("laion2b", "coyo700m", "laioncoco", "laion400m", "wit", "yfcc15m", "cc12m", "redcaps"),
     *("cc3m", "sbu", "vg"),
@@ -24,21 +26,10 @@ LABELLED = ("fmow", "ben", "millionaid")
 def source(form, keywords, filters):
     """Return the fields of a source.
 
-    form: how it is read (see `rsclip_jax.build.ingest.FORMS`). keywords, filters: whether the
-    keyword filter, and those of duplicates and scores, apply to its rows.
+    keywords, filters: whether the keyword filter, and those of duplicates and scores, apply to its
+    rows.
     """
-    return ConfigDict(
-        {
-            "form": form,
-            "path": "",  # as --input of rsclip_jax.prepare
-            "images": "",  # directory that the image paths of a table are relative to
-            "columns": {},  # role -> names of columns, where they are not the usual ones
-            "split": "",
-            "licence": "",  # for the data card
-            "keywords": keywords,
-            "filters": filters,
-        }
-    )
+    return common.source(form, keywords=keywords, filters=filters)
 
 
 def get_config(arg=None):

@@ -113,21 +113,22 @@ def caption_stage(
 def lrs2m_stages(endpoint: EndpointConfig, classes: Sequence[str] = ()) -> list[Stage]:
     """Return LRS2M's captioning: a short and a long caption for every row that remains.
 
-    Boxes become captions by rules, as in RemoteCLIP, of whose data LRS2M takes a part; only rows
-    that have no short caption then are given one by the model. The paper tells no more than that
-    the models were LLaVA-OneVision and Qwen2-VL.
+    Only rows that have none are given one by the model. The paper tells no more than that the
+    models were LLaVA-OneVision and Qwen2-VL.
     """
     short = CaptionConfig("short", classes=tuple(classes), only_missing=True)
     long = CaptionConfig("long", classes=tuple(classes), only_missing=True)
     return [
-        Stage("box_captions", WriteBoxCaptions()),
         caption_stage("short_captions", short, endpoint, column="with short caption"),
         caption_stage("long_captions", long, endpoint, column="with long caption"),
     ]
 
 
 def fusionrs_stages(
-    endpoint: EndpointConfig, images: tuple[str, ...] = ("ir",), keep_failed: bool = False
+    endpoint: EndpointConfig,
+    images: tuple[str, ...] = ("ir",),
+    keep_failed: bool = False,
+    share: float = 1.0,
 ) -> list[Stage]:
     """Return FusionRS's infrared-aware captioning, the strict filter included.
 
@@ -137,9 +138,10 @@ def fusionrs_stages(
         alone, its text both.
       keep_failed: keep rows without such a caption; the counts of the filter's categories are then
         in `count_provenance`, otherwise among what the stage dropped.
+      share: of the rows, see `CaptionConfig`.
     """
-    config = CaptionConfig("infrared", images=images, only_missing=True)
-    title = "with infrared caption"
+    config = CaptionConfig("infrared", images=images, only_missing=True, share=share)
+    title = "" if keep_failed else "with infrared caption"
     return [caption_stage("infrared_captions", config, endpoint, keep_failed, title)]
 
 
@@ -154,9 +156,45 @@ class WriteBoxCaptions(beam.PTransform):
 
 
 def with_box_captions(row: Row, field: str = "captions") -> Row:
-    """Return the row with the captions of its boxes, see `boxes.box_captions`."""
-    captions = box_captions(boxes_from_meta(json.loads(row["meta"])), row["id"])
+    """Return the row with the captions of its boxes, see `boxes.box_captions`.
+
+    Raises:
+      Drop: its boxes are not such as `boxes_to_meta` writes.
+    """
+    try:
+        captions = box_captions(boxes_from_meta(json.loads(row["meta"])), row["id"])
+    except ValueError as error:
+        raise Drop(f"unusable boxes: {error}") from error
     return row | {field: [*row[field], *captions]}
+
+
+@dataclasses.dataclass
+class KeepCaptioned(beam.PTransform):
+    """Drop rows that have no caption in any of these lists.
+
+    A row whose model gave none goes for the reason that its provenance tells.
+    """
+
+    fields: tuple[str, ...] = ("captions", "long_captions")
+
+    def expand(self, rows):
+        return rows | each_row(functools.partial(keep_captioned, fields=self.fields))
+
+
+def keep_captioned(row: Row, fields: tuple[str, ...]) -> Row:
+    """Return the row if it has a caption in one of `fields`.
+
+    Raises:
+      Drop: it has none.
+    """
+    if any(row[field] for field in fields):
+        return row
+    problems = [
+        entry["problem"]
+        for entry in json.loads(row.get("provenance") or "[]")
+        if "problem" in entry and entry["field"] in fields
+    ]
+    raise Drop(problems[-1] if problems else "no caption")
 
 
 @dataclasses.dataclass

@@ -22,6 +22,7 @@ from rsclip_jax.build import ir_filter, prompts
 from rsclip_jax.build.answers import Fields
 from rsclip_jax.build.boxes import Box, boxes_from_meta, clean_label, phrase
 from rsclip_jax.build.caption_checks import Limits, find_problem
+from rsclip_jax.build.chance import drawn
 from rsclip_jax.build.chat import Request
 from rsclip_jax.build.endpoint import Endpoint, Unanswered
 from rsclip_jax.build.rows import Row
@@ -46,7 +47,7 @@ _SAMPLING = {
     "infrared": {"temperature": 0.2, "max_tokens": 180},
     "rewrite": {"temperature": 0.7, "max_tokens": 400},
 }
-_LIMITS = {
+LIMITS = {  # of a task, where the config gives none
     "short": Limits(min_words=4, max_words=40, max_tokens=77),
     "long": Limits(min_words=40, max_words=220, max_tokens=248, max_overlap=0.6),
     "infrared": Limits(min_words=6, max_words=70, max_tokens=77),
@@ -70,6 +71,7 @@ class CaptionConfig:
       objects: all that the detector of the boxes in `meta` knows: a caption must not name others.
       field: list that the caption goes to; "": the task's own.
       only_missing: leave rows alone that have a text in that list.
+      share: of the rows, drawn by their ids (see `chance.drawn`); the others are left alone.
     """
 
     task: str
@@ -81,6 +83,7 @@ class CaptionConfig:
     objects: tuple[str, ...] = ()
     field: str = ""
     only_missing: bool = False
+    share: float = 1.0
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -178,7 +181,7 @@ def caption_row(
       EndpointError: the server cannot be used at all.
       OSError: an answer cannot be stored. No more are bought then.
     """
-    if config.only_missing and row[config.target]:
+    if (config.only_missing and row[config.target]) or not drawn(row["id"], config.share):
         return Outcome(row)
     try:
         boxes = _boxes(row)
@@ -266,7 +269,7 @@ def check(caption: str, row: Row, config: CaptionConfig, boxes: list[Box] | None
             return f"infrared filter, {category}: {word!r}"
     return find_problem(
         caption,
-        config.limits or _LIMITS[config.task],
+        config.limits or LIMITS[config.task],
         label=row["label"],
         classes=config.classes,
         objects=config.objects,

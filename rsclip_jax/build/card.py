@@ -19,6 +19,7 @@ def make_card(
     summaries: Mapping[str, Summary],
     licences: Mapping[str, str],
     settings: Mapping[str, Any],
+    captioning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather the card.
 
@@ -26,6 +27,8 @@ def make_card(
       summaries: of what was written, by source, and of all under "".
       licences: source -> what the config tells.
       settings: the whole config.
+      captioning: `captioning.count_provenance` of the rows, and under "paid" `endpoint.costs`;
+        None: no model was asked.
     """
     counts = [
         {
@@ -42,6 +45,7 @@ def make_card(
         "licences": {source: licence or "not stated" for source, licence in licences.items()},
         "stages": counts,
         "stage_table": stage_table(stages, tables),
+        "captioning": dict(captioning) if captioning else None,
         "all": summaries[""].as_dict(),
         "sources": {s: summary.as_dict() for s, summary in sorted(summaries.items()) if s},
         "settings": dict(settings),
@@ -82,6 +86,9 @@ def markdown(card: Mapping[str, Any]) -> str:
         for stage in card["stages"]
         for reason, count in sorted(_sum(stage["dropped"]).items())
     ]
+    written = []
+    if card["captioning"]:
+        written = ["## Captions by a model", captioning_text(card["captioning"])]
     parts = [
         f"# {card['name']}",
         f"{total:,} records, {everything['image_bytes'] / 2**30:,.2f} GiB of images. Built by "
@@ -91,6 +98,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         "## Stages",
         card["stage_table"],
         markdown_table(["dropped", "rows"], dropped) if dropped else "No row was dropped.",
+        *written,
         "## Texts",
         _texts({**sources, "total": everything}),
         "Lengths are in tokens of CLIP, start and end marks included; its context is 77, "
@@ -105,6 +113,20 @@ def markdown(card: Mapping[str, Any]) -> str:
         ", ".join(f"{package} {version}" for package, version in card["versions"].items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def captioning_text(captioning: Mapping[str, Any]) -> str:
+    """List what a model wrote, why captions of rows that remain were not taken, and the costs."""
+    paid = captioning["paid"]
+    lines = [f"{count:,} {what}" for what, count in captioning["captions"].items()]
+    lines += [f"{count:,} not taken, {why}" for why, count in captioning["problems"].items()]
+    lines.append(
+        f"paid to {paid['model']}, all runs: {paid['answers']:,} answers, "
+        f"{paid['prompt_tokens']:,} prompt tokens, {paid['completion_tokens']:,} completion "
+        f"tokens, cost {paid['cost']:,.2f}; {paid['unanswered']:,} requests sent that brought no "
+        "answer"
+    )
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _sum(dropped: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

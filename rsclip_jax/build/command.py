@@ -1,16 +1,20 @@
 """What the commands that build a data set have in common: flags, stages, data set, card."""
 
+import collections
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from rsclip_jax import main as train
 from rsclip_jax.build import files
-from rsclip_jax.build.card import card_files, make_card
+from rsclip_jax.build.captioning import count_provenance
+from rsclip_jax.build.card import captioning_text, card_files, make_card
+from rsclip_jax.build.endpoint import EndpointConfig, costs
+from rsclip_jax.build.ingest import Input
 from rsclip_jax.build.runners import LOCAL, Runner
 from rsclip_jax.build.stages import Stage, StageError, Table, stage_table
 from rsclip_jax.build.write import write_dataset
@@ -20,13 +24,7 @@ from rsclip_jax.data.sources import InputError
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Define --config, with the overrides of its fields in `argv`, and where the work is done."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Configuration file, with an argument after a colon.",
-        flag_values=values,
-        sys_argv=argv,
-    )
+    train.define_config(values, argv)
     flags.DEFINE_string(
         "workdir",
         None,
@@ -80,10 +78,65 @@ def run_command(command: str, build: Callable[[ConfigDict, str, Runner, bool], s
     app.run(main, flags_parser=lambda argv: train.parse_flags(argv, define_flags, command))
 
 
-def check_output(config: ConfigDict, workdir: str, overwrite: bool) -> None:
+def inputs_of(config: ConfigDict) -> list[Input]:
+    """Return the sources of `config.sources` that have a path.
+
+    Raises:
+      InputError: none has.
+    """
+    inputs = []
+    for name, source in config.sources.items():
+        if source.path:
+            fields = {key: source[key] for key in ("form", "path", "images", "split", "licence")}
+            columns = {role: list(names) for role, names in source.columns.items()}
+            inputs.append(Input(name, columns=columns, **fields))
+    if not inputs:
+        names = ", ".join(config.sources)
+        raise InputError(
+            f"no source has a path: give at least one, --config.sources.NAME.path=...; NAME is one "
+            f"of {names}"
+        )
+    return inputs
+
+
+def endpoint_of(config: ConfigDict, workdir: str) -> EndpointConfig | None:
+    """Return the server that writes captions, None if `config.endpoint` names none.
+
+    Its answers are kept in WORKDIR/answers unless the config says otherwise.
+
+    Raises:
+      InputError: a server without a model, or a model without a server.
+    """
+    given = config.endpoint.to_dict()
+    if bool(given["base_url"]) != bool(given["model"]):
+        missing = "model" if given["base_url"] else "base_url"
+        raise InputError(
+            f"config.endpoint.{missing} is empty: a server is told by both, "
+            "--config.endpoint.base_url=http://HOST:PORT/v1 --config.endpoint.model=NAME"
+        )
+    if not given["base_url"]:
+        return None
+    given["cache"] = given["cache"] or files.join(workdir, "answers")
+    return EndpointConfig(**given)
+
+
+def require_rows(tables: Sequence[Table], advice: str) -> None:
+    """Raise InputError, with what was dropped in all and what mends it, if no row is left."""
+    if len(tables[-1]):
+        return
+    reasons: collections.Counter[str] = collections.Counter()
+    for table in tables:
+        for of in table.dropped.values():
+            reasons.update(of)
+    told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    raise InputError(f"no row is left ({told or 'there were none'}): {advice}")
+
+
+def check_output(config: ConfigDict, workdir: str, overwrite: bool, name: str = "") -> None:
     """Raise, before any work, what would stop the data set from being written after all of it."""
-    records.check_name("data set", config.name)
-    records.check_absent(_output(config, workdir), config.name, overwrite)
+    name = name or config.name
+    records.check_name("data set", name)
+    records.check_absent(_output(config, workdir), name, overwrite)
 
 
 def finish(
@@ -93,30 +146,42 @@ def finish(
     overwrite: bool,
     stages: Sequence[Stage],
     tables: Sequence[Table],
-    licences: dict[str, str],
+    endpoint: EndpointConfig | None = None,
+    name: str = "",
 ) -> str:
     """Write the data set and its card; return the stage table and where the data set lies.
 
     Args:
-      config: its fields `name`, `output` ("": WORKDIR/data) and `resize` are used here.
-      licences: source -> licence.
+      config: its fields `name`, `output` ("": WORKDIR/data), `resize` and `sources` are used here.
+      endpoint: what wrote captions, if anything did.
+      name: of the data set, instead of the config's.
     """
+    name = name or config.name
     settings = json.loads(config.to_json())
+    licences = {given.name: given.licence for given in inputs_of(config)}
+    captioning = None
+    if endpoint:
+        written = count_provenance(tables[-1].read(["provenance"]))
+        captioning = written | {"paid": costs(endpoint)}
 
     def describe(summaries):
-        return card_files(make_card(config.name, stages, tables, summaries, licences, settings))
+        card = make_card(name, stages, tables, summaries, licences, settings, captioning)
+        return card_files(card)
 
     directory = write_dataset(
         tables[-1],
         _output(config, workdir),
-        config.name,
+        name,
         runner,
         describe=describe,
         resize=config.resize,
         overwrite=overwrite,
     )
-    table = stage_table(stages, tables)
-    return f"\n{table}\n\n{config.name}: {directory}, its card is card.md there"
+    parts = [f"\n{stage_table(stages, tables)}"]
+    if captioning:
+        parts.append(captioning_text(captioning))
+    parts.append(f"{name}: {directory}, its card is card.md there")
+    return "\n\n".join(parts)
 
 
 def _output(config: ConfigDict, workdir: str) -> str:

@@ -25,12 +25,12 @@ class HashDuplicates(beam.PTransform):
     Attributes:
       radius: greatest number of bits of 64 in which linked hashes differ.
       priority: the fields of `Priority`.
-      sources: rows of others are not looked at.
+      sources: rows of others are not looked at; None: all are.
     """
 
     radius: int
     priority: dict
-    sources: list[str]
+    sources: list[str] | None = None
 
     def expand(self, rows):
         return (
@@ -105,8 +105,8 @@ class EmbeddingDuplicates(beam.PTransform):
         )
 
 
-def _of(row: Row, sources: list[str]) -> bool:
-    return row["source"] in sources
+def _of(row: Row, sources: list[str] | None) -> bool:
+    return sources is None or row["source"] in sources
 
 
 def _hashed(row: Row) -> tuple[str, tuple[str, str]]:

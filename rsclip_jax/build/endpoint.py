@@ -281,7 +281,7 @@ class Endpoint:
     def _wait_before(self, tries: int, reason: str) -> None:
         wait = min(self.config.longest_wait, self.config.first_wait * 2 ** (tries - 1))
         wait *= random.uniform(0.5, 1.0)
-        _log.info("%s: %s; trying again in %.0f s", self._name(), reason, wait)
+        _log.debug("%s: %s; trying again in %.0f s", self._name(), reason, wait)
         time.sleep(wait)
 
     def _told(self, error: openai.APIStatusError) -> str:

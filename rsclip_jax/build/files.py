@@ -1,5 +1,6 @@
 """Files that lie here, or wherever Beam's FileSystems reach (gs://, s3://, hdfs://)."""
 
+import hashlib
 import io
 import os
 import posixpath
@@ -75,6 +76,26 @@ def state(path: str) -> list[int]:
         return []
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
+
+
+def tree_state(directory: str) -> str:
+    """Return what changes when a local file below a directory does, "" if it is not local.
+
+    Raises:
+      FileNotFoundError: the local directory is not there.
+    """
+    if not is_local(directory):
+        return ""
+    if not os.path.isdir(directory):
+        raise FileNotFoundError(f"no such directory: {directory}")
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(directory):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            told = [os.path.relpath(path, directory), *state(path)]
+            digest.update(f"{told}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def write(path: str, data: bytes) -> None:

@@ -46,19 +46,25 @@ def check_images(row: Row, max_pixels: int) -> Row:
     Raises:
       Drop: one of them is missing, empty, damaged, or larger than `max_pixels`.
     """
-    found = _describe(row["image"], max_pixels)
-    row = row | found
-    if row["ir"]:
-        try:
-            ir = _describe(row["ir"], max_pixels)
-        except Drop as drop:
-            raise Drop(f"infrared {drop}") from drop
-        row |= {
-            "ir_sha256": ir["sha256"],
-            "ir_phash": ir["phash"],
-            "image_bytes": found["image_bytes"] + ir["image_bytes"],
-        }
-    return row
+    row = row | _describe(row["image"], max_pixels)
+    return check_infrared(row, max_pixels) if row["ir"] else row
+
+
+def check_infrared(row: Row, max_pixels: int) -> Row:
+    """Return the row, whose image was checked, with the hashes of its infrared image.
+
+    Raises:
+      Drop: as `check_images`.
+    """
+    try:
+        found = _describe(row["ir"], max_pixels)
+    except Drop as drop:
+        raise Drop(f"infrared {drop}") from drop
+    return row | {
+        "ir_sha256": found["sha256"],
+        "ir_phash": found["phash"],
+        "image_bytes": row["image_bytes"] + found["image_bytes"],
+    }
 
 
 def _describe(reference: str, max_pixels: int) -> dict[str, Any]:

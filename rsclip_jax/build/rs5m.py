@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from rsclip_jax.build import files
 from rsclip_jax.build.caption_rank import rank_stage
-from rsclip_jax.build.command import check_output, finish, run_command
+from rsclip_jax.build.command import check_output, finish, inputs_of, run_command
 from rsclip_jax.build.duplicates import EmbeddingDuplicates, HashDuplicates
 from rsclip_jax.build.embed import Embed
 from rsclip_jax.build.fetched import fetched_stage, write_url_list
 from rsclip_jax.build.geometa import geometa_stage
 from rsclip_jax.build.image_checks import CheckImages
-from rsclip_jax.build.ingest import Input, ingest_stage
+from rsclip_jax.build.ingest import ingest_stage
 from rsclip_jax.build.keywords import Keywords
 from rsclip_jax.build.models import model_state
 from rsclip_jax.build.places import places_stage
@@ -27,28 +27,6 @@ from rsclip_jax.build.scores import score_stages
 from rsclip_jax.build.split import ShareSplit
 from rsclip_jax.build.stages import DROPPED, Stage, run
 from rsclip_jax.build.urls import UrlDuplicates
-from rsclip_jax.data.sources import InputError
-
-
-def inputs_of(config: ConfigDict) -> list[Input]:
-    """Return the sources that have a path.
-
-    Raises:
-      InputError: none has.
-    """
-    inputs = []
-    for name, source in config.sources.items():
-        if source.path:
-            fields = {key: source[key] for key in ("form", "path", "images", "split", "licence")}
-            columns = {role: list(names) for role, names in source.columns.items()}
-            inputs.append(Input(name, columns=columns, **fields))
-    if not inputs:
-        names = ", ".join(config.sources)
-        raise InputError(
-            f"no source has a path: give at least one, --config.sources.NAME.path=...; NAME is one "
-            f"of {names}"
-        )
-    return inputs
 
 
 def stages_of(config: ConfigDict) -> list[Stage]:
@@ -121,8 +99,7 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
                 f"--output_folder=FOLDER; then run this again with --config.fetched=FOLDER"
             )
     tables = run(stages, workdir, runner, tables=tables)
-    licences = {given.name: given.licence for given in inputs_of(config)}
-    return finish(config, workdir, runner, overwrite, stages, tables, licences)
+    return finish(config, workdir, runner, overwrite, stages, tables)
 
 
 if __name__ == "__main__":

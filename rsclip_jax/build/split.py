@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import apache_beam as beam
 
+from rsclip_jax.build.chance import digest, drawn
 from rsclip_jax.build.components import Components
 from rsclip_jax.build.hashes import HashClusters
 from rsclip_jax.build.rows import Row
@@ -27,11 +28,6 @@ def normalise_caption(caption: str) -> str:
     text = unicodedata.normalize("NFKC", caption).casefold()
     text = "".join(c for c in text if not unicodedata.category(c).startswith("P"))
     return " ".join(text.split())
-
-
-def digest(name: str) -> bytes:
-    """Hash a name: what is put into the order of these is drawn by chance, the same each time."""
-    return hashlib.sha256(name.encode()).digest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +145,13 @@ class LeakFreeSplit(beam.PTransform):
       sizes: held-out split -> number of its rows.
       minimum: of each source in each held-out split.
       radius: of perceptual hashes, in bits.
-      forced: sources whose rows, with all that is alike, are train's.
+      forced: share of the rows (see `chance.drawn`) that, with all that is alike, are train's.
     """
 
     sizes: dict[str, int]
     minimum: int = 0
     radius: int = 4
-    forced: list[str] = dataclasses.field(default_factory=list)
+    forced: float = 0.0
 
     def expand(self, rows):
         alike = []
@@ -209,8 +205,8 @@ def _star(element):
     return ((names[0], name) for name in names[1:])
 
 
-def _facts(row: Row, forced: list[str]):
-    return row["id"], (row["source"], row["source"] in forced)
+def _facts(row: Row, forced: float):
+    return row["id"], (row["source"], drawn(row["id"], forced))
 
 
 def _members(element):

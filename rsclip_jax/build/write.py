@@ -19,6 +19,7 @@ import apache_beam as beam
 from array_record.python import array_record_module
 
 from rsclip_jax.build import files
+from rsclip_jax.build.chance import digest
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.stages import ReadRows, StageError, Table, failure
@@ -119,13 +120,9 @@ def _shards(table: Table, shard_bytes: int) -> dict[str, int]:
     return {split: -(-size // shard_bytes) for split, size in sizes.items()}
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
-
-
 def _place(row: Row, shards: dict[str, int]) -> tuple[str, Row]:
     split = row["split"] or "train"
-    number = int.from_bytes(_digest(row["id"])[:8], "big") * shards[split] >> 64
+    number = int.from_bytes(digest(row["id"])[:8], "big") * shards[split] >> 64
     return f"{split}-{number:05d}", {key: row[key] for key in _USED if key in row}
 
 
@@ -138,7 +135,7 @@ def _write_shard(element, directory: str, resize: int) -> tuple[int, dict[str, A
     writer = array_record_module.ArrayRecordWriter(path, "group_size:1")  # see records.py
     length = size = 0
     seen = set()
-    for row in sorted(rows, key=lambda row: _digest(row["id"])):
+    for row in sorted(rows, key=lambda row: digest(row["id"])):
         if row["id"] in seen:
             raise ValueError(f"the id {row['id']!r} has several rows")
         seen.add(row["id"])
