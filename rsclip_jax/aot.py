@@ -135,7 +135,8 @@ def devices_of(topology: str) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        devices: list[Any] = list(described.devices)
     except Exception as error:  # JAX and libtpu raise many kinds
         raise ValueError(
             f"--topology={topology}: {str(error).strip().splitlines()[0]} (the compiler is "
