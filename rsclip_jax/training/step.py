@@ -54,8 +54,8 @@ def embed(
     arXiv 2101.06983).
 
     Args:
-      batch: the model's inputs by name, [B, ...]; micro_batches divides B. With `starts` [B, fields]
-        the texts of each of `shards` share `rows` (their number and length) in each part.
+      batch: the model's inputs by name, [B, ...]; micro_batches divides B. With `starts`
+        [B, fields] the texts of each of `shards` share `rows` (number, length) in each part.
     """
 
     def apply(**inputs):
