@@ -155,11 +155,11 @@ class Attention(nn.Module):
             update = Lora(peft, width, name=f"lora_{name}")(x_BxLxD, real, lambda _: x)
             return part + update.reshape(heads)
 
-        one = at is not None and segments is None
-        if not one:
+        asking = at if segments is None else None  # of rows with several texts all positions
+        if asking is None:
             q, k, v = project(x_BxLxD, "query", "key", "value")
         else:
-            (q,) = project(take_tokens(x_BxLxD, at), "query")
+            (q,) = project(take_tokens(x_BxLxD, asking), "query")
             k, v = project(x_BxLxD, "key", "value")
         if prefix_2xPxD is not None:
             gate = Gate(name="gate_prefix")(x_BxLxD, real) if peft.gated else 1.0
@@ -169,22 +169,23 @@ class Attention(nn.Module):
                 for p, x in zip(before, (k, v), strict=True)
             )
         kind = attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads)
-        plain = not one and segments is None and prefix_2xPxD is None
-        if kind == "cudnn" and plain:
+        whole = asking is None and segments is None and prefix_2xPxD is None
+        if kind == "cudnn" and whole:
             y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="cudnn")
         else:
-            positions = at[:, None] if one else jnp.arange(length)[None]
+            positions = jnp.arange(length)[None] if asking is None else asking[:, None]
             # Prefixes stand before the first position: every query sees them.
             keys = jnp.arange(k.shape[1]) - (k.shape[1] - length)
             mask = keys <= positions[:, None, :, None] if self.causal else None
             if segments is not None:
+                assert mask is not None  # only texts share rows
                 same = segments[:, :, None] == segments[:, None, :]
-                before = ((0, 0), (0, 0), (k.shape[1] - length, 0))
-                mask &= jnp.pad(same, before, constant_values=True)[:, None]
+                prefixes = ((0, 0), (0, 0), (k.shape[1] - length, 0))
+                mask &= jnp.pad(same, prefixes, constant_values=True)[:, None]
             y = dot_product_attention(q, k, v, mask)
         out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
         y = y.reshape(batch, -1, width)
-        if not one:
+        if asking is None:
             y = take_tokens(y, at)
         out = nn.Dense(width, dtype=cfg.dtype, kernel_init=out_init, name="out")
         z = out(y.reshape(-1, width)).reshape(y.shape)

@@ -121,10 +121,10 @@ class CLIP(nn.Module):
         elif images:
             z = self.img(jnp.concatenate(list(images.values())))
             out.update(zip(images, jnp.split(z, len(images)), strict=True))
-        given = (("ztxt", text), ("ztxt_long", text_long), ("ztxt_ir", text_ir))
-        texts = {name: ids for name, ids in given if ids is not None}
+        ids = {"ztxt": text, "ztxt_long": text_long, "ztxt_ir": text_ir}
+        texts = {name: x for name, x in ids.items() if x is not None}
         if starts is None:
-            out |= {name: self.txt(ids) for name, ids in texts.items()}
+            out |= {name: self.txt(x) for name, x in texts.items()}
         else:
             out |= self._packed(texts, starts, rows)
         if normalize:
