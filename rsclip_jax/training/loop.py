@@ -130,7 +130,9 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
                             log(f"that was for {rows} rows of texts a device")
                 state, metrics = compiled[rows](state, batch)
                 step += 1
-                progress.push(step, metrics, rows)
+                progress.push(
+                    step, metrics, rows * sharding.batch_shards(mesh) * config.grad_cache_steps
+                )
                 scores = {}
                 last = step == total_steps
                 stopping = stop.reached(step, checkpoints)

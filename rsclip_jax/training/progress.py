@@ -73,7 +73,7 @@ class Progress:
         """Take the metrics of the step just started; report those of the step before it.
 
         Args:
-          packed_rows: that the texts of a device share in a part of the step; 0: each has its own.
+          packed_rows: that the texts of the step share; 0: each has its own.
 
         Raises:
           FloatingPointError: config.max_bad_steps steps in a row were not finite.
@@ -88,8 +88,7 @@ class Progress:
         step, device_metrics, packed_rows = self._pending
         self._pending = None
         batch_size = self._config.input.batch_size
-        rows = packed_rows * jax.device_count() * self._config.grad_cache_steps / batch_size
-        self._flops += 3 * batch_size * self._forward_flops(rows)
+        self._flops += 3 * batch_size * self._forward_flops(rows=packed_rows / batch_size)
         metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
         if bad := int(metrics.pop("bad_steps")):
             log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
