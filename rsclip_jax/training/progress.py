@@ -88,7 +88,7 @@ class Progress:
         step, device_metrics, packed_rows = self._pending
         self._pending = None
         batch_size = self._config.input.batch_size
-        self._flops += 3 * batch_size * self._forward_flops(rows=packed_rows / batch_size)
+        self._flops += 3 * batch_size * self._forward_flops(packed_rows / batch_size)
         metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
         if bad := int(metrics.pop("bad_steps")):
             log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
