@@ -64,6 +64,7 @@ def get_config():
     c.input.subset = 1.0  # share of the records, or their number; smaller ones are part of greater
     c.input.batch_size = 256  # over all devices
     c.input.lengths = ConfigDict({"text": 77})  # text fields of a batch and their token lengths
+    c.input.pack_text = False  # short texts share rows of tokens: the same result for less work
     c.input.ir = False  # infrared images as well; records without one train the rest of the loss
     c.input.ir_view = "translated"  # the record's; or made of RGB: "grayscale", "rgb_duplicate"
     # Text of the infrared image (text_ir): "ir_caption", "caption" (text itself), or "mixed".

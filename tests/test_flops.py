@@ -24,6 +24,18 @@ def test_forward_flops(variant, lengths, ir, gflop):
     assert flops / 1e9 == pytest.approx(gflop, rel=0.005)
 
 
+def test_flops_of_shared_rows_are_those_of_their_tokens():
+    # Counted by hand: 2 texts, 3 rows of 10 tokens, width 64, 2 layers. A token of the first layer
+    # costs 12 * 64**2 multiply-adds and 2 * 10 * 64 for attention; of the last, 3 * 64**2 and as
+    # many for attention; a text that is read 9 * 64**2.
+    products = 30 * (12 * 64**2 + 20 * 64) + 30 * (3 * 64**2 + 20 * 64) + 2 * 9 * 64**2
+    model = clip.build(CONFIG)
+    lengths = {"text": 5, "text_long": 10}
+    flops = [forward_flops(model, lengths, {"image", *texts}, 3 * bool(texts))
+             for texts in ((), lengths)]  # fmt: skip
+    assert flops[1] - flops[0] == 2 * products
+
+
 def test_an_unknown_device_is_measured():
     peak, source = device_peak()
     assert peak > 1e8 and "measured" in source

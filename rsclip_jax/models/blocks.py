@@ -88,8 +88,14 @@ def dot_product_attention(
 
 
 def take_tokens(x_BxLxD: jax.Array, at: jax.Array | None) -> jax.Array:
-    """Take one token of each row, [B, 1, D], at the positions `at` [B]; all of them for None."""
-    return x_BxLxD if at is None else jnp.take_along_axis(x_BxLxD, at[:, None, None], axis=1)
+    """Take one token of each row, [B, 1, D], at the positions `at` [B]; all of them for None.
+
+    With `at` [G, N], G dividing B: N tokens of each B / G rows, positions counted through them.
+    """
+    if at is None:
+        return x_BxLxD
+    x = x_BxLxD.reshape(len(at), -1, x_BxLxD.shape[-1])
+    return jnp.take_along_axis(x, at.reshape(len(at), -1, 1), axis=1)
 
 
 class DenseParams(nn.Module):
@@ -107,7 +113,8 @@ class DenseParams(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention; `causal` masks what follows each position.
 
-    With `at`, int32 [B], only these positions ask: returns [B, 1, D] instead of [B, L, D].
+    With `at`, int32 [B], only these positions ask: returns [B, 1, D] instead of [B, L, D]. With
+    `segments`, int32 [B, L], a position sees none of another segment of its row.
     """
 
     tower: Tower
@@ -120,6 +127,7 @@ class Attention(nn.Module):
         at: jax.Array | None = None,
         prefix_2xPxD: jax.Array | None = None,
         real: jax.Array | None = None,
+        segments: jax.Array | None = None,
     ) -> jax.Array:
         cfg, peft = self.tower, self.tower.peft
         batch, length, width = x_BxLxD.shape
@@ -147,10 +155,11 @@ class Attention(nn.Module):
             update = Lora(peft, width, name=f"lora_{name}")(x_BxLxD, real, lambda _: x)
             return part + update.reshape(heads)
 
-        if at is None:
+        asking = at if segments is None else None  # of rows with several texts all positions
+        if asking is None:
             q, k, v = project(x_BxLxD, "query", "key", "value")
         else:
-            (q,) = project(take_tokens(x_BxLxD, at), "query")
+            (q,) = project(take_tokens(x_BxLxD, asking), "query")
             k, v = project(x_BxLxD, "key", "value")
         if prefix_2xPxD is not None:
             gate = Gate(name="gate_prefix")(x_BxLxD, real) if peft.gated else 1.0
@@ -160,16 +169,24 @@ class Attention(nn.Module):
                 for p, x in zip(before, (k, v), strict=True)
             )
         kind = attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads)
-        if kind == "cudnn" and at is None and prefix_2xPxD is None:
+        whole = asking is None and segments is None and prefix_2xPxD is None
+        if kind == "cudnn" and whole:
             y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="cudnn")
         else:
-            positions = jnp.arange(length)[None] if at is None else at[:, None]
+            positions = jnp.arange(length)[None] if asking is None else asking[:, None]
             # Prefixes stand before the first position: every query sees them.
             keys = jnp.arange(k.shape[1]) - (k.shape[1] - length)
             mask = keys <= positions[:, None, :, None] if self.causal else None
+            if segments is not None:
+                assert mask is not None  # only texts share rows
+                same = segments[:, :, None] == segments[:, None, :]
+                prefixes = ((0, 0), (0, 0), (k.shape[1] - length, 0))
+                mask &= jnp.pad(same, prefixes, constant_values=True)[:, None]
             y = dot_product_attention(q, k, v, mask)
         out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
         y = y.reshape(batch, -1, width)
+        if asking is None:
+            y = take_tokens(y, at)
         out = nn.Dense(width, dtype=cfg.dtype, kernel_init=out_init, name="out")
         z = out(y.reshape(-1, width)).reshape(y.shape)
         if peft.adapts("attn/out"):
@@ -215,10 +232,11 @@ class Block(nn.Module):
         at: jax.Array | None = None,
         prefix: jax.Array | None = None,
         real: jax.Array | None = None,
+        segments: jax.Array | None = None,
     ) -> jax.Array:
         dtype, peft = self.tower.dtype, self.tower.peft
         h = layer_norm("ln_1")(x_BxLxD).astype(dtype)
-        attention = Attention(self.tower, self.causal, name="attn")(h, at, prefix, real)
+        attention = Attention(self.tower, self.causal, name="attn")(h, at, prefix, real, segments)
         x = take_tokens(x_BxLxD, at) + attention
         x = x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype), real)
         return Adapter(peft, name="adapter")(x, real) if peft.reduction else x
@@ -228,14 +246,20 @@ class Transformer(nn.Module):
     """`depth` blocks. Parameters lie under `blocks`, every leaf with a leading layer axis.
 
     A CLIP tower reads one token of the last layer: with `at`, int32 [B], the last layer computes
-    that token alone (keys and values aside) and [B, 1, D] is returned, instead of [B, L, D].
+    that token alone (keys and values aside) and [B, 1, D] is returned, instead of [B, L, D]. Rows
+    that hold several texts have `segments`, int32 [B, L], and `at` [G, N]: see `take_tokens`.
     """
 
     tower: Tower
     causal: bool = False
 
     @nn.compact
-    def __call__(self, x_BxLxD: jax.Array, at: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        at: jax.Array | None = None,
+        segments: jax.Array | None = None,
+    ) -> jax.Array:
         cfg = self.tower
         if cfg.activation not in ACTIVATIONS:
             raise ValueError(
@@ -258,7 +282,7 @@ class Transformer(nn.Module):
 
         def layer(x: jax.Array, inputs: tuple, at: jax.Array | None = None):
             params, prefix = inputs
-            return block.apply({"params": params}, x, at, prefix, real), None
+            return block.apply({"params": params}, x, at, prefix, real, segments), None
 
         if cfg.remat != "none":
             policy = REMAT_POLICIES[cfg.remat]

@@ -93,6 +93,8 @@ class CLIP(nn.Module):
         text: jax.Array | None = None,
         text_long: jax.Array | None = None,
         text_ir: jax.Array | None = None,
+        starts: jax.Array | None = None,
+        rows: tuple[int, int] = (0, 0),
         normalize: bool = True,
     ) -> dict[str, jax.Array]:
         """Embed whatever is given.
@@ -102,6 +104,8 @@ class CLIP(nn.Module):
             as normalised. Both go through the one image tower in one forward pass, unless the
             model treats them differently.
           text, text_long, text_ir: [B, L] int32 ids, each with its own L <= context_length.
+          starts, rows: where the texts share rows, [G, B / G, fields] in the order above: see
+            `TextTower`.
           normalize: scale embeddings to unit length.
 
         Returns:
@@ -117,9 +121,12 @@ class CLIP(nn.Module):
         elif images:
             z = self.img(jnp.concatenate(list(images.values())))
             out.update(zip(images, jnp.split(z, len(images)), strict=True))
-        for name, ids in (("ztxt", text), ("ztxt_long", text_long), ("ztxt_ir", text_ir)):
-            if ids is not None:
-                out[name] = self.txt(ids)
+        ids = {"ztxt": text, "ztxt_long": text_long, "ztxt_ir": text_ir}
+        texts = {name: x for name, x in ids.items() if x is not None}
+        if starts is None:
+            out |= {name: self.txt(x) for name, x in texts.items()}
+        else:
+            out |= self._packed(texts, starts, rows)
         if normalize:
             out = {k: _unit(v) for k, v in out.items()}
         out["t"] = jnp.exp(self.t)
@@ -139,6 +146,16 @@ class CLIP(nn.Module):
             return self.ir(x_BxSxSx3, wavelengths)
         params = peft.add_lora(self.img.variables["params"], self.ir(), self.ir_lora)
         return self.img.clone(parent=None).apply({"params": params}, x_BxSxSx3, wavelengths)
+
+    def _packed(self, texts: dict, starts_GxNxF: jax.Array, rows: tuple[int, int]) -> dict:
+        groups, count, fields = starts_GxNxF.shape
+        longest = max(ids.shape[1] for ids in texts.values())
+        padded = [jnp.pad(x, ((0, 0), (0, longest - x.shape[1]))) for x in texts.values()]
+        ids = jnp.stack([x.reshape(groups, count, longest) for x in padded], axis=2)
+        z = self.txt(
+            ids.reshape(groups, -1, longest), starts_GxNxF.reshape(groups, -1), rows
+        ).reshape(groups * count, fields, -1)
+        return {name: z[:, i] for i, name in enumerate(texts)}
 
     def _standardise(self, image: jax.Array) -> jax.Array:
         if image.dtype != jnp.uint8:

@@ -34,12 +34,34 @@ def tower_flops(tower: Tower, length: int) -> float:
     return (tower.depth - 1) * layer + last
 
 
-def forward_flops(model: CLIP, lengths: Mapping[str, int], fields: Collection[str]) -> float:
-    """Count the forward FLOPs of one sample: of those of its images and texts in `fields`."""
+def packed_flops(tower: Tower, texts: int, rows: float, length: int) -> float:
+    """Count the forward FLOPs of texts that share rows of so many tokens, the free ones included.
+
+    The last layer computes queries, keys, values and attention of all tokens, and the rest of the
+    one of each text that is read.
+    """
+    width = tower.width
+    layer = 24 * length * width**2 + 4 * length**2 * width
+    last = 6 * length * width**2 + 4 * length**2 * width
+    return rows * ((tower.depth - 1) * layer + last) + texts * 18 * width**2
+
+
+def forward_flops(
+    model: CLIP, lengths: Mapping[str, int], fields: Collection[str], rows: float = 0
+) -> float:
+    """Count the forward FLOPs of one sample: of those of its images and texts in `fields`.
+
+    With `rows` its texts take so many rows, as long as the longest of them may be, or a share of
+    one.
+    """
     patches = (model.image_size // model.patch_size) ** 2
     image = tower_flops(model.image, patches + 1)
     image += 2 * patches * 3 * model.patch_size**2 * model.image.width
-    texts = sum(tower_flops(model.text, n) for field, n in lengths.items() if field in fields)
+    counts = [n for field, n in lengths.items() if field in fields]
+    if rows:
+        texts = packed_flops(model.text, len(counts), rows, max(counts))
+    else:
+        texts = sum(tower_flops(model.text, n) for n in counts)
     return len({"image", "ir"} & set(fields)) * image + texts
 
 

@@ -1,17 +1,21 @@
 """The training loop, from a config to a trained, evaluated and exported model."""
 
+import collections
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rsclip_jax import evaluators, sharding
 from rsclip_jax.data import pipeline, synthetic
+from rsclip_jax.data.packing import Packing, row_count
 from rsclip_jax.data.records import open_source
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
@@ -25,7 +29,7 @@ from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import State, adapt_params, make_state, with_added
-from rsclip_jax.training.step import make_loss, make_train_step
+from rsclip_jax.training.step import make_loss, make_train_step, text_rows
 from rsclip_jax.training.workdir import (
     FINISHED_FILE,
     check_workdir,
@@ -65,6 +69,12 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
+    if config.input.pack_text:
+        fields, row_length = text_rows(config)
+        shards = sharding.batch_shards(mesh) // jax.process_count()
+        dataset = dataset.map(
+            Packing(fields, row_length, config.model.eot_id, shards, config.grad_cache_steps)
+        )
     model = clip.build(config.model)
     encoder = Encoder(model, mesh)
     evals = evaluators.build(config, encoder)
@@ -102,10 +112,9 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
             iterator = pipeline.train_iterator(dataset, step, config.input)
             batches = pipeline.device_prefetch(iterator, sharding.batch_sharding(mesh))
             cleanup.callback(batches.close)
-            batch = next(batches)
-            train_step = compile_step(
-                make_train_step(model, tx, config, mesh, total_steps), state, batch, shardings, mesh
-            )
+            draws = with_packed_rows(batches, config, mesh)
+            batch, rows = next(draws)
+            compiled: dict[int, jax.stages.Compiled] = {}  # by the number of rows texts share
             progress.start(step, waited=lambda: batches.wait_s)
 
         if step >= total_steps and not (workdir / FINISHED_FILE).exists():
@@ -113,9 +122,17 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
             progress.scores(step, evaluate(evals, inference_params(state), config, workdir))
         try:
             while step < total_steps:
-                state, metrics = train_step(state, batch)
+                if rows not in compiled:
+                    train_step = make_train_step(model, tx, config, mesh, total_steps, rows)
+                    with progress.paused():
+                        compiled[rows] = compile_step(train_step, state, batch, shardings, mesh)
+                        if rows:
+                            log(f"that was for {rows} rows of texts a device")
+                state, metrics = compiled[rows](state, batch)
                 step += 1
-                progress.push(step, metrics)
+                progress.push(
+                    step, metrics, rows * sharding.batch_shards(mesh) * config.grad_cache_steps
+                )
                 scores = {}
                 last = step == total_steps
                 stopping = stop.reached(step, checkpoints)
@@ -134,7 +151,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
                     log(f"stopped at step {step}, which is saved; the same command resumes")
                     return state
                 if not last:
-                    batch = next(batches)
+                    batch, rows = next(draws)
         except FloatingPointError as error:
             loss_fn = make_loss(model, config, mesh, total_steps)
             error.add_note(diagnose(model, loss_fn, state, batch, config))
@@ -170,6 +187,27 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
             f"{shards}, the product of config.mesh.data and fsdp, times "
             f"config.grad_cache_steps={config.grad_cache_steps}"
         )
+
+
+def with_packed_rows(
+    batches: Iterator[dict], config: ConfigDict, mesh: Mesh
+) -> Iterator[tuple[dict, int]]:
+    """Yield each batch and the number of rows that the texts of a device share; 0: they do not.
+
+    All processes take the most that any device needs. They ask for it one batch ahead: it is known
+    before the step is over that the devices then have before them.
+    """
+    if not config.input.pack_text:
+        yield from ((batch, 0) for batch in batches)
+        return
+    _, row_length = text_rows(config)
+    greatest = jax.jit(jnp.max, out_shardings=sharding.replicated(mesh))
+    waiting: collections.deque[tuple[dict, jax.Array]] = collections.deque()
+    for batch in batches:
+        waiting.append((batch, greatest(batch["starts"])))
+        if len(waiting) == 2:
+            first, start = waiting.popleft()
+            yield first, row_count(int(start) // row_length + 1)
 
 
 def due(interval: int, step: int) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,16 @@ class Progress:
         self._config = config
         self._total_steps = total_steps
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
-        self._pending: tuple[int, dict] | None = None
+        self._pending: tuple[int, dict, int] | None = None
         self._slow_reports = 0  # in a row, as long as nothing was advised
-        flops = forward_flops(model, config.input.lengths, set(compared_fields(config).values()))
-        self._step_flops = 3 * flops * config.input.batch_size
+        self._forward_flops = partial(
+            forward_flops, model, config.input.lengths, set(compared_fields(config).values())
+        )
         peak, source = device_peak()
         self._peak = peak * jax.device_count()
-        log(f"forward {flops / 1e9:.3g} GFLOP per sample; MFU against {self._peak / 1e12:.3g} "
-            f"TFLOP/s ({source})")  # fmt: skip
+        whole = " if no text shares its row" if config.input.pack_text else ""
+        log(f"forward {self._forward_flops() / 1e9:.3g} GFLOP per sample{whole}; MFU against "
+            f"{self._peak / 1e12:.3g} TFLOP/s ({source})")  # fmt: skip
 
     def start(self, step: int, waited: Callable[[], float]) -> None:
         """Start the clock; `waited` tells the seconds spent waiting for input so far."""
@@ -56,6 +59,7 @@ class Progress:
     def _restart(self, step: int) -> None:
         self._since = (step, time.perf_counter(), self._waited())
         self._paused = 0.0
+        self._flops = 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -65,21 +69,26 @@ class Progress:
         yield
         self._paused += time.perf_counter() - start
 
-    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def push(self, step: int, metrics: dict[str, jax.Array], packed_rows: int = 0) -> None:
         """Take the metrics of the step just started; report those of the step before it.
+
+        Args:
+          packed_rows: that the texts of the step share; 0: each has its own.
 
         Raises:
           FloatingPointError: config.max_bad_steps steps in a row were not finite.
         """
         self.flush()
-        self._pending = (step, metrics)
+        self._pending = (step, metrics, packed_rows)
 
     def flush(self) -> None:
         """Report the step whose metrics are still on the device."""
         if self._pending is None:
             return
-        step, device_metrics = self._pending
+        step, device_metrics, packed_rows = self._pending
         self._pending = None
+        batch_size = self._config.input.batch_size
+        self._flops += 3 * batch_size * self._forward_flops(packed_rows / batch_size)
         metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
         if bad := int(metrics.pop("bad_steps")):
             log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
@@ -93,10 +102,11 @@ class Progress:
         seconds = max(time.perf_counter() - start - self._paused, 1e-9)
         rate = (step - since) / seconds
         input_bound = (self._waited() - waited) / seconds
+        flops = self._flops
         self._restart(step)
         metrics |= {
             "samples_per_s": rate * self._config.input.batch_size,
-            "mfu": rate * self._step_flops / self._peak,
+            "mfu": flops / seconds / self._peak,
             "input_wait": input_bound,
         }
         if self._writer:

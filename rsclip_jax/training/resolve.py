@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
 from rsclip_jax.models import clip, peft
-from rsclip_jax.training.step import compared_fields
+from rsclip_jax.training.step import compared_fields, text_rows
 
 ALL_TRAINED = ((".*", 1.0),)  # config.schedule where nobody has set it
 
@@ -49,7 +49,7 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 
 def _check(config: ConfigDict) -> None:
-    lengths = config.input.lengths
+    lengths, model = config.input.lengths, config.model
     for field, length in lengths.items():
         if not 2 <= length <= config.model.context_length:
             raise ValueError(
@@ -103,6 +103,15 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(
             f"config.schedule={tuple(config.schedule)} freezes {' and '.join(still)}, which would "
             "stay random: name a trained model, --config.init_from=PATH"
+        )
+    if config.input.pack_text and not text_rows(config)[0]:
+        raise ValueError(
+            "config.input.pack_text=True is of no use: no pair of config.loss_pairs has a text"
+        )
+    if config.input.pack_text and model.peft.method == "unipelt":
+        raise ValueError(
+            "config.input.pack_text=True and config.model.peft.method='unipelt': its gates look at "
+            "a whole row of tokens, which must not hold several texts; leave pack_text at False"
         )
     if config.frozen_positions and config.frozen_positions >= config.model.context_length:
         raise ValueError(

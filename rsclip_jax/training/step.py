@@ -1,7 +1,6 @@
 """One step of training: a pure function of the state and a batch."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax.sharding import Mesh
 
 from rsclip_jax.losses.pairs import pair_weights, text_keys, total_loss
 from rsclip_jax.models.clip import CLIP
-from rsclip_jax.sharding import on_mesh
+from rsclip_jax.sharding import batch_shards, on_mesh
 from rsclip_jax.training.optim import learning_rate, rate_factors
 from rsclip_jax.training.state import State
 
@@ -32,7 +31,22 @@ def compared_fields(config: Any) -> dict[str, str]:
     return fields
 
 
-def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str, Any]:
+def text_rows(config: Any) -> tuple[tuple[str, ...], int]:
+    """Return the texts that the loss compares, as fields of a batch, and the greatest length."""
+    fields = tuple(
+        dict.fromkeys(f for f in compared_fields(config).values() if f.startswith("text"))
+    )
+    return fields, max((config.input.lengths[field] for field in fields), default=0)
+
+
+def embed(
+    model: CLIP,
+    params: Any,
+    batch: dict,
+    micro_batches: int,
+    shards: int = 1,
+    rows: tuple[int, int] = (0, 0),
+) -> dict[str, Any]:
     """Return the model's output for a batch, computed in so many parts, one after the other.
 
     Gradients through it are those of the whole batch, at the memory of one part: a part's
@@ -40,9 +54,16 @@ def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str
     arXiv 2101.06983).
 
     Args:
-      batch: the model's inputs by name, [B, ...]; micro_batches divides B.
+      batch: the model's inputs by name, [B, ...]; micro_batches divides B. With `starts`
+        [B, fields] the texts of each of `shards` share `rows` (number, length) in each part.
     """
-    apply: Any = partial(model.apply, {"params": params})
+
+    def apply(**inputs):
+        if "starts" in inputs:
+            starts = inputs["starts"]
+            inputs |= {"starts": starts.reshape(shards, -1, starts.shape[1]), "rows": rows}
+        return model.apply({"params": params}, **inputs)
+
     if micro_batches == 1:
         return apply(**batch)
 
@@ -57,16 +78,25 @@ def embed(model: CLIP, params: Any, batch: dict, micro_batches: int) -> dict[str
     return {**apply(), **z}
 
 
-def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callable:
-    """Return (params, batch, step) -> (loss, metrics) over the global batch."""
+def make_loss(
+    model: CLIP, config: Any, mesh: Mesh, total_steps: int, packed_rows: int = 0
+) -> Callable:
+    """Return (params, batch, step) -> (loss, metrics) over the global batch.
+
+    With `packed_rows` the texts of a device share so many rows, as the batch's `starts` say.
+    """
+    shards = batch_shards(mesh) if mesh else 1
+    rows = (packed_rows, text_rows(config)[1])
     loss_pairs = tuple(tuple(pair) for pair in config.loss_pairs)
     fields = compared_fields(config)
     embeddings = {field: name for name, field in FIELDS.items()}
 
     def loss_fn(params, batch, step):
         inputs = {field: batch[field] for field in set(fields.values())}
+        if packed_rows:
+            inputs["starts"] = batch["starts"]
         with on_mesh(mesh):
-            out = embed(model, params, inputs, config.grad_cache_steps)
+            out = embed(model, params, inputs, config.grad_cache_steps, shards, rows)
         out |= {"z" + name: out["z" + embeddings[field]] for name, field in fields.items()}
         masks = {"ir": batch["ir_mask"]} if "ir" in fields else {}
         same = {}
@@ -93,14 +123,19 @@ def make_loss(model: CLIP, config: Any, mesh: Mesh, total_steps: int) -> Callabl
 
 
 def make_train_step(
-    model: CLIP, tx: optax.GradientTransformation, config: Any, mesh: Mesh, total_steps: int
+    model: CLIP,
+    tx: optax.GradientTransformation,
+    config: Any,
+    mesh: Mesh,
+    total_steps: int,
+    packed_rows: int = 0,
 ) -> Callable[[State, dict], tuple[State, dict]]:
-    """Return (state, batch) -> (state, metrics).
+    """Return (state, batch) -> (state, metrics); `packed_rows`: see `make_loss`.
 
     A step whose loss or gradient is not finite changes nothing but the counters: `step`,
     `bad_steps` (such steps in a row) and `bad_steps_total`. Metrics are scalars.
     """
-    full_loss = make_loss(model, config, mesh, total_steps)
+    full_loss = make_loss(model, config, mesh, total_steps, packed_rows)
     lr = learning_rate(config.lr, config.warmup_steps, total_steps)
 
     def loss_fn(params, batch, step):
