@@ -196,7 +196,7 @@ def _compile(fields: dict[str, Any], topology: str, place: str) -> None:
     try:
         devices = devices_of(topology)
         (Path(place) / "devices").write_text(f"{devices[0].device_kind}\n{len(devices)}")
-        lowered = _lower(ConfigDict(fields), devices)
+        lowered = lower_step(ConfigDict(fields), devices)
         lowered.compile(compiler_options={"xla_dump_to": place, "xla_dump_hlo_as_text": True})
     except Exception as error:
         (Path(place) / "error").write_text(str(error))
@@ -215,7 +215,12 @@ def _written(place: Path) -> tuple[int, str] | None:
     return int(re.findall(r"Total bytes: (\d+)", report.read_text())[0]), hlo
 
 
-def _lower(config: ConfigDict, devices: list[Any]) -> Any:
+def lower_step(config: ConfigDict, devices: list[Any]) -> Any:
+    """Trace the training step of a config for these devices (jax.stages.Lowered).
+
+    Raises:
+      ValueError: a config that cannot be trained.
+    """
     import jax
 
     from rsclip_jax import sharding

@@ -95,7 +95,7 @@ def test_a_tpu_program_is_read_as_the_compiler_writes_it():
 def test_the_step_it_compiles_is_the_one_that_is_trained(scenes, tmp_path):
     config = small_config(scenes)
     config.mesh.data = 8
-    hlo = aot._lower(config, jax.devices()).compile().as_text()
+    hlo = aot.lower_step(config, jax.devices()).compile().as_text()
     reduced = aot.collectives(hlo)["all-reduce"][1]
     shapes = jax.eval_shape(
         lambda: aot_params(resolve(config, tmp_path)),

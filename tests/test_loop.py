@@ -166,7 +166,7 @@ def test_non_finite_steps_change_nothing_and_then_stop_the_run(scenes, tmp_path,
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [({"total_epochs": 1.0}, "exactly one"),
-     ({"input__batch_size": 12}, "multiple of the 8 devices"),
+     ({"input__batch_size": 12}, "multiple of 8"),
      ({"input__lengths": {"text": 16}}, "input.lengths.text_long"),
      ({"input__lengths": {"text": 16, "text_long": 300}}, "text_long=300"),
      ({"loss__kind": "sigmoid"}, "logit_bias"),
