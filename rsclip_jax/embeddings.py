@@ -291,7 +291,8 @@ def _write(path: Path, schema: pa.Schema, split: str, columns: dict[str, Any]) -
     kind = schema.field("vector").type
     tables = [schema.empty_table()]
     for modality, (owners, captions, vectors) in columns.items():
-        flat = pa.array(vectors.astype(kind.value_type.to_pandas_dtype()).ravel())
+        dtype = np.float16 if kind.value_type == pa.float16() else np.float32
+        flat = pa.array(vectors.astype(dtype).ravel())
         values = {
             "id": [record["id"] for record in owners],
             "split": [split] * len(owners),
