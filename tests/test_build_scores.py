@@ -314,6 +314,8 @@ def test_the_command_writes_a_detector_of_prepared_data_sets(tiny, tmp_path, cap
 def test_rs5m_scores_ranks_and_describes_before_it_splits(tiny, detector, tmp_path):
     model, path = tiny[0], detector[0]
     config = rs5m_config.get_config()
+    (tmp_path / "airport").mkdir()
+    (tmp_path / "airport" / "a.png").write_bytes(png(pixels_of(0)))
     config.sources.fmow.path = str(tmp_path)
     config.scores.model, config.scores.detector = model, str(path)
     config.captions.first = config.captions.second = model
