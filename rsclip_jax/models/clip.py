@@ -244,4 +244,5 @@ def init_params(model: CLIP, rng: jax.Array) -> dict:
     image = jnp.zeros((1, model.image_size, model.image_size, 3), jnp.float32)
     text = jnp.zeros((1, 2), jnp.int32)
     ir = None if model.ir_tower == "shared" else image
-    return model.init(rng, image=image, ir=ir, text=text)["params"]
+    # Compiled, the forward pass that tells the shapes is left out.
+    return jax.jit(lambda rng: model.init(rng, image=image, ir=ir, text=text)["params"])(rng)
