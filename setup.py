@@ -30,6 +30,8 @@ CORE = [
 BUILD = [
     "apache-beam>=2.77,<3",
     "faiss-cpu>=1.15",
+    "flask>=3.1,<4",
+    "krippendorff>=0.9,<1",
     "openai>=3.54,<4",
     "reverse_geocode>=1.6.6,<2",
 ]
@@ -39,7 +41,10 @@ setup(
     version="0.1.0",
     description="Train remote-sensing CLIP models (GeoRSCLIP, LRSCLIP, FusionRS) in JAX",
     packages=find_packages(include=["rsclip_jax", "rsclip_jax.*"]),
-    package_data={"rsclip_jax.evaluators": ["*.json", "*/*.json"]},
+    package_data={
+        "rsclip_jax.evaluators": ["*.json", "*/*.json"],
+        "rsclip_jax.build": ["pages/*"],
+    },
     python_requires=">=3.11,<3.13",  # instant-clip-tokenizer has no wheels above 3.12
     install_requires=CORE,
     extras_require={
@@ -51,6 +56,7 @@ setup(
         "test": [
             *BUILD,
             "imagehash>=4.3.2",
+            "playwright>=1.65",  # drives a Chromium of the machine
             "pytest>=9.2",
             "pytest-xdist>=3.8",
             "ruff>=0.17,<0.18",
