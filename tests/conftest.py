@@ -24,6 +24,7 @@ from absl import flags
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags.
 
 import pytest
+from browser import browser, page  # noqa: F401 - fixtures
 
 from rsclip_jax.data import train_sentencepiece
 from rsclip_jax.data.synthetic import write_scenes

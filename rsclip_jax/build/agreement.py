@@ -174,8 +174,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
         lines.append("No caption was rated by two people yet: nothing can be said of agreement.")
     if found["changed"]:
         lines.append(
-            f"{len(found['changed']):,} captions were changed between ratings; each text counts as "
-            f"a caption of its own: {', '.join(found['changed'][:5])}"
+            f"Captions whose text was changed between ratings: {len(found['changed']):,} "
+            f"({', '.join(found['changed'][:5])}); each text counts as a caption of its own."
         )
     return lines
 

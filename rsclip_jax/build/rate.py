@@ -204,7 +204,8 @@ def serve(site: flask.Flask, host: str, port: int, output: str) -> None:
     with listener:
         port = listener.getsockname()[1]
         server = werkzeug.serving.make_server(host, port, site, threaded=True, fd=listener.fileno())
-        shown = f"[{host}]" if ":" in host else host
+        shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        shown = f"[{shown}]" if ":" in shown else shown
         print(f"Rate at http://{shown}:{port}/ (Ctrl-C ends this; ratings are in {output})")
         sys.stdout.flush()
         try:
@@ -237,9 +238,7 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "File of ratings (JSONL), continued.", required=True)
     flags.DEFINE_integer("samples", 200, "Captions to rate, of different images.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the sample.", lower_bound=0)
-    flags.DEFINE_multi_enum(
-        "kinds", list(KINDS.values()), list(KINDS.values()), "Captions wanted; repeat the flag."
-    )
+    flags.DEFINE_list("kinds", list(KINDS.values()), "Kinds of captions that are wanted.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to serve at; 0.0.0.0: to other machines.")
     flags.DEFINE_integer("port", 8765, "0: any that is free.", 0, 65535)
     flags.DEFINE_string("report", "", "Write statistics of --output as JSON there, print them.")

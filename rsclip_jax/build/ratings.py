@@ -99,8 +99,10 @@ def draw_items(
       kinds: values of `summary.KINDS` that are wanted.
 
     Raises:
-      InputError: a data set has no such caption.
+      InputError: a kind there is not, or none of whose captions a data set has.
     """
+    if unknown := sorted(set(kinds) - set(KINDS.values())):
+        raise InputError(f"--kinds: there is no {unknown}; choose of {', '.join(KINDS.values())}")
     items = []
     for place, (dataset, source) in enumerate(sources.items()):
         wanted = len(range(place, samples, len(sources)))
@@ -252,7 +254,7 @@ class RatingFile:
         self._path = path
         self._mutex = threading.Lock()
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - until `close`
+        self._file = open(path, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with the process
             self._file.seek(0)
@@ -316,7 +318,7 @@ def check_sample(items: Iterable[Item], ratings: Iterable[Rating], path: str) ->
       InputError: a rating is of no item of this sample.
     """
     hashes = {item.name: caption_hash(item.text) for item in items}
-    changed = {}
+    changed: dict[str, None] = {}
     for rating in ratings:
         if rating.item not in hashes:
             raise InputError(
