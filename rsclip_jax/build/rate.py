@@ -200,7 +200,7 @@ def serve(site: flask.Flask, host: str, port: int, output: str) -> None:
     try:
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OSError(f"{host}:{port}: {error.strerror}; choose another --port or --host") from None
+        raise OSError(f"{error.strerror}; choose another --port or --host") from None
     with listener:
         port = listener.getsockname()[1]
         server = werkzeug.serving.make_server(host, port, site, threaded=True, fd=listener.fileno())
@@ -208,12 +208,8 @@ def serve(site: flask.Flask, host: str, port: int, output: str) -> None:
         shown = f"[{shown}]" if ":" in shown else shown
         print(f"Rate at http://{shown}:{port}/ (Ctrl-C ends this; ratings are in {output})")
         sys.stdout.flush()
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on")
-        finally:
-            server.server_close()
+        server.serve_forever()  # ends at Ctrl-C
+        print("\nstopped; the same command goes on")
 
 
 def report(output: str, path: str) -> str:
