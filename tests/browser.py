@@ -33,7 +33,7 @@ def page(browser) -> Iterator:
     """Open a page with a profile of its own; an error in its scripts fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)  # machines of CI are busy
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     yield opened

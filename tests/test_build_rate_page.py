@@ -143,8 +143,7 @@ def test_captions_are_rated_by_keyboard_through_kills_of_the_server(page, comman
     saved(page)
     assert command.scores("Ada") == [(4, 3, 5), (1, 1, 1)]
 
-    # While the server is dead the page goes on, and keeps what it is told, even through a reload
-    # that comes to nothing.
+    # While the server is dead the page goes on, and keeps what it is told.
     command.kill()
     press(page, "333")
     page.wait_for_selector("#trouble:has-text('The server does not answer. 1 answer is kept')")
@@ -209,6 +208,7 @@ def test_skipped_captions_are_asked_at_the_end_and_results_shown(page, command):
     assert sorted(others) == sorted(captions) and others != captions
     saved(page)
     page.click("text=Results")
+    page.wait_for_url("**/results")
     assert page.inner_text("h1") == "Results"
     cells = page.locator("tr", has_text="Bea and Cyd").locator("th, td").all_inner_texts()
     assert cells == ["Bea and Cyd", "8", "0.000", "0.000", "0.000"]
@@ -240,7 +240,8 @@ def test_infrared_is_shown_beside_the_image_and_help_explains(page, command):
     assert "5: nothing is invented" in page.inner_text("#help")
     press(page, "5")  # means nothing while help is shown
     press(page, ["Escape"])
-    assert page.is_hidden("#help") and chosen(page) == []
+    page.wait_for_selector("#help", state="hidden")  # the browser closes it, in its own time
+    assert chosen(page) == []
     press(page, ["ArrowDown", "ArrowDown", "2"])  # the third first
     assert chosen(page) == [2] and "active" in page.get_attribute("#relevance", "class")
     press(page, "43")
