@@ -131,7 +131,7 @@ async function start(rater) {
   }
   $("name-error").hidden = !told.error;
   $("name-error").textContent = told.error || "";
-  if (told.error) return show("start");
+  if (told.error) return $("name").focus();
   state.rater = told.rater;
   state.items = told.items;
   for (const item of state.items) {
@@ -157,6 +157,8 @@ function nextUnrated(from) {
 
 function show(id) {
   for (const one of ["start", "work", "end"]) $(one).hidden = one !== id;
+  // The browser does so in its own time: until then keys would go to what is hidden.
+  if (document.activeElement?.closest("[hidden]")) document.activeElement.blur();
 }
 
 function go(at) {
@@ -385,6 +387,7 @@ function build() {
   const given = new URLSearchParams(location.search).get("rater");
   $("name").value = given || localStorage.getItem(NAME) || "";
   if (given) start(given);
+  else $("name").focus(); // the attribute autofocus comes later, when keys may be lost
 }
 
 build();
