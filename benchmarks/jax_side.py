@@ -21,7 +21,7 @@ from rsclip_jax.training.loop import compile_step
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
-from rsclip_jax.training.step import make_train_step
+from rsclip_jax.training.step import make_loss, make_train_step
 
 
 def main(settings: dict) -> None:
@@ -63,7 +63,8 @@ def main(settings: dict) -> None:
         batch[field] = rng.integers(1, 49406, (batch_size, length), np.int32)
         batch[field][:, -1] = 49407
     batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-    train_step = make_train_step(model, tx, config, mesh, config.total_steps)
+    loss_fn = make_loss(model, config, mesh, config.total_steps)
+    train_step = make_train_step(loss_fn, tx, config, config.total_steps)
     step = compile_step(train_step, state, batch, shardings, mesh)
     for _ in range(2):
         state, _ = step(state, batch)

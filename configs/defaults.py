@@ -12,6 +12,7 @@ from rsclip_jax.models.clip import CLIP_MEAN, CLIP_STD
 def get_config():
     """Return the defaults: CLIP B/32 on captions of up to 77 tokens."""
     c = ConfigDict()
+    c.task = "clip"  # or "translation", of RGB to infrared images (configs/translator.py)
     c.seed = 0
     c.total_steps = 0  # give this one or the next
     c.total_epochs = 0.0  # passes over the training data (weighted mixtures: over their sum)

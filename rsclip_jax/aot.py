@@ -229,7 +229,7 @@ def lower_step(config: ConfigDict, devices: list[Any]) -> Any:
     from rsclip_jax.training.optim import make_optimizer
     from rsclip_jax.training.resolve import resolve
     from rsclip_jax.training.state import make_state
-    from rsclip_jax.training.step import make_train_step
+    from rsclip_jax.training.step import make_loss, make_train_step
 
     config = resolve(config, Path.cwd())
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
@@ -240,7 +240,8 @@ def lower_step(config: ConfigDict, devices: list[Any]) -> Any:
     tx = make_optimizer(config, params, total_steps)
     state = jax.eval_shape(lambda p: make_state(p, tx, ema=config.ema_decay > 0), params)
     places = sharding.state_shardings(state, mesh, config.sharding)
-    step = jitted(make_train_step(model, tx, config, mesh, total_steps), places, mesh)
+    loss_fn = make_loss(model, config, mesh, total_steps)
+    step = jitted(make_train_step(loss_fn, tx, config, total_steps), places, mesh)
     return step.lower(state, abstract_batch(config))
 
 

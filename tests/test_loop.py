@@ -14,6 +14,7 @@ from rsclip_jax.models import clip
 from rsclip_jax.models.positions import stretch_positions
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.initial import parameters_from
 from rsclip_jax.training.preemption import StopSignal
 
 
@@ -228,11 +229,11 @@ def test_another_name_of_the_same_sizes_is_no_other_model(scenes, finished, tmp_
         scenes, init_from=str(finished[0]), model__variant="custom", model__sizes=sizes
     )
     config = loop.resolve(config, tmp_path)
-    params, _ = loop.parameters_from(config, clip.build(config.model))
+    params, _ = parameters_from(config, clip.build(config.model))
     np.testing.assert_array_equal(flat(params), flat(finished[1]["params"]))
     config.model.sizes = (*sizes[:3], 4, *sizes[4:])  # heads, which no shape tells
     with pytest.raises(ValueError, match="image heads: 3 there, 4 now"):
-        loop.parameters_from(config, clip.build(config.model))
+        parameters_from(config, clip.build(config.model))
 
 
 def test_a_final_evaluation_that_failed_is_made_up_for(scenes, tmp_path, monkeypatch):

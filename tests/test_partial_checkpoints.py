@@ -18,6 +18,7 @@ from rsclip_jax.sharding import make_mesh
 from rsclip_jax.training import loop
 from rsclip_jax.training.base import base_of, checksum, joined, without
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
+from rsclip_jax.training.initial import parameters_from
 from rsclip_jax.training.optim import param_names
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.state import to_plain
@@ -212,7 +213,7 @@ def test_whole_checkpoints_of_before_are_read_and_continued(base, scenes, tmp_pa
 def test_the_base_is_read_onto_all_devices(base, scenes, tmp_path):
     # The first device of all belongs to one process; the others could not read onto it.
     config = loop.resolve(small_config(scenes, init_from=str(base)), tmp_path)
-    params, left = loop.parameters_from(config, clip.build(config.model), make_mesh())
+    params, left = parameters_from(config, clip.build(config.model), make_mesh())
     assert left is None  # all is trained
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(params)} == {8}
 

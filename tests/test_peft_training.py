@@ -10,9 +10,10 @@ from small_run import losses, small_config
 
 import rsclip_jax
 from rsclip_jax import convert, weights
-from rsclip_jax.models import peft
+from rsclip_jax.models import clip, peft
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.initial import parameters_from
 from rsclip_jax.training.optim import param_names
 from rsclip_jax.training.preemption import StopSignal
 
@@ -92,7 +93,7 @@ def test_the_trained_model_is_loaded_merged_and_exported(lora, tmp_path):
 def test_it_can_go_on_from_a_tuned_model_with_the_same_settings_only(lora, scenes, tmp_path):
     config = config_of(scenes, lora, "lora")
     ready = resolved(config, tmp_path)
-    params, _ = loop.parameters_from(ready, loop.clip.build(ready.model))
+    params, _ = parameters_from(ready, clip.build(ready.model))
     before = named(lora[1]["params"])
     for name, value in named(params).items():
         np.testing.assert_array_equal(value, before[name])

@@ -18,12 +18,11 @@ from rsclip_jax.training.progress import Progress
 
 @pytest.fixture
 def make_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "forward_flops", lambda *_: 1e9)
     monkeypatch.setattr(progress, "device_peak", lambda: (1e12, "made up"))
 
     def make(total_steps):
         config = small_config("data", log_steps=1)
-        return Progress(config, SimpleNamespace(), tmp_path, 0, total_steps)
+        return Progress(config, lambda *_: 1e9, tmp_path, 0, total_steps)
 
     return make
 

@@ -15,7 +15,7 @@ from rsclip_jax.training.loop import jitted
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
-from rsclip_jax.training.step import make_train_step
+from rsclip_jax.training.step import make_loss, make_train_step
 
 pytestmark = pytest.mark.skipif(jax.device_count() != 8, reason="needs the 8 simulated devices")
 RULES = defaults.get_config().sharding
@@ -108,7 +108,8 @@ def two_steps(config, batch, mesh):
     tx = make_optimizer(config, params, 10)
     state = make_state(params, tx, ema=False)
     places = state_shardings(state, mesh, config.sharding)
-    step = jitted(make_train_step(model, tx, config, mesh, 10), places, mesh)
+    loss_fn = make_loss(model, config, mesh, 10)
+    step = jitted(make_train_step(loss_fn, tx, config, 10), places, mesh)
     state = jax.device_put(state, places)
     compiled = step.lower(state, batch).compile()
     held = sharding.bytes_per_device(state, places)

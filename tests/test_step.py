@@ -44,7 +44,7 @@ def test_loss_and_gradients_on_a_ring_of_eight_devices_equal_one(parts):
 
 def test_a_bad_batch_leaves_all_but_the_counters(parts):
     config, model, params, tx, batch = parts
-    step = jax.jit(make_train_step(model, tx, config, None, 10))
+    step = jax.jit(make_train_step(make_loss(model, config, None, 10), tx, config, 10))
     good, metrics = step(make_state(params, tx, ema=True), batch)
     assert int(metrics["bad_steps"]) == 0
     image = batch["image"].astype(np.float32)
@@ -61,7 +61,7 @@ def test_a_bad_batch_leaves_all_but_the_counters(parts):
 def test_the_temperature_is_clamped(parts):
     config, model, params, tx, batch = parts
     hot = {**params, "t": jnp.float32(np.log(200.0))}
-    state, metrics = jax.jit(make_train_step(model, tx, config, None, 10))(
+    state, metrics = jax.jit(make_train_step(make_loss(model, config, None, 10), tx, config, 10))(
         make_state(hot, tx, ema=True), batch
     )
     assert float(metrics["scale"]) == pytest.approx(200, rel=1e-5)
@@ -70,7 +70,7 @@ def test_the_temperature_is_clamped(parts):
 
 def test_the_average_follows_its_formula(parts):
     config, model, params, tx, batch = parts
-    state, _ = jax.jit(make_train_step(model, tx, config, None, 10))(
+    state, _ = jax.jit(make_train_step(make_loss(model, config, None, 10), tx, config, 10))(
         make_state(params, tx, ema=True), batch
     )
     expected = 0.9 * flat(params).astype(np.float64) + 0.1 * flat(state["params"])

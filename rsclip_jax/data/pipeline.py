@@ -181,8 +181,11 @@ def check_config(input_config: Mapping[str, Any], host_index: int = 0, host_coun
         refuse("data", 'data sets with positive mixing weights, such as {"rsicd": 1.0}')
     if input_config["batch_size"] < 1 or input_config["batch_size"] % host_count:
         refuse("batch_size", f"a positive multiple of the number of hosts, {host_count}")
-    if not lengths or not set(lengths) <= set(TEXT_FIELDS):
-        refuse("lengths", f"a token length for one or more of {', '.join(TEXT_FIELDS)}")
+    if not set(lengths) <= set(TEXT_FIELDS) or not (lengths or input_config["ir"]):
+        refuse(
+            "lengths",
+            f"a token length for one or more of {', '.join(TEXT_FIELDS)}; none only with input.ir",
+        )
     if input_config["ir_view"] not in images.IR_VIEWS:
         refuse("ir_view", f"one of {', '.join(images.IR_VIEWS)}")
     if not input_config["subset"] > 0:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.ir_retrieval import IrRetrieval
 from rsclip_jax.evaluators.probe import Probe
 from rsclip_jax.evaluators.retrieval import Retrieval
 from rsclip_jax.evaluators.semantic_localization import SemanticLocalization
+from rsclip_jax.evaluators.translation import TranslationQuality
 from rsclip_jax.evaluators.zero_shot import ZeroShot
+from rsclip_jax.translation import Translation
 
 TYPES = {
     "retrieval": Retrieval,
@@ -20,6 +21,7 @@ TYPES = {
     "zero_shot": ZeroShot,
     "probe": Probe,
     "semantic_localization": SemanticLocalization,
+    "translation": TranslationQuality,
 }
 
 
@@ -34,10 +36,13 @@ class Evaluator(Protocol):
         """Yield (metric name, value)."""
 
 
-def build(config: Any, encoder: Encoder) -> dict[str, Evaluator]:
+def build(config: Any, encoder: Any) -> dict[str, Evaluator]:
     """Make the evaluators of `config.evals`: {name: {"type": ..., field: value, ...}}.
 
     Data sets are opened and checked here, so that a mistake shows before the training.
+
+    Args:
+      encoder: what they use the model by: an `Encoder`, a `Translation` for a translator.
 
     Raises:
       ValueError: unknown type or field, a required field missing, and whatever the evaluator itself
@@ -50,6 +55,8 @@ def build(config: Any, encoder: Encoder) -> dict[str, Evaluator]:
         kind = fields.pop("type", None)
         if kind not in TYPES:
             raise ValueError(f"{where}.type={kind!r}: {_expected(kind, list(TYPES))}")
+        if (kind == "translation") != isinstance(encoder, Translation):
+            raise ValueError(f"{where}.type={kind!r} is not for what this config trains")
         known = fields_of(kind)
         for field in fields:
             if field not in known:

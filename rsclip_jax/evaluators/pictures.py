@@ -119,6 +119,40 @@ def save_localization_picture(
     _save_stack(path, blocks)
 
 
+def save_grid(
+    path: str | os.PathLike,
+    rows: Sequence[Sequence[np.ndarray]],
+    names: Sequence[str],
+    *,
+    title: str = "",
+) -> None:
+    """Draw images side by side, the same views of each in a column, into a PNG file.
+
+    Args:
+      path: file to write; its directory is made.
+      rows: of uint8 images [H, W, 3] or [H, W], all of one size, as many as `names`.
+      names: of the columns.
+      title: where the images are from, such as "naip/test".
+    """
+    height, width = rows[0][0].shape[:2]
+    canvas = Image.new(
+        "RGB",
+        (
+            2 * MARGIN + len(names) * (width + GAP) - GAP,
+            2 * MARGIN + 64 + len(rows) * (height + GAP) - GAP,
+        ),
+        "white",
+    )
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN, MARGIN), title, INK, font(18))
+    for column, name in enumerate(names):
+        x = MARGIN + column * (width + GAP)
+        draw.text((x, MARGIN + 36), cut(name, font(15), width), FAINT, font(15))
+        for number, row in enumerate(rows):
+            canvas.paste(Image.fromarray(row[column]), (x, MARGIN + 64 + number * (height + GAP)))
+    save_png(path, canvas)
+
+
 def shown_queries(number: int, most: int = 4) -> list[int]:
     """Choose which of so many queries are drawn: the first, the last, and evenly between."""
     return np.unique(np.linspace(0, number - 1, most).round().astype(int)).tolist()

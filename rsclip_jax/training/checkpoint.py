@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from rsclip_jax import weights
-from rsclip_jax.models import clip
+from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.sharding import replicated
 from rsclip_jax.training.base import Base, checksum, joined, named, without
 from rsclip_jax.training.progress import log
@@ -201,10 +201,11 @@ def load_for_inference(
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} holds no checkpoint yet")
     name = "ema" if config.ema_decay else "params"
-    model = clip.build(config.model)
+    models = kind_of(config)
+    model = models.build(config.model)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0))),
+        jax.eval_shape(lambda: models.init_params(model, jax.random.key(0))),
     )
     with ocp.CheckpointManager(
         workdir / "checkpoints", options=ocp.CheckpointManagerOptions(read_only=True)

@@ -3,23 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rsclip_jax.models.clip import CLIP
 from rsclip_jax.training.optim import param_names
 from rsclip_jax.training.state import State
 from rsclip_jax.training.step import compared_fields
 
 
-def diagnose(model: CLIP, loss_fn: Callable, state: State, batch: dict, config: Any) -> str:
+def diagnose(model: nn.Module, loss_fn: Callable, state: State, batch: dict, config: Any) -> str:
     """Name the parameters, embeddings, loss terms and gradients that are not finite."""
     params = state["params"]
     (_, terms), grads = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))(
         params, batch, state["step"]
     )
-    inputs = {k: batch[k] for k in compared_fields(config).values()}
-    out = jax.jit(lambda p, x: model.apply({"params": p}, **x))(params, inputs)
     names = jax.tree.leaves(param_names(params))
 
     def bad(labels, values) -> str:
@@ -27,14 +25,21 @@ def diagnose(model: CLIP, loss_fn: Callable, state: State, batch: dict, config: 
         shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
         return f"{len(found)} of {len(labels)}" + (f": {shown}" if found else "")
 
+    outputs = []
+    if config.task == "clip":
+        inputs = {k: batch[k] for k in compared_fields(config).values()}
+        out: Any = jax.jit(lambda p, x: model.apply({"params": p}, **x))(params, inputs)
+        outputs = [
+            f"  embeddings  {bad(list(out), out.values())}",
+            f"  logit scale {float(out['t']):.4g}",
+        ]
     return "\n".join(
         [
             f"not finite at step {int(state['step'])}, at the last good parameters:",
             f"  parameters  {bad(names, jax.tree.leaves(params))}",
-            f"  embeddings  {bad(list(out), out.values())}",
+            *outputs,
             f"  loss terms  {bad(list(terms), terms.values())}",
             f"  gradients   {bad(names, jax.tree.leaves(grads))}",
-            f"  logit scale {float(out['t']):.4g}",
             "Parameters not finite: start from an earlier checkpoint. Embeddings: the input or the "
             f"dtype ({config.model.dtype}). Otherwise lower config.lr={config.lr:g}, raise "
             "config.warmup_steps, or set config.grad_clip_norm and config.loss.max_scale.",

@@ -3,12 +3,14 @@
 import functools
 import time
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rsclip_jax.models.blocks import Tower
 from rsclip_jax.models.clip import CLIP
+from rsclip_jax.models.translator import Translator, init_params
 
 # Dense bfloat16 FLOP/s of one device, by prefix of `device_kind` (vendors' data sheets).
 PEAK = {
@@ -63,6 +65,19 @@ def forward_flops(
     else:
         texts = sum(tower_flops(model.text, n) for n in counts)
     return len({"image", "ir"} & set(fields)) * image + texts
+
+
+def translator_flops(model: Translator) -> float:
+    """Count the forward FLOPs of a translator's parts for one image, as the compiler does.
+
+    It has no loop over layers, of which the compiler would count one.
+    """
+    size = model.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    lowered = jax.jit(lambda p, x: model.apply({"params": p}, x)).lower(params, image)
+    cost: Any = lowered.cost_analysis()
+    return float(cost["flops"])
 
 
 @functools.cache

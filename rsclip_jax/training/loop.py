@@ -20,16 +20,16 @@ from rsclip_jax.data.records import open_source
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.models import clip, peft
-from rsclip_jax.training.base import Base, base_of
-from rsclip_jax.training.checkpoint import Checkpoints, load_for_inference
+from rsclip_jax.models.kinds import kind_of
+from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.optim import describe_params, make_optimizer, trained_parameters
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
-from rsclip_jax.training.state import State, adapt_params, make_state, with_added
-from rsclip_jax.training.step import make_loss, make_train_step, text_rows
+from rsclip_jax.training.state import State, make_state
+from rsclip_jax.training.step import make_train_step, text_rows
+from rsclip_jax.training.tasks import TASKS
 from rsclip_jax.training.workdir import (
     FINISHED_FILE,
     check_workdir,
@@ -75,15 +75,16 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         dataset = dataset.map(
             Packing(fields, row_length, config.model.eot_id, shards, config.grad_cache_steps)
         )
-    model = clip.build(config.model)
-    encoder = Encoder(model, mesh)
-    evals = evaluators.build(config, encoder)
+    task, models = TASKS[config.task], kind_of(config)
+    model = models.build(config.model)
+    runner = task.runner(model, mesh)
+    evals = evaluators.build(config, runner)
     held.enter_context(lock_workdir(workdir))
     check_workdir(workdir, config)
     total_steps = config.total_steps or steps_of_epochs(config)
 
     # The state comes from the first of: this run's checkpoint, config.init_from, random numbers.
-    init = lambda: clip.init_params(model, jax.random.key(config.seed))  # noqa: E731
+    init = lambda: models.init_params(model, jax.random.key(config.seed))  # noqa: E731
     tx = make_optimizer(config, jax.eval_shape(init), total_steps)
     wrap = lambda params: make_state(params, tx, ema=config.ema_decay > 0)  # noqa: E731
     abstract_state = jax.eval_shape(lambda: wrap(init()))
@@ -94,7 +95,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         log(f"resuming {workdir} at step {int(state['step'])} of {total_steps}")
     else:
         if config.init_from:
-            params, checkpoints.base = parameters_from(config, model, mesh)
+            params, checkpoints.base = task.parameters_from(config, model, mesh)
             params = jax.device_put(params, shardings["params"])
         else:
             params = jax.jit(init, out_shardings=shardings["params"])()
@@ -103,7 +104,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     log(describe_params(config, state["params"]) + f"; mesh {dict(mesh.shape)}")
 
     step = int(state["step"])
-    progress = Progress(config, model, workdir, step, total_steps)
+    progress = Progress(config, task.sample_flops(config, model), workdir, step, total_steps)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(progress.close)
         cleanup.callback(checkpoints.close)
@@ -123,7 +124,8 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         try:
             while step < total_steps:
                 if rows not in compiled:
-                    train_step = make_train_step(model, tx, config, mesh, total_steps, rows)
+                    loss_fn = task.make_loss(model, config, mesh, total_steps, rows)
+                    train_step = make_train_step(loss_fn, tx, config, total_steps)
                     with progress.paused():
                         compiled[rows] = compile_step(train_step, state, batch, shardings, mesh)
                         if rows:
@@ -153,12 +155,12 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
                 if not last:
                     batch, rows = next(draws)
         except FloatingPointError as error:
-            loss_fn = make_loss(model, config, mesh, total_steps)
+            loss_fn = task.make_loss(model, config, mesh, total_steps)
             error.add_note(diagnose(model, loss_fn, state, batch, config))
             raise
 
     stop.release()
-    write_embeddings(config, encoder, inference_params(state), workdir, step)
+    write_embeddings(config, runner, inference_params(state), workdir, step)
     mark_finished(workdir, step, trained_parameters(config, state["params"]))
     log(f"done: step {step}, everything is in {workdir}")
     return state
@@ -219,52 +221,6 @@ def steps_of_epochs(config: ConfigDict) -> int:
     """Return the steps that make config.total_epochs passes over the sum of the data sets."""
     size = sum(map(len, pipeline.open_sources(config.input).values()))
     return max(1, int(config.total_epochs * size / config.input.batch_size))
-
-
-def parameters_from(
-    config: ConfigDict, model: clip.CLIP, mesh: Mesh | None = None
-) -> tuple[Any, Base | None]:
-    """Load config.init_from, its positions stretched or resampled to this model's.
-
-    Args:
-      mesh: replicate them over it, as all processes of a run do; None for the first device.
-
-    Returns:
-      The parameters, and what checkpoints can leave to their source.
-
-    Raises:
-      ValueError: the two models would read the same parameters in different ways.
-    """
-    source, read, step = load_for_inference(config.init_from, mesh=mesh)
-
-    def unseen(config: ConfigDict) -> dict[str, Any]:  # what the shapes of parameters do not tell
-        model = clip.build(config.model)
-        heads = {"image heads": model.image.heads, "text heads": model.text.heads}
-        fields = {f"model.{field}": getattr(model, field) for field in ("mean", "std", "eot_id")}
-        activation = {"model.activation": model.image.activation}
-        added = {"model.peft": model.image.peft}
-        added |= {f"model.{k}": getattr(model, k) for k in ("ir_lora", "ir_wavelength")}
-        return {"tokenizer": config.tokenizer, **activation, **fields, **heads, **added}
-
-    there, now = unseen(source), unseen(config)
-    for name in ("model.peft", "model.ir_lora", "model.ir_wavelength"):
-        if there[name] in (peft.NONE, 0.0):  # then it is new
-            now.pop(name)
-    changed = {k: f"  {k}: {there[k]} there, {now[k]} now" for k in now if there[k] != now[k]}
-    for name in ("model.mean", "model.std"):  # GeoRSCLIP fine-tunes with other statistics
-        if name in changed:
-            log(f"images are normalised otherwise than by {config.init_from}:\n{changed.pop(name)}")
-    wrong = list(changed.values())
-    if wrong:
-        raise ValueError(
-            f"config.init_from={config.init_from!r}: that model reads its parameters otherwise\n"
-            + "\n".join(wrong)
-        )
-    log(f"starting from {config.init_from}, step {step}")
-    params = with_added(model, read, config.seed)
-    stretch = config.model.stretch, config.model.keep, config.model.ratio
-    params = adapt_params(model, params, *stretch)
-    return params, base_of(config, read, step, params)
 
 
 def jitted(train_step, shardings, mesh) -> Any:

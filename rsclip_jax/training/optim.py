@@ -117,8 +117,10 @@ def _pick(values: Any, like: Any) -> Any:
 
 
 def _freeze_rows(updates: Any, rows: int) -> Any:
+    if not rows:
+        return updates
     table = updates["txt"]["pos_embedding"]
-    if rows and not isinstance(table, optax.MaskedNode):
+    if not isinstance(table, optax.MaskedNode):
         kept = jnp.arange(table.shape[0])[:, None] < rows
         table = jnp.where(kept, 0, table)
         updates = {**updates, "txt": {**updates["txt"], "pos_embedding": table}}

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import jax
 
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.evaluators.report import table
-from rsclip_jax.models.clip import CLIP
-from rsclip_jax.training.flops import device_peak, forward_flops
+from rsclip_jax.training.flops import device_peak
 from rsclip_jax.training.metrics import MetricWriter
-from rsclip_jax.training.step import compared_fields
 
 # Above this share of a step the wait for its batch is reported.
 INPUT_BOUND = 0.1
@@ -32,19 +29,25 @@ class Progress:
 
     Args:
       config: the resolved config.
+      forward_flops: of a sample, with the number of rows that its texts take (0: its own).
       workdir: where metrics.jsonl and TensorBoard events go.
       step, total_steps: where the run stands and ends.
     """
 
-    def __init__(self, config: Any, model: CLIP, workdir: Path, step: int, total_steps: int):
+    def __init__(
+        self,
+        config: Any,
+        forward_flops: Callable[..., float],
+        workdir: Path,
+        step: int,
+        total_steps: int,
+    ):
         self._config = config
         self._total_steps = total_steps
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict, int] | None = None
         self._slow_reports = 0  # in a row, as long as nothing was advised
-        self._forward_flops = partial(
-            forward_flops, model, config.input.lengths, set(compared_fields(config).values())
-        )
+        self._forward_flops = forward_flops
         peak, source = device_peak()
         self._peak = peak * jax.device_count()
         whole = " if no text shares its row" if config.input.pack_text else ""

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
-from rsclip_jax.models import clip, peft
+from rsclip_jax.models import clip, peft, translator
+from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.training.step import compared_fields, text_rows
 
 ALL_TRAINED = ((".*", 1.0),)  # config.schedule where nobody has set it
@@ -28,6 +29,17 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     data_dir = config.input.data_dir
     config.input.data_dir = str(Path(data_dir).absolute() if data_dir else workdir / "data")
 
+    config.task = config.get("task", "clip")
+    kind = kind_of(config)
+    if kind is translator:
+        _check_translation(config)
+    else:
+        _resolve_clip(config)
+    _check(config)
+    return config
+
+
+def _resolve_clip(config: ConfigDict) -> None:
     model = config.model
     tokenizer = text.make_tokenizer(config.tokenizer, model.context_length)
     for field, unset, value in (
@@ -44,11 +56,10 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     model.image_size, model.activation = built.image_size, built.image.activation
     if model.peft.method and tuple(config.schedule) == ALL_TRAINED:
         config.schedule = ((peft.ADDED, 1.0), (".*", None))
-    _check(config)
-    return config
+    _check_clip(config)
 
 
-def _check(config: ConfigDict) -> None:
+def _check_clip(config: ConfigDict) -> None:
     lengths, model = config.input.lengths, config.model
     for field, length in lengths.items():
         if not 2 <= length <= config.model.context_length:
@@ -84,20 +95,6 @@ def _check(config: ConfigDict) -> None:
             f"{config.model.logit_bias}: the sigmoid loss needs the bias, the softmax has no use "
             "for it"
         )
-    if (config.total_steps > 0) == (config.total_epochs > 0):
-        raise ValueError(
-            f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
-            "give exactly one of them"
-        )
-    for field in ("log_steps", "max_bad_steps", "grad_cache_steps"):
-        if config[field] < 1:
-            raise ValueError(f"config.{field}={config[field]}: expected 1 or more")
-    best = config.checkpoint.best
-    if best and best.split("/")[0] not in config.evals:
-        raise ValueError(
-            f"config.checkpoint.best={best!r}: expected EVALUATOR/METRIC with one of the "
-            f"evaluators {sorted(config.evals)}, such as 'val/mean_recall'"
-        )
     still = [tower for tower in ("img", "txt") if _freezes(config.schedule, f"{tower}/proj")]
     if still and not config.init_from:
         raise ValueError(
@@ -117,6 +114,41 @@ def _check(config: ConfigDict) -> None:
         raise ValueError(
             f"config.frozen_positions={config.frozen_positions}: expected fewer than "
             f"config.model.context_length={config.model.context_length}"
+        )
+
+
+def _check_translation(config: ConfigDict) -> None:
+    translator.build(config.model)
+    if not config.input.ir or config.input.ir_view != "translated":
+        raise ValueError(
+            "config.task='translation' learns from the records' own infrared images: leave "
+            "config.input.ir=True and config.input.ir_view='translated'"
+        )
+    fields = {name: config[name] for name in ("grad_cache_steps", "frozen_positions", "export")}
+    fields |= {f"input.{name}": config.input[name] for name in ("lengths", "pack_text")}
+    unset = {"grad_cache_steps": 1}
+    for name, given in fields.items():
+        if given and given != unset.get(name):
+            raise ValueError(
+                f"config.{name}={given} is of no use to a translator: leave it as in "
+                "configs/translator.py"
+            )
+
+
+def _check(config: ConfigDict) -> None:
+    if (config.total_steps > 0) == (config.total_epochs > 0):
+        raise ValueError(
+            f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
+            "give exactly one of them"
+        )
+    for field in ("log_steps", "max_bad_steps", "grad_cache_steps"):
+        if config[field] < 1:
+            raise ValueError(f"config.{field}={config[field]}: expected 1 or more")
+    best = config.checkpoint.best
+    if best and best.split("/")[0] not in config.evals:
+        raise ValueError(
+            f"config.checkpoint.best={best!r}: expected EVALUATOR/METRIC with one of the "
+            f"evaluators {sorted(config.evals)}, such as 'val/mean_recall'"
         )
 
 

@@ -123,19 +123,16 @@ def make_loss(
 
 
 def make_train_step(
-    model: CLIP,
-    tx: optax.GradientTransformation,
-    config: Any,
-    mesh: Mesh,
-    total_steps: int,
-    packed_rows: int = 0,
+    full_loss: Callable, tx: optax.GradientTransformation, config: Any, total_steps: int
 ) -> Callable[[State, dict], tuple[State, dict]]:
-    """Return (state, batch) -> (state, metrics); `packed_rows`: see `make_loss`.
+    """Return (state, batch) -> (state, metrics).
 
     A step whose loss or gradient is not finite changes nothing but the counters: `step`,
     `bad_steps` (such steps in a row) and `bad_steps_total`. Metrics are scalars.
+
+    Args:
+      full_loss: (params, batch, step) -> (loss, metrics), as `make_loss` returns it.
     """
-    full_loss = make_loss(model, config, mesh, total_steps, packed_rows)
     lr = learning_rate(config.lr, config.warmup_steps, total_steps)
 
     def loss_fn(params, batch, step):
@@ -148,6 +145,7 @@ def make_train_step(
 
     def train_step(state: State, batch: dict) -> tuple[State, dict]:
         step, params = state["step"], state["params"]
+        scales = [k for k in params if k == "t" or k.startswith("t_")]
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, step)
         l2_grads = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(l2_grads)
@@ -155,8 +153,7 @@ def make_train_step(
         def update() -> dict:
             updates, opt_state = tx.update(grads, state["opt_state"], params)
             new_params = optax.apply_updates(params, updates)
-            if config.loss.max_scale:
-                scales = [k for k in new_params if k == "t" or k.startswith("t_")]
+            if scales and config.loss.max_scale:
                 greatest = jnp.log(config.loss.max_scale)
                 new_params |= {k: jnp.minimum(new_params[k], greatest) for k in scales}
             new = {"params": new_params, "opt_state": opt_state}
@@ -176,8 +173,7 @@ def make_train_step(
             "l2_grads": l2_grads,
             "l2_params": optax.tree.norm(new["params"]),
             "lr": lr(step - state["bad_steps_total"]),  # a bad step is no step of the schedule
-            "scale": jnp.exp(params["t"]),
-            **{f"scale_{pair}": jnp.exp(params[f"t_{pair}"]) for pair in model.own_scale},
+            **{f"scale{k[1:]}": jnp.exp(params[k]) for k in scales},
             "bad_steps": bad_steps,
             "bad_steps_total": bad_steps_total,
         }

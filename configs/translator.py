@@ -1,0 +1,61 @@
+"""A translator of RGB into infrared images, trained on aligned pairs.
+
+    python -m rsclip_jax.main --config=configs/translator.py --workdir=runs/translator \\
+        --config.input.data_dir=DIR --config.input.data.NAME=1.0
+
+Words after the colon, separated by commas, in any order:
+    pix2pix, flow
+                a U-Net beside a discriminator of patches (the default), after pix2pix (arXiv
+                1611.07004); or flow matching (arXiv 2210.02747) from the luma with noise to the
+                infrared image, which draws one of the possible images instead of their mean.
+    demo        a tiny one on synthetic scenes, a few minutes on two CPU cores.
+
+The data are the near-infrared pairs of NAIP unless config.input.data says otherwise (see
+benchmarks/naip.py for how they are prepared); records without an infrared image are skipped.
+`python -m rsclip_jax.build.translate` then translates whole data sets.
+"""
+
+from configs import defaults, demo, words
+
+
+def get_config(arg=None):
+    """Return the config that `arg` names; see the docstring of this file."""
+    word = words.choose("translator", arg, variant=("pix2pix", "flow"), demo=("", "demo"))
+    c = defaults.get_config()
+    if word["demo"]:
+        demo.shrink(c)
+    c.task = "translation"
+    c.model = {
+        "variant": word["variant"],
+        "width": 8 if word["demo"] else 64,  # channels of the first level; a multiple of 8
+        "depth": 2 if word["demo"] else 4,  # how often the image is halved
+        "image_size": 64 if word["demo"] else 256,  # of training and of tiles; 2^depth divides it
+        "noise": 0.1,  # of a flow: added to the luma, whose range is 2
+        "steps": 16,  # of a flow, from the luma to the image
+        "dtype": "float32" if word["demo"] else "bfloat16",  # of the computation
+    }
+    c.loss = {"l1": 100.0, "adversarial": 1.0}  # of "pix2pix", as published
+    c.input.ir = True
+    c.input.lengths = {}
+    c.sharding = ()
+    c.export = {}
+    c.b1 = 0.5 if word["variant"] == "pix2pix" else 0.9
+    c.b2 = 0.999
+    c.wd = 0.0
+    c.evals.val = {"type": "translation", "data": "naip", "split": "val"}
+    if word["demo"]:
+        c.input.batch_size = 16
+        c.lr = 2e-3
+        c.evals.val.data = "scenes"
+        return c
+    c.input.data = {"naip": 1.0}
+    c.input.batch_size = 16
+    c.input.crop = (0.25, 1.0)
+    c.input.flip = True
+    c.input.right_angles = True
+    c.lr = 2e-4
+    c.total_steps = 10_000
+    c.warmup_steps = 500
+    c.ema_decay = 0.999
+    c.eval_steps = 1000
+    return c

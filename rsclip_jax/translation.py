@@ -1,0 +1,93 @@
+"""The one way from RGB images to infrared ones: evaluation and the building of data use it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsclip_jax.models.translator import Translator, translate
+from rsclip_jax.sharding import batch_sharding, batch_shards, make_mesh, on_mesh, replicated
+
+SEED = 0  # of the noise where flows start
+OVERLAP = 32  # pixels that neighbouring tiles share
+
+
+class Translation:
+    """Translates images with whatever parameters it is given.
+
+    The result of an image depends on nothing else: all start from the same noise.
+
+    Args:
+      model: see `models.translator`.
+      mesh: batches are split over it; None for one device. With several processes every process
+        passes the same images and receives all results.
+      batch_size: images per call, rounded up to a multiple of the parts of a batch.
+
+    Attributes:
+      image_size: side of the images in pixels.
+    """
+
+    def __init__(
+        self, model: Translator, mesh: jax.sharding.Mesh | None = None, batch_size: int = 32
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+        self.image_size = model.image_size
+        mesh = mesh or make_mesh(devices=jax.devices()[:1])
+        shards = batch_shards(mesh)
+        self.batch_size = -(-batch_size // shards) * shards
+        self._sharding = batch_sharding(mesh)
+
+        def apply(params: Any, images: jax.Array) -> jax.Array:
+            noise = jax.random.normal(jax.random.key(SEED), (*images.shape[1:3], 1))
+            with on_mesh(mesh):
+                ir = translate(model, params, images, noise)
+            return jax.numpy.clip(jax.numpy.rint(127.5 * (ir[..., 0] + 1)), 0, 255)
+
+        self._apply = jax.jit(apply, out_shardings=replicated(mesh))
+
+    def infrared(self, params: Any, images: np.ndarray) -> np.ndarray:
+        """Translate images uint8 [N, S, S, 3] of `image_size` into uint8 [N, S, S]."""
+        results = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            padded = np.zeros((self.batch_size, *batch.shape[1:]), np.uint8)
+            padded[: len(batch)] = batch
+            placed = jax.make_array_from_callback(
+                padded.shape, self._sharding, lambda index, padded=padded: padded[index]
+            )
+            results.append(np.asarray(self._apply(params, placed))[: len(batch)].astype(np.uint8))
+        return np.concatenate(results)
+
+    def whole(self, params: Any, image: np.ndarray) -> np.ndarray:
+        """Translate an image uint8 [H, W, 3] of any size, tile by tile: uint8 [H, W].
+
+        Tiles overlap, and fade into each other there.
+        """
+        size = self.image_size
+        height, width = image.shape[:2]
+        short = [(0, max(size - length, 0)) for length in (height, width)]
+        padded = np.pad(image, (*short, (0, 0)), "symmetric")
+        places = [
+            (y, x) for y in tile_starts(padded.shape[0], size)
+            for x in tile_starts(padded.shape[1], size)
+        ]  # fmt: skip
+        tiles = np.stack([padded[y : y + size, x : x + size] for y, x in places])
+        fade = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).clip(max=OVERLAP)
+        weight = np.outer(fade, fade).astype(np.float64)
+        total, weights = np.zeros(padded.shape[:2]), np.zeros(padded.shape[:2])
+        for (y, x), tile in zip(places, self.infrared(params, tiles), strict=True):
+            here = slice(y, y + size), slice(x, x + size)
+            total[here] += weight * tile
+            weights[here] += weight
+        return np.rint(total / weights).astype(np.uint8)[:height, :width]
+
+
+def tile_starts(length: int, size: int) -> list[int]:
+    """Return where tiles of `size` start that cover `length` pixels, sharing `OVERLAP` or more.
+
+    Small tiles share a quarter.
+    """
+    step = size - min(OVERLAP, size // 4)
+    count = max(-(-(length - size) // step), 0) + 1
+    return [round(i) for i in np.linspace(0, length - size, count)]

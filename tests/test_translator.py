@@ -1,0 +1,180 @@
+"""Translators by the same trainer, at the size of a stamp."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import translator as config_file
+from rsclip_jax.data.free_infrared import FREE
+from rsclip_jax.models import translator
+from rsclip_jax.training import loop, translation
+from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.resolve import resolve
+from rsclip_jax.translation import Translation, tile_starts
+
+
+def tiny_config(variant, data_dir="data", **overrides):
+    config = config_file.get_config(f"{variant},demo")
+    config.model.update(depth=1, image_size=16, steps=2)
+    config.input.data_dir = data_dir
+    config.input.batch_size = 8
+    config.update({"total_steps": 3, "warmup_steps": 0, "log_steps": 1, "eval_steps": 0})
+    config.checkpoint.steps = 2
+    config.update(overrides)
+    return config
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    shape = (8, 16, 16, 3)
+    ir = np.repeat(rng.integers(0, 256, (*shape[:3], 1)), 3, axis=-1)
+    return {
+        "image": rng.integers(0, 256, shape).astype(np.uint8),
+        "ir": ir.astype(np.uint8),
+        "ir_mask": np.array([True] * 6 + [False] * 2),
+    }
+
+
+def built(variant):
+    config = tiny_config(variant)
+    model = translator.build(config.model)
+    params = jax.jit(lambda: translator.init_params(model, jax.random.key(0)))()
+    # The last layer starts with zeros, behind which no gradient would show.
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), params)
+    return config, model, params
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def test_an_untrained_translator_gives_the_grayscale_image(batch):
+    for variant in translator.VARIANTS:
+        model = translator.build(tiny_config(variant).model | {"noise": 0.0})
+        params = jax.jit(lambda model=model: translator.init_params(model, jax.random.key(0)))()
+        if variant == "flow":  # its velocity is zero
+            ir = translator.translate(model, params, batch["image"], jnp.zeros((16, 16, 1)))
+            made = np.asarray(ir[..., 0] * 127.5 + 127.5)
+        else:
+            made = Translation(model, batch_size=8).infrared(params, batch["image"]).astype(float)
+        assert abs(made - FREE["grayscale"](batch["image"])).max() <= 1
+
+
+def test_each_player_is_moved_by_its_own_loss_alone(batch):
+    config, model, params = built("pix2pix")
+    loss_fn = translation.make_loss(model, config, None, 10)
+    grads, terms = jax.jit(jax.grad(loss_fn, has_aux=True))(params, batch, 0)
+
+    kept = batch["ir_mask"]
+    image, ir = (batch[field][kept] for field in ("image", "ir"))
+    ir = ir[..., :1] / 127.5 - 1
+
+    def judge(disc, x):
+        given = {"params": {"gen": params["gen"], "disc": disc}}
+        return model.apply(given, image, x, method="realness")
+
+    def made(gen):
+        return model.apply({"params": {"gen": gen}}, image, method="predict")
+
+    def generator(gen):
+        x = made(gen)
+        judged = judge(params["disc"], x)
+        return 100 * jnp.abs(x - ir).mean() + 0.5 * ((judged - 1) ** 2).mean()
+
+    def discriminator(disc):
+        x = made(params["gen"])
+        return 0.5 * ((judge(disc, ir) - 1) ** 2).mean() + 0.5 * (judge(disc, x) ** 2).mean()
+
+    for own, root in ((generator, "gen"), (discriminator, "disc")):
+        expected = flat(jax.jit(jax.grad(own))(params[root]))
+        assert abs(expected).max() > 0
+        scale = abs(expected).max()
+        np.testing.assert_allclose(flat(grads[root]) / scale, expected / scale, atol=2e-4)
+    x = np.asarray(made(params["gen"]), np.float64)
+    assert float(terms["l1"]) == pytest.approx(np.abs(x - ir).mean(), rel=1e-5)
+
+
+def test_a_flow_with_the_true_velocity_arrives(batch, monkeypatch):
+    config, model, _ = built("flow")
+    ir = batch["ir"][..., :1] / 127.5 - 1
+    noise = np.random.default_rng(2).normal(size=(16, 16, 1)).astype(np.float32)
+    rgb = batch["image"] / 127.5 - 1
+    start = rgb @ np.array([[0.299], [0.587], [0.114]]) + config.model.noise * noise
+    np.testing.assert_allclose(
+        translator.flow_start(model, batch["image"], noise), start, atol=1e-5
+    )
+    monkeypatch.setattr(
+        translator.Translator, "velocity", lambda self, image, x, time: jnp.asarray(ir - start)
+    )
+    found = translator.translate(model, {}, batch["image"], noise)
+    np.testing.assert_allclose(found, ir, atol=1e-5)
+    # The loss of that velocity is nothing, whatever the time and the noise of the start.
+    monkeypatch.setattr(
+        translator.Translator,
+        "velocity",
+        lambda self, image, x, time: (ir - x) / (1 - time[:, None, None, None]),
+    )
+    loss, _ = translation.make_loss(model, config, None, 10)({}, batch, 3)
+    assert float(loss) < 1e-6
+
+
+@pytest.mark.parametrize("variant", translator.VARIANTS)
+def test_the_trainer_trains_resumes_and_evaluates_a_translator(variant, scenes, tmp_path, capsys):
+    config = tiny_config(variant, scenes)
+    config.evals.val.limit = 4
+    state = loop.train(config, tmp_path)
+    assert set(state["params"]) == {"pix2pix": {"gen", "disc"}, "flow": {"gen"}}[variant]
+    config.total_steps = 4
+    loop.train(config, tmp_path)
+    assert "resuming" in capsys.readouterr().out
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "training_loss" in x] == [1, 2, 3, 4]
+    scores = lines[-1]
+    assert {"val/psnr", "val/ssim", "val/grayscale_psnr", "val/true_entropy"} <= set(scores)
+    assert Image.open(tmp_path / "eval" / "val.png").size[0] > 4 * 16
+    source, params, step = load_for_inference(tmp_path)
+    assert step == 4 and source.task == "translation"
+    config.init_from = str(tmp_path)
+    model = translator.build(config.model)
+    again, base = translation.parameters_from(config, model)
+    assert base is None
+    np.testing.assert_array_equal(flat(again), flat(params))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (40, 23), (9, 16)])
+def test_tiles_cover_an_image_of_any_size(height, width):
+    model = translator.build(tiny_config("pix2pix").model)
+    runner = Translation(model, batch_size=4)
+    runner.infrared = lambda params, images: 255 - FREE["grayscale"](images)
+    image = np.random.default_rng(3).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(runner.whole(None, image), 255 - FREE["grayscale"](image))
+    for length in (16, 17, 40):
+        starts = tile_starts(length, 16)
+        assert starts[0] == 0 and starts[-1] == length - 16
+        assert all(b - a <= 12 for a, b in zip(starts, starts[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.variant", "cyclegan", "one of pix2pix, flow"),
+        ("model.width", 12, "multiple of 8"),
+        ("model.depth", 5, r"multiple of 2\^depth"),
+        ("input.ir_view", "grayscale", "records' own infrared"),
+        ("input.lengths", {"text": 77}, "config.input.lengths=.* is of no use"),
+        ("grad_cache_steps", 2, "is of no use to a translator"),
+        ("task", "translate", "expected one of clip, translation"),
+    ],
+)
+def test_what_cannot_be_is_refused(field, value, message, tmp_path):
+    config = tiny_config("pix2pix")
+    *parents, name = field.split(".")
+    (config[parents[0]] if parents else config)[name] = value
+    with pytest.raises(ValueError, match=message):
+        resolve(config, tmp_path)
