@@ -34,11 +34,11 @@ from ml_collections import ConfigDict, config_flags
 
 from rsclip_jax import distributed, evaluators, sharding, weights
 from rsclip_jax.data.records import dataset_fingerprint
-from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators import report, suites
-from rsclip_jax.models import clip
+from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.progress import log
+from rsclip_jax.training.tasks import TASKS
 
 _EVALUATOR = re.compile(r"--?config\.evals\.([^.=]+)\.")
 _NEW_EVALUATOR = re.compile(r"--?config\.evals\.(?P<name>\w+)\.type=(?P<type>\w+)$")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     parser.add_argument("--suite", choices=suites.NAMES, help="benchmarks of a paper")
     parser.add_argument("--data", help="where the data sets lie (default: as in training)")
     parser.add_argument("--output", help="directory of the results (default: MODEL/eval)")
-    parser.add_argument("--batch_size", type=int, default=256, help="records at a time, a process")
+    parser.add_argument("--batch_size", type=int, help="records at a time, a process")
     distributed.add_flags(parser)
     # The config's flags can be defined only once the model is known, hence the two rounds.
     args, overrides = parser.parse_known_args(argv)
@@ -89,7 +89,10 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
             if args.suite
             else f"{args.model}: its config has no evaluators (config.evals is empty); give --suite"
         )
-    evals = evaluators.build(config, Encoder(clip.build(config.model), mesh, args.batch_size))
+    task, size = TASKS[config.get("task", "clip")], args.batch_size
+    model = kind_of(config).build(config.model)
+    runner = task.runner(model, mesh, size) if size else task.runner(model, mesh)
+    evals = evaluators.build(config, runner)
     output = Path(args.output or Path(args.model) / "eval")
     names = sorted({fields["data"] for fields in config.evals.values() if "data" in fields})
     results: dict[str, Any] = {

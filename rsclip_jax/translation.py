@@ -59,28 +59,34 @@ class Translation:
             results.append(np.asarray(self._apply(params, placed))[: len(batch)].astype(np.uint8))
         return np.concatenate(results)
 
-    def whole(self, params: Any, image: np.ndarray) -> np.ndarray:
-        """Translate an image uint8 [H, W, 3] of any size, tile by tile: uint8 [H, W].
+    def whole(self, params: Any, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Translate images uint8 [H, W, 3] of any sizes, tile by tile: uint8 [H, W].
 
         Tiles overlap, and fade into each other there.
         """
         size = self.image_size
-        height, width = image.shape[:2]
-        short = [(0, max(size - length, 0)) for length in (height, width)]
-        padded = np.pad(image, (*short, (0, 0)), "symmetric")
+        padded = [
+            np.pad(image, [(0, max(size - n, 0)) for n in image.shape[:2]] + [(0, 0)], "symmetric")
+            for image in images
+        ]
         places = [
-            (y, x) for y in tile_starts(padded.shape[0], size)
-            for x in tile_starts(padded.shape[1], size)
-        ]  # fmt: skip
-        tiles = np.stack([padded[y : y + size, x : x + size] for y, x in places])
+            (number, slice(y, y + size), slice(x, x + size))
+            for number, image in enumerate(padded)
+            for y in tile_starts(image.shape[0], size)
+            for x in tile_starts(image.shape[1], size)
+        ]
+        tiles = self.infrared(params, np.stack([padded[n][rows, cols] for n, rows, cols in places]))
         fade = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).clip(max=OVERLAP)
         weight = np.outer(fade, fade).astype(np.float64)
-        total, weights = np.zeros(padded.shape[:2]), np.zeros(padded.shape[:2])
-        for (y, x), tile in zip(places, self.infrared(params, tiles), strict=True):
-            here = slice(y, y + size), slice(x, x + size)
-            total[here] += weight * tile
-            weights[here] += weight
-        return np.rint(total / weights).astype(np.uint8)[:height, :width]
+        totals = [np.zeros(image.shape[:2]) for image in padded]
+        weights = [np.zeros(image.shape[:2]) for image in padded]
+        for (number, rows, cols), tile in zip(places, tiles, strict=True):
+            totals[number][rows, cols] += weight * tile
+            weights[number][rows, cols] += weight
+        return [
+            np.rint(total / weight).astype(np.uint8)[: image.shape[0], : image.shape[1]]
+            for total, weight, image in zip(totals, weights, images, strict=True)
+        ]
 
 
 def tile_starts(length: int, size: int) -> list[int]:

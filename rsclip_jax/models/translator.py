@@ -152,7 +152,10 @@ def translate(model: Translator, params: Any, image: jax.Array, noise: jax.Array
 
 
 def flow_start(model: Translator, image: jax.Array, noise: jax.Array) -> jax.Array:
-    """Return where a flow starts: the luma with noise (a data-dependent coupling, arXiv 2310.03725)."""
+    """Return where a flow starts: the luma with noise.
+
+    Stochastic interpolants with data-dependent couplings (arXiv 2310.03725).
+    """
     return luma(image) + model.noise * noise
 
 

@@ -127,7 +127,8 @@ def _check_translation(config: ConfigDict) -> None:
     fields = {name: config[name] for name in ("grad_cache_steps", "frozen_positions", "export")}
     fields |= {f"input.{name}": config.input[name] for name in ("lengths", "pack_text")}
     unset = {"grad_cache_steps": 1}
-    for name, given in fields.items():
+    for name, field in fields.items():
+        given = field.to_dict() if isinstance(field, ConfigDict) else field
         if given and given != unset.get(name):
             raise ValueError(
                 f"config.{name}={given} is of no use to a translator: leave it as in "

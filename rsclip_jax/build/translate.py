@@ -1,0 +1,178 @@
+"""Write infrared views of images that came without.
+
+    python -m rsclip_jax.build.translate --model=runs/translator \\
+        --list=runs/fusionrs/translate.jsonl --output=FOLDER
+
+The list is what `python -m rsclip_jax.build.fusionrs` ends its first run with; it goes on with
+--config.translated=FOLDER. A line is {"id", "image", "ir"}: an image and the file to write below
+FOLDER (any file name of `infrared`). --model is a workdir of configs/translator.py, or one of the
+views that cost nothing: grayscale, inverted, vegetation.
+
+Run again after an interruption, it writes what is missing. Images that cannot be read are told and
+passed over; the pipeline then drops their rows.
+"""
+
+import argparse
+import collections
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from rsclip_jax import sharding
+from rsclip_jax.build import files
+from rsclip_jax.build.models import read_pixels
+from rsclip_jax.build.stages import Drop
+from rsclip_jax.data.assemble import available_cores
+from rsclip_jax.data.free_infrared import FREE
+from rsclip_jax.models import translator
+from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.translation import Translation
+
+MADE_BY = "translator.json"  # beside the views, tells what made them
+_GROUP = 64  # images that are held at a time
+
+Translator = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def load_translator(model: str) -> tuple[Translator, dict]:
+    """Return a function of images uint8 [H, W, 3] to uint8 [H, W], and what tells it from others.
+
+    Args:
+      model: a workdir of a translator, or one of `FREE`.
+
+    Raises:
+      FileNotFoundError, ValueError: nothing there that can be read, or no translator.
+    """
+    if model in FREE:
+        return lambda images: [FREE[model](image) for image in images], {"model": model}
+    if not Path(model).exists():
+        raise FileNotFoundError(
+            f"--model={model}: no such workdir, and none of {', '.join(FREE)} either"
+        )
+    mesh = sharding.make_mesh()
+    config, params, step = load_for_inference(model, mesh=mesh)
+    if config.get("task", "clip") != "translation":
+        raise ValueError(
+            f"--model={model} is no translator, but a model of configs/translator.py's"
+        )
+    runner = Translation(translator.build(config.model), mesh)
+    told = {"model": str(Path(model).absolute()), "step": step}
+    return lambda images: runner.whole(params, images), told
+
+
+def write_views(model: str, list_path: str, output: str) -> collections.Counter[str]:
+    """Write the infrared views that a list asks for and that are not there.
+
+    Returns:
+      How many were "written", were "there", and how often each problem came up.
+
+    Raises:
+      FileNotFoundError: no such list or model.
+      ValueError: a list of another form, a file outside of `output`, or `output` holds the views of
+        another translator.
+    """
+    lines = read_list(list_path)
+    translate, told = load_translator(model)
+    _claim(output, told)
+    counts: collections.Counter[str] = collections.Counter()
+    with (
+        ThreadPoolExecutor(available_cores()) as pool,
+        tqdm(total=len(lines), unit=" images", delay=1) as bar,
+    ):
+        for start in range(0, len(lines), _GROUP):
+            group = lines[start : start + _GROUP]
+            missing = [line for line in group if not files.exists(files.join(output, line["ir"]))]
+            counts["there"] += len(group) - len(missing)
+            read = list(zip(missing, pool.map(_pixels, missing), strict=True))
+            for line, pixels in read:
+                if isinstance(pixels, Drop):
+                    counts[str(pixels).split(":")[0]] += 1
+                    print(f"{line['id']}: {pixels}", file=sys.stderr)
+            usable = [(line, x) for line, x in read if not isinstance(x, Drop)]
+            if usable:
+                views = translate([pixels for _, pixels in usable])
+                paths = [files.join(output, line["ir"]) for line, _ in usable]
+                list(pool.map(_write, paths, views))
+                counts["written"] += len(usable)
+            bar.update(len(group))
+    return counts
+
+
+def read_list(path: str) -> list[dict[str, str]]:
+    """Read the lines of a translation list.
+
+    Raises:
+      FileNotFoundError: it is not there. ValueError: a line that is none, or leads elsewhere.
+    """
+    return list(_lines(path))
+
+
+def _lines(path: str) -> Iterator[dict[str, str]]:
+    for number, text in enumerate(files.read_text(path).splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            line = {name: line[name] for name in ("id", "image", "ir")}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f'{path}, line {number}: {text:.80}: expected {{"id", "image", "ir"}}'
+            ) from error
+        if ".." in line["ir"].split("/") or line["ir"].startswith("/"):
+            raise ValueError(f"{path}, line {number}: {line['ir']!r} would lead out of --output")
+        yield line
+
+
+def _claim(output: str, told: dict) -> None:
+    """Note in `output` what makes its views; two translators' must not be mixed."""
+    path = files.join(output, MADE_BY)
+    if files.exists(path):
+        if (there := json.loads(files.read_text(path))) != told:
+            raise ValueError(
+                f"{output} holds the views of another translator, {there}: give another --output, "
+                f"or remove it (this one: {told})"
+            )
+        return
+    files.write(path, (json.dumps(told, indent=2) + "\n").encode())
+
+
+def _pixels(line: dict[str, str]) -> np.ndarray | Drop:
+    try:
+        return read_pixels(line["image"])
+    except Drop as drop:
+        return drop
+
+
+def _write(path: str, view: np.ndarray) -> None:
+    files.write(path, cv2.imencode(".png", view)[1].tobytes())
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command with its arguments (without the program's name)."""
+    parser = argparse.ArgumentParser(
+        "python -m rsclip_jax.build.translate",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model", required=True, help=f"workdir of a translator, or {', '.join(FREE)}"
+    )
+    parser.add_argument("--list", required=True, help="JSON lines of id, image, ir")
+    parser.add_argument("--output", required=True, help="folder of the views")
+    args = parser.parse_args(argv)
+    counts = write_views(args.model, args.list, args.output)
+    told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    print(f"{args.output}: {told or 'the list is empty'}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as wrong_input:
+        sys.exit(f"translate: {wrong_input}")
+    except KeyboardInterrupt:
+        sys.exit("\ntranslate: interrupted; the same command goes on")
