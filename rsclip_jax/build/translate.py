@@ -59,7 +59,7 @@ def load_translator(model: str) -> tuple[Translator, dict]:
     config, params, step = load_for_inference(model, mesh=mesh)
     if config.get("task", "clip") != "translation":
         raise ValueError(
-            f"--model={model} is no translator, but a model of configs/translator.py's"
+            f"--model={model} is a CLIP model: expected a workdir of configs/translator.py"
         )
     runner = Translation(translator.build(config.model), mesh)
     told = {"model": str(Path(model).absolute()), "step": step}
@@ -80,7 +80,7 @@ def write_views(model: str, list_path: str, output: str) -> collections.Counter[
     lines = read_list(list_path)
     translate, told = load_translator(model)
     _claim(output, told)
-    counts: collections.Counter[str] = collections.Counter()
+    counts = collections.Counter({"written": 0, "there": 0})
     with (
         ThreadPoolExecutor(available_cores()) as pool,
         tqdm(total=len(lines), unit=" images", delay=1) as bar,

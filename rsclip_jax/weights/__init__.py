@@ -116,6 +116,8 @@ def settle_peft(config: ConfigDict, params: Any) -> tuple[ConfigDict, Any]:
 def describe(config: ConfigDict) -> str:
     """Return a line on the sizes and the activation of a model."""
     model = config.model
+    if config.get("task", "clip") == "translation":
+        return f"translator {model.variant}, {model.image_size} px, width {model.width}"
     variant = model.variant if model.variant != "custom" else f"sizes {tuple(model.sizes)}"
     return (
         f"{variant}, {model.image_size} px, {model.context_length} tokens, activation "
