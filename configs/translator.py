@@ -34,7 +34,8 @@ def get_config(arg=None):
         "steps": 16,  # of a flow, from the luma to the image
         "dtype": "float32" if word["demo"] else "bfloat16",  # of the computation
     }
-    c.loss = {"l1": 100.0, "adversarial": 1.0}  # of "pix2pix", as published
+    c.loss_pairs = ()
+    c.loss = {"l1": 100.0, "adversarial": 1.0} if word["variant"] == "pix2pix" else {}
     c.input.ir = True
     c.input.lengths = {}
     c.sharding = ()

@@ -224,23 +224,24 @@ def lower_step(config: ConfigDict, devices: list[Any]) -> Any:
     import jax
 
     from rsclip_jax import sharding
-    from rsclip_jax.models import clip
+    from rsclip_jax.models.kinds import kind_of
     from rsclip_jax.training.loop import check_batch, jitted
     from rsclip_jax.training.optim import make_optimizer
     from rsclip_jax.training.resolve import resolve
     from rsclip_jax.training.state import make_state
-    from rsclip_jax.training.step import make_loss, make_train_step
+    from rsclip_jax.training.step import make_train_step
+    from rsclip_jax.training.tasks import TASKS
 
     config = resolve(config, Path.cwd())
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
     check_batch(config, mesh)
-    model = clip.build(config.model)
+    model = kind_of(config).build(config.model)
     total_steps = config.total_steps or 10**6  # of epochs over data that need not be here
-    params = jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: kind_of(config).init_params(model, jax.random.key(0)))
     tx = make_optimizer(config, params, total_steps)
     state = jax.eval_shape(lambda p: make_state(p, tx, ema=config.ema_decay > 0), params)
     places = sharding.state_shardings(state, mesh, config.sharding)
-    loss_fn = make_loss(model, config, mesh, total_steps)
+    loss_fn = TASKS[config.task].make_loss(model, config, mesh, total_steps)
     step = jitted(make_train_step(loss_fn, tx, config, total_steps), places, mesh)
     return step.lower(state, abstract_batch(config))
 

@@ -46,6 +46,8 @@ def load(
     """
     mesh = sharding.make_mesh()
     config, params, _ = load_for_inference(path, mesh=mesh, activation=activation)
+    if config.get("task", "clip") != "clip":
+        raise ValueError(f"{path} is a translator: expected a CLIP model")
     if context_length or image_size:
         config, params = refit(config, params, context_length, image_size)
         params = jax.device_put(params, sharding.replicated(mesh))
