@@ -77,9 +77,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         config.input.data_dir = str(Path(args.data).absolute())
     if args.suite:
         config.unlock().evals = ConfigDict(suites.read(args.suite)["evals"])
-        if (
-            config.get("task", "clip") == "clip" and "text_long" not in config.input.lengths
-        ):  # a model of one length has no other
+        lengths = config.input.lengths
+        if lengths and "text_long" not in lengths:  # a model of one length has no other
             config.input.lengths.text_long = config.model.context_length
     config = override(config, overrides).unlock()
     skipped = suites.cut(args.suite, config) if args.suite else {}

@@ -71,7 +71,8 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
         if count := write_translation_list(tables[-1], path):
             return (
                 f"{count:,} images have no infrared image: translate those that {path} lists into "
-                "FOLDER (python -m rsclip_jax.build.translate, or any translator); then run this again with --config.translated=FOLDER"
+                "FOLDER (python -m rsclip_jax.build.translate, or any translator); then run this "
+                "again with --config.translated=FOLDER"
             )
     tables = run(stages[:_BEFORE_SPLIT], workdir, runner, tables=tables)
     require_rows(tables, "images need an infrared one")
