@@ -25,21 +25,20 @@ def diagnose(model: nn.Module, loss_fn: Callable, state: State, batch: dict, con
         shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
         return f"{len(found)} of {len(labels)}" + (f": {shown}" if found else "")
 
-    outputs = []
+    embeddings, scale = [], []
     if config.task == "clip":
         inputs = {k: batch[k] for k in compared_fields(config).values()}
         out: Any = jax.jit(lambda p, x: model.apply({"params": p}, **x))(params, inputs)
-        outputs = [
-            f"  embeddings  {bad(list(out), out.values())}",
-            f"  logit scale {float(out['t']):.4g}",
-        ]
+        embeddings = [f"  embeddings  {bad(list(out), out.values())}"]
+        scale = [f"  logit scale {float(out['t']):.4g}"]
     return "\n".join(
         [
             f"not finite at step {int(state['step'])}, at the last good parameters:",
             f"  parameters  {bad(names, jax.tree.leaves(params))}",
-            *outputs,
+            *embeddings,
             f"  loss terms  {bad(list(terms), terms.values())}",
             f"  gradients   {bad(names, jax.tree.leaves(grads))}",
+            *scale,
             "Parameters not finite: start from an earlier checkpoint. Embeddings: the input or the "
             f"dtype ({config.model.dtype}). Otherwise lower config.lr={config.lr:g}, raise "
             "config.warmup_steps, or set config.grad_clip_norm and config.loss.max_scale.",

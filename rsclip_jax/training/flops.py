@@ -76,8 +76,8 @@ def translator_flops(model: Translator) -> float:
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     lowered = jax.jit(lambda p, x: model.apply({"params": p}, x)).lower(params, image)
-    cost: Any = lowered.cost_analysis()
-    return float(cost["flops"])
+    cost: Any = lowered.cost_analysis() or {}  # not every backend tells
+    return float(cost.get("flops", 0.0))
 
 
 @functools.cache
