@@ -53,9 +53,7 @@ class Translation:
             batch = images[start : start + self.batch_size]
             padded = np.zeros((self.batch_size, *batch.shape[1:]), np.uint8)
             padded[: len(batch)] = batch
-            placed = jax.make_array_from_callback(
-                padded.shape, self._sharding, lambda index, padded=padded: padded[index]
-            )
+            placed = jax.make_array_from_callback(padded.shape, self._sharding, padded.__getitem__)
             results.append(np.asarray(self._apply(params, placed))[: len(batch)].astype(np.uint8))
         return np.concatenate(results)
 

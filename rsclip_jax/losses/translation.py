@@ -30,5 +30,5 @@ def generator_loss(of_made: jax.Array, mask_B: jax.Array) -> jax.Array:
 
 def discriminator_loss(of_true: jax.Array, of_made: jax.Array, mask_B: jax.Array) -> jax.Array:
     """Return how far the judgements are from 1 of what is true and 0 of what is made."""
-    wrong = jnp.square(of_true - 1), jnp.square(of_made)
-    return 0.5 * sum(row_mean(x, mask_B) for x in wrong)
+    wrong = row_mean(jnp.square(of_true - 1), mask_B) + row_mean(jnp.square(of_made), mask_B)
+    return 0.5 * wrong
