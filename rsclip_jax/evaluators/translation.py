@@ -1,8 +1,9 @@
 """How near a translator's infrared images are to the true ones of a data set."""
 
+import collections
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rsclip_jax.evaluators.pictures import save_grid
 from rsclip_jax.translation import Translation
 
 SHOWN = 6  # images in the picture
+COMPARED = ("psnr", "ssim", "distance")  # with the true image; the rest describes one image
 
 
 class TranslationQuality:
@@ -50,7 +52,7 @@ class TranslationQuality:
 
             self._clip = load(tower)
         self._constant: dict[str, float] = {}
-        self._shown: list[list[np.ndarray]] = []
+        self._shown: list[tuple[np.ndarray, ...]] = []
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the metrics of the translator with these parameters.
@@ -58,61 +60,82 @@ class TranslationQuality:
         Raises:
           ValueError: no record has an infrared image.
         """
-        columns: dict[str, list[float]] = {}
-        free: dict[str, list[float]] = {}
         self._shown = []
-        for rgb, true in self._pairs():
+
+        def translated(rgb: np.ndarray) -> np.ndarray:
             made = self._translation.infrared(params, rgb)
-            views = {name: view(rgb) for name, view in FREE.items()}
-            _measure(columns, "", made, true)
-            _add(columns, "", [audit(image) for image in made])
-            if self._clip:
-                z_true = self._clip.encode_ir(list(true))
-                z_made = self._clip.encode_ir(list(made))
-                columns.setdefault("distance", []).extend(embedding_distance(z_made, z_true))
-            if not self._constant:  # what no training changes
-                for name, view in views.items():
-                    _measure(free, f"{name}_", view, true)
-                    if self._clip:
-                        z = embedding_distance(self._clip.encode_ir(list(view)), z_true)
-                        free.setdefault(f"{name}_distance", []).extend(z)
-                _add(free, "true_", [audit(image) for image in true])
-            for row in range(min(len(rgb), SHOWN - len(self._shown))):
-                grey = [view[row] for view in (views["grayscale"], made, true)]
-                self._shown.append([rgb[row], *grey])
-        if not columns:
+            seen = rgb[: SHOWN - len(self._shown)]
+            self._shown += zip(seen, FREE["grayscale"](seen), made, strict=False)
+            return made
+
+        views = {"": translated} | ({} if self._constant else FREE)
+        found = compare(views, self._pairs(), self._clip)
+        if not found:
             raise ValueError(f"{self._name} has no infrared image to compare translations with")
-        self._constant = self._constant or {k: float(np.mean(v)) for k, v in free.items()}
-        yield from ({k: float(np.mean(v)) for k, v in columns.items()} | self._constant).items()
+        yield from found.pop("").items()
+        if not self._constant:  # what no training changes
+            self._constant = {
+                f"{name}_{metric}": value
+                for name, metrics in found.items()
+                for metric, value in metrics.items()
+                if name == "true" or metric in COMPARED
+            }
+        yield from self._constant.items()
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw some images: RGB, grayscale, translated, true."""
-        save_grid(
-            path, self._shown, ("RGB", "grayscale", "translated", "infrared"), title=self._name
-        )
+        true = (ir for _, batch in self._pairs() for ir in batch)
+        rows = [(*row, ir) for row, ir in zip(self._shown, true, strict=False)]
+        save_grid(path, rows, ("RGB", "grayscale", "translated", "infrared"), title=self._name)
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield uint8 [b, S, S, 3] and [b, S, S]."""
-        batches = pipeline.eval_batches(
-            self._source,
-            image_size=self._translation.image_size,
-            batch_size=self._translation.batch_size,
-            stop=self._limit or None,
-            ir=True,
+        return pairs(
+            self._source, self._translation.image_size, self._translation.batch_size, self._limit
         )
-        for batch in batches:
-            mask = batch["ir_mask"]
-            if mask.any():
-                yield batch["image"][mask], batch["ir"][mask][..., 0]
 
 
-def _measure(columns: dict, prefix: str, made: np.ndarray, true: np.ndarray) -> None:
-    pairs = list(zip(made, true, strict=True))
-    columns.setdefault(f"{prefix}psnr", []).extend(itertools.starmap(psnr, pairs))
-    columns.setdefault(f"{prefix}ssim", []).extend(itertools.starmap(ssim, pairs))
+def pairs(
+    source: Any, image_size: int, batch_size: int = 32, limit: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield RGB and infrared images, uint8 [b, S, S, 3] and [b, S, S], of records that have both.
+
+    Args:
+      source: see `data.records.open_source`.
+      image_size: S.
+      limit: only the first so many records; 0 for all.
+    """
+    batches = pipeline.eval_batches(
+        source, image_size=image_size, batch_size=batch_size, stop=limit or None, ir=True
+    )
+    for batch in batches:
+        mask = batch["ir_mask"]
+        if mask.any():
+            yield batch["image"][mask], batch["ir"][mask][..., 0]
 
 
-def _add(columns: dict, prefix: str, found: list[dict[str, float]]) -> None:
-    for values in found:
-        for name, value in values.items():
-            columns.setdefault(prefix + name, []).append(value)
+def compare(
+    views: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    images: Iterable[tuple[np.ndarray, np.ndarray]],
+    clip: Any = None,
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each view, means over the images, and those of the "true" ones.
+
+    Args:
+      views: name -> function of RGB images uint8 [b, S, S, 3] that gives grey ones [b, S, S].
+      images: RGB and true infrared images, see `pairs`.
+      clip: with a method `encode_ir`, for `distance`.
+    """
+    columns: dict[str, dict[str, list[float]]] = {}
+    for rgb, true in images:
+        made = {name: view(rgb) for name, view in views.items()} | {"true": true}
+        z_true = clip.encode_ir(list(true)) if clip else None
+        for name, batch in made.items():
+            of = columns.setdefault(name, collections.defaultdict(list))
+            if name != "true":
+                of["psnr"] += itertools.starmap(psnr, zip(batch, true, strict=True))
+                of["ssim"] += itertools.starmap(ssim, zip(batch, true, strict=True))
+                if z_true is not None:
+                    of["distance"] += list(embedding_distance(clip.encode_ir(list(batch)), z_true))
+            for quantity, value in itertools.chain(*(audit(image).items() for image in batch)):
+                of[quantity].append(value)
+    return {name: {k: float(np.mean(v)) for k, v in of.items()} for name, of in columns.items()}
