@@ -15,7 +15,7 @@ from small_run import small_config
 from rsclip_jax import convert
 from rsclip_jax.models import clip, peft
 from rsclip_jax.sharding import make_mesh
-from rsclip_jax.training import loop
+from rsclip_jax.training import initial, loop
 from rsclip_jax.training.base import base_of, checksum, joined, without
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
 from rsclip_jax.training.initial import parameters_from
@@ -201,7 +201,7 @@ def test_a_frozen_tower_its_average_and_shards_resume_bit_by_bit(
 def test_whole_checkpoints_of_before_are_read_and_continued(base, scenes, tmp_path, monkeypatch):
     config = lora_config(scenes, base)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "base_of", lambda *_: None)
+        patch.setattr(initial, "base_of", lambda *_: None)
         patch.setattr(StopSignal, "reached", lambda self, at, _: at == 1)
         loop.train(config, tmp_path)
     config.init_from = str(tmp_path / "gone")  # nothing asks for it
