@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks import naip, rsicd_halves, rsicd_long
+from benchmarks import naip, rsicd_halves, rsicd_long, translation
 from rsclip_jax.data.text import make_tokenizer
 
 
@@ -66,3 +66,12 @@ def test_long_captions_go_on_behind_77_tokens():
         assert sorted(parts) == ["a beach .", "sand and sea .", "waves on a beach ."]
         # Its first and last token are the marks of a text's begin and end.
         assert make_tokenizer("clip", 248).lengths([passage])[0] - 2 >= 77
+
+
+def test_the_affine_view_is_what_infrared_was_made_of():
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    ir = 0.5 * rgb[..., 0] - 0.25 * rgb[..., 1] + 0.125 * rgb[..., 2] + 70
+    weights = translation.fit_affine([(rgb[:2], ir[:2]), (rgb[2:], ir[2:])])
+    np.testing.assert_allclose(weights, [0.5, -0.25, 0.125, 70], atol=1e-9)
+    np.testing.assert_array_equal(translation.affine(weights, rgb), np.rint(ir).astype(np.uint8))
