@@ -15,7 +15,8 @@ def outputs(name, **tower):
         if "tokens" in arrays
         else {"text": arrays["tokens_short"], "text_long": arrays["tokens_long"]}
     )
-    out = model.apply({"params": params}, image=arrays["image"], **texts, normalize=False)
+    apply = jax.jit(lambda p, **given: model.apply({"params": p}, **given, normalize=False))
+    out = apply(params, image=arrays["image"], **texts)
     return out, arrays
 
 
@@ -48,7 +49,7 @@ def test_execution_changes_neither_outputs_nor_gradients(tower):
             out = model.apply({"params": p}, image=arrays["image"], text=arrays["tokens"])
             return jnp.sum(out["zimg"] * out["ztxt"])
 
-        return jax.value_and_grad(loss)(params)
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -70,7 +71,8 @@ def test_what_follows_the_end_of_text_cannot_matter():
     noise = short.copy()
     for row in noise:
         row[(row == 96).argmax() + 1 :] = 7
-    encode = lambda ids: model.apply({"params": params}, text=ids)["ztxt"]  # noqa: E731
+    apply = jax.jit(model.apply)
+    encode = lambda ids: apply({"params": params}, text=ids)["ztxt"]  # noqa: E731
     np.testing.assert_allclose(encode(noise), encode(short), atol=1e-6)
     np.testing.assert_allclose(encode(short[:, :length]), encode(short), atol=1e-6)
 
@@ -78,8 +80,9 @@ def test_what_follows_the_end_of_text_cannot_matter():
 def test_rgb_and_infrared_share_one_tower():
     model, params, arrays = golden_models.load("openclip_tiny_gelu")
     image, other = arrays["image"], arrays["image"][::-1]
-    both = model.apply({"params": params}, image=image, ir=other)
-    alone = model.apply({"params": params}, image=image)
+    apply = jax.jit(model.apply)
+    both = apply({"params": params}, image=image, ir=other)
+    alone = apply({"params": params}, image=image)
     np.testing.assert_allclose(both["zimg"], alone["zimg"], atol=1e-6)
     np.testing.assert_allclose(both["zir"], alone["zimg"][::-1], atol=1e-6)
 
@@ -88,14 +91,16 @@ def test_uint8_images_are_normalised_on_the_device():
     model, params, _ = golden_models.load("openclip_tiny_gelu")
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     normalised = (image / 255.0 - clip.CLIP_MEAN) / clip.CLIP_STD
-    by_model = model.apply({"params": params}, image=image)["zimg"]
-    by_hand = model.apply({"params": params}, image=normalised.astype(np.float32))["zimg"]
+    apply = jax.jit(model.apply)
+    by_model = apply({"params": params}, image=image)["zimg"]
+    by_hand = apply({"params": params}, image=normalised.astype(np.float32))["zimg"]
     np.testing.assert_allclose(by_model, by_hand, atol=1e-5)
 
 
 def test_embeddings_have_unit_length_and_scale_is_the_exponential():
     model, params, arrays = golden_models.load("openclip_tiny_gelu")
-    out = model.apply({"params": params}, image=arrays["image"], text=arrays["tokens"])
+    apply = jax.jit(model.apply)
+    out = apply({"params": params}, image=arrays["image"], text=arrays["tokens"])
     for z in (out["zimg"], out["ztxt"]):
         np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(out["t"], np.exp(arrays["param/logit_scale"]), rtol=1e-6)

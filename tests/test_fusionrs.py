@@ -90,7 +90,7 @@ IMAGES = np.random.default_rng(4).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
 
 
 def apply(model, params, **images):
-    return jax.tree.map(np.asarray, model.apply({"params": params}, **images))
+    return jax.tree.map(np.asarray, jax.jit(model.apply)({"params": params}, **images))
 
 
 @pytest.fixture(scope="module")
