@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from rsclip_jax.build import files, img2dataset
 from rsclip_jax.build.rows import Row
+from rsclip_jax.build.shuffle import CoGroupByKey
 from rsclip_jax.build.stages import DROPPED, Stage, Table
 from rsclip_jax.build.urls import normalise_url
 
@@ -63,7 +64,7 @@ class Fetched(beam.PTransform):
         wanted = rows | "without image" >> beam.Filter(lambda row: not row["image"])
         return (
             {"image": images, "row": wanted | beam.Map(_by_url)}
-            | beam.CoGroupByKey()
+            | CoGroupByKey()
             | "decide" >> beam.FlatMap(_decide)
         )
 
