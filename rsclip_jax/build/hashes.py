@@ -71,7 +71,7 @@ def band_keys(count: int, radius: int, free: list[int]) -> list[list[int]]:
         bands = [band.tolist() for band in np.array_split(np.array(free), radius + agree)]
         bits = agree * len(free) // (radius + agree)
         if 2**bits * _FULL >= count or agree == _MOST_BANDS:
-            return [sum(chosen, []) for chosen in itertools.combinations(bands, agree)]
+            return [list(itertools.chain(*of)) for of in itertools.combinations(bands, agree)]
     return []
 
 
@@ -154,9 +154,7 @@ class _Distinct(beam.CombineFn):
         return total
 
     def extract_output(self, held):
-        return np.unique(
-            np.frombuffer(held, np.uint64) if held else np.empty(0, np.uint64)
-        ).tobytes()
+        return np.unique(np.array(held, np.uint64)).tobytes()
 
 
 def _clusters(distinct: bytes, radius: int) -> Iterator[tuple[str, str]]:

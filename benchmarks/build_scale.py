@@ -1,0 +1,300 @@
+"""CPU time and memory of the stages of `rsclip_jax.build.rs5m`, on synthetic images.
+
+    python -m benchmarks.build_scale --folder=FOLDER --records=50000
+    python -m benchmarks.build_scale --folder=FOLDER --records=200000 --reckon
+
+The records are two sources as img2dataset leaves them, tars of 5,000 with a Parquet file each:
+noise of 400 x 520 pixels in the mean (RS5M's are 403 x 523), cut out of 64 textures at random, each
+image with gradients of its own, as JPEG files of 23 kB. One image in eight is an earlier one,
+encoded anew; one URL in 33 is an earlier one; one caption in twelve has no keyword, one image in 25
+was not fetched, one in a thousand is damaged. The build is the real one, without the stages of
+models. 200,000 records take 11 GB of disk; they are made once.
+
+Printed for each stage: rows, wall time, CPU time of all processes (user and system, so a busy
+machine changes it little), rows for a second of one core, and the greatest memory of all processes
+together, as /proc tells it every quarter of a second: PSS, in which shared pages count once.
+
+--reckon: RS5M's own numbers of rows at these rates; with a URL table of --urls rows for its 4.2
+billion texts, of which one in 700 has a keyword.
+"""
+
+import functools
+import io
+import multiprocessing
+import os
+import resource
+import tarfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from absl import app, flags
+
+from configs.build import rs5m as config_file
+from rsclip_jax.build import files, rs5m, stages
+from rsclip_jax.build.command import finish
+from rsclip_jax.build.keywords import GROUP_1
+from rsclip_jax.build.runners import Runner
+
+_FOLDER = flags.DEFINE_string("folder", None, "Where records and results are put.", required=True)
+_RECORDS = flags.DEFINE_integer("records", 50_000, "Rows that are read.", 10_000)
+_WORKERS = flags.DEFINE_integer("workers", 0, "Processes of the build; 0: one for each core.")
+_RECKON = flags.DEFINE_bool("reckon", False, "Reckon RS5M's cost too.")
+_URLS = flags.DEFINE_integer("urls", 1_000_000, "Rows of the URL table.")
+
+_SHARD = 5000
+_SOURCES = ("laion2b", "laioncoco")
+_WORDS = "the of a field road houses trees river green large next to many from near city".split()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Make the records, build, print."""
+    del argv
+    folder = Path(_FOLDER.value).absolute()
+    config = config_file.get_config()
+    make_records(folder, _RECORDS.value, config)
+    workdir = str(folder / f"work{_RECORDS.value}")
+    print(f"{_RECORDS.value:,} records")
+    lines = build(config, workdir)
+    print(draw(lines))
+    if _RECKON.value:
+        print(f"\n{_URLS.value:,} rows of a URL table")
+        make_urls(folder / "urls.parquet", _URLS.value)
+        config = config_file.get_config()
+        config.sources.laion400m.update(form="urls", path=str(folder / "urls.parquet"))
+        texts = build(config, str(folder / "work_urls"), only=2)
+        print(draw(texts))
+
+
+class Line(NamedTuple):
+    """What a stage took: rows, seconds, bytes."""
+
+    stage: str
+    read: int
+    left: int
+    wall: float
+    cpu: float
+    memory: int
+
+
+def draw(lines: list[Line]) -> str:
+    """Draw the table."""
+    header = ["stage", "rows in", "rows out", "wall, s", "CPU, s", "rows/s and core", "MiB"]
+    total = Line(
+        "all",
+        lines[0].read,
+        lines[-1].left,
+        sum(line.wall for line in lines),
+        sum(line.cpu for line in lines),
+        max(line.memory for line in lines),
+    )
+    cells = [
+        [
+            *(line.stage, f"{line.read:,}", f"{line.left:,}", f"{line.wall:,.0f}"),
+            *(f"{line.cpu:,.0f}", f"{int(line.read / line.cpu):,}", f"{line.memory >> 20:,}"),
+        ]
+        for line in [*lines, total]
+    ]
+    return stages.markdown_table(header, cells)
+
+
+def build(config, workdir: str, only: int | None = None) -> list[Line]:
+    """Run the pipeline stage by stage (the first `only`), then the writing."""
+    runner = Runner(workers=_WORKERS.value)
+    lines: list[Line] = []
+    tables: list[stages.Table] = []
+    every = rs5m.stages_of(config)[:only]
+    for count, stage in enumerate(every, 1):
+        with Measured() as measured:
+            tables = stages.run(every[:count], workdir, runner, tables=tables)
+        read = len(tables[-2]) if count > 1 else len(tables[-1])
+        lines.append(Line(stage.name, read, len(tables[-1]), *measured.result()))
+    if not only:
+        with Measured() as measured:
+            text = finish(config, workdir, runner, True, every, tables)
+        rows = len(tables[-1])
+        lines.append(Line("write, card", rows, rows, *measured.result()))
+        print(text.split("\n\n")[0])
+    return lines
+
+
+class Measured:
+    """Measures this process and those it started while it is entered."""
+
+    def __enter__(self) -> "Measured":
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._peak, self._own = 0, 0.0
+        self._wall, self._cpu = time.monotonic(), cpu_seconds()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+        self._wall = time.monotonic() - self._wall
+        self._cpu = cpu_seconds() - self._cpu - self._own
+
+    def result(self) -> tuple[float, float, int]:
+        """Return wall seconds, CPU seconds, greatest memory in bytes."""
+        return self._wall, self._cpu, self._peak
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.25):
+            self._peak = max(self._peak, sum(map(memory_of, family())))
+        self._own = time.thread_time()
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process, of those it waited for, and of those that live."""
+    used = 0.0
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        usage = resource.getrusage(who)
+        used += usage.ru_utime + usage.ru_stime
+    ticks = 0
+    for process in family()[1:]:
+        fields = _stat(process)
+        ticks += sum(map(int, fields[11:15])) if fields else 0
+    return used + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def family() -> list[int]:
+    """Return this process and those that came of it."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (fields := _stat(int(name))):
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found = [os.getpid()]
+    for process in found:
+        found += children.get(process, [])
+    return found
+
+
+def _stat(process: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third, none if it has ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def memory_of(process: int) -> int:
+    """Return the proportional set size in bytes, 0 if the process has ended."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+
+
+def make_records(folder: Path, count: int, config) -> None:
+    """Make the shards that are missing, and tell the config where those of `count` rows lie."""
+    shards = range(count // _SHARD)
+    missing = [n for n in shards if not (folder / "shards" / f"{n:05d}.parquet").exists()]
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    # Processes that are gone when the measuring begins.
+    with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, 8)) as pool:
+        pool.map(functools.partial(make_shard, folder / "shards"), missing, chunksize=1)
+    for number in shards:
+        # Three of five shards are of the first source.
+        source = _SOURCES[number % 5 > 2]
+        directory = folder / f"input{count}" / source
+        directory.mkdir(parents=True, exist_ok=True)
+        for suffix in ("tar", "parquet"):
+            link = directory / f"{number:05d}.{suffix}"
+            if not link.exists():
+                link.symlink_to(folder / "shards" / link.name)
+        config.sources[source].path = str(directory)
+
+
+def make_shard(directory: Path, shard: int) -> None:
+    """Make a tar and the Parquet file beside it, which appears last."""
+    rng = np.random.default_rng([1, shard])
+    rows = []
+    with tarfile.open(directory / f"{shard:05d}.tar", "w") as tar:
+        for number in range(shard * _SHARD, (shard + 1) * _SHARD):
+            chances = rng.random(4)
+            url = int(rng.integers(number)) if number and chances[0] < 1 / 33 else number
+            same = number and chances[1] < 1 / 8
+            status = "success" if chances[2] > 1 / 25 else "failed_to_download"
+            key = f"{number:09d}"
+            rows.append(
+                {
+                    "key": key,
+                    "url": f"https://site{url % 997}.example/images/{url}.jpg",
+                    "caption": caption(rng, 1 / 12),
+                    "status": status,
+                    "original_width": 640,
+                    "original_height": 480,
+                }
+            )
+            if status == "success":
+                data = picture(int(rng.integers(number)) if same else number, 74 if same else 78)
+                if chances[3] < 1 / 1000:
+                    data = data[: len(data) // 2]
+                member = tarfile.TarInfo(f"{key}.jpg")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    files.write(str(directory / f"{shard:05d}.parquet"), buffer.getvalue())
+
+
+def caption(rng: np.random.Generator, bare: float) -> str:
+    """Return a text of 49 words in the mean, a share of them without a keyword."""
+    words = rng.choice(_WORDS, rng.integers(8, 91)).tolist()
+    if rng.random() >= bare:
+        words[len(words) // 2] = str(rng.choice(GROUP_1))
+    return " ".join(words)
+
+
+@functools.cache
+def _textures() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [_noise(rng, (1024, 1024), (8, 50, 250), (70, 35, 12)) for _ in range(64)]
+
+
+def _noise(rng, shape: tuple[int, int], cells: Sequence[int], strengths: Sequence[float]):
+    image = np.full((*shape, 3), 120, np.float32)
+    for count, strength in zip(cells, strengths, strict=True):
+        grey = rng.uniform(-1, 1, (count, count, 1)).astype(np.float32)
+        colours = rng.uniform(-0.2, 0.2, (count, count, 3)).astype(np.float32)
+        size = shape[::-1]
+        image += strength * cv2.resize(grey + colours, size, interpolation=cv2.INTER_CUBIC)
+    return image
+
+
+def picture(number: int, quality: int) -> bytes:
+    """Return an image as a JPEG file: the same for the same number, but for its quality."""
+    rng = np.random.default_rng([2, number])
+    texture = _textures()[rng.integers(64)]
+    height, width = rng.integers(220, 581), rng.integers(280, 761)
+    top, left = rng.integers(1024 - height), rng.integers(1024 - width)
+    cut = texture[top : top + height, left : left + width]
+    slopes = rng.uniform(-50, 50, (6, 6)).astype(np.float32)
+    slopes = cv2.resize(slopes, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)
+    image = np.clip(cut + slopes[..., None], 0, 255).astype(np.uint8)
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def make_urls(path: Path, count: int) -> None:
+    """Make a table of URLs and texts, one in 700 with a keyword."""
+    rng = np.random.default_rng(3)
+
+    def columns() -> Iterator[dict]:
+        for number in range(count):
+            url = f"https://site{number % 997}.example/images/{number}.jpg"
+            yield {"URL": url, "TEXT": caption(rng, 1 - 1 / 700)}
+
+    if not path.exists():
+        pq.write_table(pa.Table.from_pylist(list(columns())), path)
+
+
+if __name__ == "__main__":
+    app.run(main)
