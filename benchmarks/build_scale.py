@@ -1,7 +1,7 @@
 """CPU time and memory of the stages of `rsclip_jax.build.rs5m`, on synthetic images.
 
     python -m benchmarks.build_scale --folder=FOLDER --records=50000
-    python -m benchmarks.build_scale --folder=FOLDER --records=200000 --reckon
+    python -m benchmarks.build_scale --folder=FOLDER --records=200000 --scale=0.25
 
 The records are two sources as img2dataset leaves them, tars of 5,000 with a Parquet file each:
 noise of 400 x 520 pixels in the mean (RS5M's are 403 x 523), cut out of 64 textures at random, each
@@ -44,6 +44,7 @@ from rsclip_jax.build.runners import Runner
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where records and results are put.", required=True)
 _RECORDS = flags.DEFINE_integer("records", 50_000, "Rows that are read.", 10_000)
+_SCALE = flags.DEFINE_float("scale", 1.0, "Of the images' sides.")
 _WORKERS = flags.DEFINE_integer("workers", 0, "Processes of the build; 0: one for each core.")
 _RECKON = flags.DEFINE_bool("reckon", False, "Reckon RS5M's cost too.")
 _URLS = flags.DEFINE_integer("urls", 1_000_000, "Rows of the URL table.")
@@ -200,7 +201,8 @@ def make_records(folder: Path, count: int, config) -> None:
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     # Processes that are gone when the measuring begins.
     with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, 8)) as pool:
-        pool.map(functools.partial(make_shard, folder / "shards"), missing, chunksize=1)
+        make = functools.partial(make_shard, folder / "shards", _SCALE.value)
+        pool.map(make, missing, chunksize=1)
     for number in shards:
         # Three of five shards are of the first source.
         source = _SOURCES[number % 5 > 2]
@@ -213,8 +215,9 @@ def make_records(folder: Path, count: int, config) -> None:
         config.sources[source].path = str(directory)
 
 
-def make_shard(directory: Path, shard: int) -> None:
+def make_shard(directory: Path, scale: float, shard: int) -> None:
     """Make a tar and the Parquet file beside it, which appears last."""
+    cv2.setNumThreads(1)
     rng = np.random.default_rng([1, shard])
     rows = []
     with tarfile.open(directory / f"{shard:05d}.tar", "w") as tar:
@@ -235,7 +238,8 @@ def make_shard(directory: Path, shard: int) -> None:
                 }
             )
             if status == "success":
-                data = picture(int(rng.integers(number)) if same else number, 74 if same else 78)
+                shown = int(rng.integers(number)) if same else number
+                data = picture(shown, scale, 74 if same else 78)
                 if chances[3] < 1 / 1000:
                     data = data[: len(data) // 2]
                 member = tarfile.TarInfo(f"{key}.jpg")
@@ -256,30 +260,29 @@ def caption(rng: np.random.Generator, bare: float) -> str:
 
 @functools.cache
 def _textures() -> list[np.ndarray]:
+    """Make noise of three scales, grey with a little colour: uint8 [1024, 1024, 3] each."""
     rng = np.random.default_rng(0)
-    return [_noise(rng, (1024, 1024), (8, 50, 250), (70, 35, 12)) for _ in range(64)]
+    textures = []
+    for _ in range(64):
+        image = np.full((1024, 1024, 3), 120, np.float32)
+        for cells, strength in ((8, 70), (50, 35), (250, 12)):
+            grey = rng.uniform(-1, 1, (cells, cells, 1)).astype(np.float32)
+            noise = grey + rng.uniform(-0.2, 0.2, (cells, cells, 3)).astype(np.float32)
+            image += strength * cv2.resize(noise, (1024, 1024), interpolation=cv2.INTER_CUBIC)
+        textures.append(np.clip(image, 0, 255).astype(np.uint8))
+    return textures
 
 
-def _noise(rng, shape: tuple[int, int], cells: Sequence[int], strengths: Sequence[float]):
-    image = np.full((*shape, 3), 120, np.float32)
-    for count, strength in zip(cells, strengths, strict=True):
-        grey = rng.uniform(-1, 1, (count, count, 1)).astype(np.float32)
-        colours = rng.uniform(-0.2, 0.2, (count, count, 3)).astype(np.float32)
-        size = shape[::-1]
-        image += strength * cv2.resize(grey + colours, size, interpolation=cv2.INTER_CUBIC)
-    return image
-
-
-def picture(number: int, quality: int) -> bytes:
+def picture(number: int, scale: float, quality: int) -> bytes:
     """Return an image as a JPEG file: the same for the same number, but for its quality."""
     rng = np.random.default_rng([2, number])
     texture = _textures()[rng.integers(64)]
-    height, width = rng.integers(220, 581), rng.integers(280, 761)
+    height, width = (int(scale * side) for side in rng.integers((220, 280), (581, 761)))
     top, left = rng.integers(1024 - height), rng.integers(1024 - width)
     cut = texture[top : top + height, left : left + width]
-    slopes = rng.uniform(-50, 50, (6, 6)).astype(np.float32)
-    slopes = cv2.resize(slopes, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)
-    image = np.clip(cut + slopes[..., None], 0, 255).astype(np.uint8)
+    slopes = rng.integers(0, 100, (6, 6), np.uint8)
+    slopes = cv2.resize(slopes, (width, height), interpolation=cv2.INTER_LINEAR)
+    image = cv2.addWeighted(cut, 1, cv2.cvtColor(slopes, cv2.COLOR_GRAY2BGR), 1, -50)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
