@@ -1,12 +1,8 @@
-"""RS5M's command with every stage that it has, beside what each should have done."""
+"""RS5M's pipeline with every stage that it has, beside what each should have done."""
 
 import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 from test_build_caption_rank import CANDIDATES, references
@@ -14,10 +10,13 @@ from test_build_geometa import FMOW
 from test_build_ingest import encoded
 from tiny_clip import write_tiny_clip
 
+from configs.build import rs5m as config_file
+from rsclip_jax.build import rs5m
 from rsclip_jax.build.caption_rank import choose
 from rsclip_jax.build.detector import Detector
 from rsclip_jax.build.models import shared_clip
 from rsclip_jax.build.rows import read_rows
+from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.scores import PROMPTS
 from rsclip_jax.data import images
 from rsclip_jax.data.records import open_source
@@ -89,32 +88,20 @@ def test_every_stage_of_rs5m_does_its_part(tmp_path):
     turned = [images.decode(pictures[f"f{n}.jpg"]) for n in range(3)]
     rankings = references(clips, turned, [CANDIDATES] * 3, (10, 5))
 
+    config = config_file.get_config()
+    path = write_jsonl(tmp_path / "web.jsonl", web)
+    config.sources.cc3m.update(form="jsonl", path=path)
+    path = write_jsonl(tmp_path / "labelled.jsonl", labelled)
+    config.sources.fmow.update(form="jsonl", path=path)
+    config.duplicates.update(model=models[0], threshold=float(first + second) / 2)
+    config.scores.update(model=models[0], clip_share=0.7, detector_share=0.6)
+    config.scores.detector = str(tmp_path / "detector.json")
+    config.captions.update(first=models[0], second=models[1])
+    config.geometa.fmow = "fmow"
+    config.places, config.validation = True, 0.34
     workdir = tmp_path / "w"
-    flags = {
-        "sources.cc3m.form": "jsonl",
-        "sources.cc3m.path": write_jsonl(tmp_path / "web.jsonl", web),
-        "sources.fmow.form": "jsonl",
-        "sources.fmow.path": write_jsonl(tmp_path / "labelled.jsonl", labelled),
-        "duplicates.model": models[0],
-        "duplicates.threshold": (first + second) / 2,
-        "scores.model": models[0],
-        "scores.detector": tmp_path / "detector.json",
-        "scores.clip_share": 0.7,
-        "scores.detector_share": 0.6,
-        "captions.first": models[0],
-        "captions.second": models[1],
-        "geometa": "{'fmow': 'fmow'}",
-        "places": True,
-        "validation": 0.34,
-    }
-    command = [sys.executable, "-m", "rsclip_jax.build.rs5m", f"--workdir={workdir}"]
-    command += ["--config=configs/build/rs5m.py", "--workers=1"]
-    command += [f"--config.{name}={value}" for name, value in flags.items()]
-    root = Path(__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [line.replace(" ", "") for line in done.stdout.splitlines() if line.startswith("|")]
+    text = rs5m.build(config, str(workdir), Runner(workers=1))
+    lines = [line.replace(" ", "") for line in text.splitlines() if line.startswith("|")]
     left = len(kept)
     assert lines[0] == (
         "|set|size|afterkeywords|downloaded|invalid|dupremoved|VLM+detectorremoved|remain|"
