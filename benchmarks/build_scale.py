@@ -14,11 +14,14 @@ Printed for each stage: rows, wall time, CPU time of all processes (user and sys
 machine changes it little), rows for a second of one core, and the greatest memory of all processes
 together, as /proc tells it every quarter of a second: PSS, in which shared pages count once.
 
---urls=200000 also measures how a table of URLs and texts is read and filtered, one text in 700 with
-a keyword (of RS5M's 4.2 billion it was one in 690).
+--table=1000000 instead takes a million rows without images through the stages that look at all of
+them. --urls=200000 also measures how a table of URLs and texts is read and filtered, one text in
+700 with a keyword (of RS5M's 4.2 billion it was one in 690).
 """
 
+import dataclasses
 import functools
+import hashlib
 import io
 import multiprocessing
 import os
@@ -30,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import apache_beam as beam
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -37,16 +41,20 @@ import pyarrow.parquet as pq
 from absl import app, flags
 
 from configs.build import rs5m as config_file
-from rsclip_jax.build import files, rs5m, stages
+from rsclip_jax.build import files, rows, rs5m, stages
 from rsclip_jax.build.command import finish
+from rsclip_jax.build.duplicates import HashDuplicates
 from rsclip_jax.build.keywords import GROUP_1
 from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.split import ShareSplit
+from rsclip_jax.build.urls import UrlDuplicates
 
 _FOLDER = flags.DEFINE_string("folder", None, "Where records and results are put.", required=True)
 _RECORDS = flags.DEFINE_integer("records", 50_000, "Rows that are read.", 10_000)
 _SCALE = flags.DEFINE_float("scale", 1.0, "Of the images' sides.")
 _WORKERS = flags.DEFINE_integer("workers", 0, "Processes of the build; 0: one for each core.")
 _URLS = flags.DEFINE_integer("urls", 0, "Rows of a table of URLs to be measured besides.")
+_TABLE = flags.DEFINE_integer("table", 0, "Rows without images, instead of the records.")
 
 _SHARD = 5000
 _SOURCES = ("laion2b", "laioncoco")
@@ -57,6 +65,9 @@ def main(argv: Sequence[str]) -> None:
     """Make the records, build, print."""
     del argv
     folder = Path(_FOLDER.value).absolute()
+    if _TABLE.value:
+        print(draw(build_stages(table_stages(_TABLE.value), str(folder / f"table{_TABLE.value}"))))
+        return
     config = config_file.get_config()
     make_records(folder, _RECORDS.value, config)
     workdir = str(folder / f"work{_RECORDS.value}")
@@ -106,22 +117,72 @@ def draw(lines: list[Line]) -> str:
 
 def build(config, workdir: str, only: int | None = None) -> list[Line]:
     """Run the pipeline stage by stage (the first `only`), then the writing."""
+    every = rs5m.stages_of(config)[:only]
+    lines = build_stages(every, workdir)
+    if not only:
+        runner = Runner(workers=_WORKERS.value)
+        tables = stages.run(every, workdir, runner, say=lambda _: None)
+        with Measured() as measured:
+            text = finish(config, workdir, runner, True, every, tables)
+        left = len(tables[-1])
+        lines.append(Line("write, card", left, left, *measured.result()))
+        print(text.split("\n\n")[0])
+    return lines
+
+
+def build_stages(every: Sequence[stages.Stage], workdir: str) -> list[Line]:
+    """Run stages one by one."""
     runner = Runner(workers=_WORKERS.value)
     lines: list[Line] = []
     tables: list[stages.Table] = []
-    every = rs5m.stages_of(config)[:only]
     for count, stage in enumerate(every, 1):
         with Measured() as measured:
             tables = stages.run(every[:count], workdir, runner, tables=tables)
         read = len(tables[-2]) if count > 1 else len(tables[-1])
         lines.append(Line(stage.name, read, len(tables[-1]), *measured.result()))
-    if not only:
-        with Measured() as measured:
-            text = finish(config, workdir, runner, True, every, tables)
-        rows = len(tables[-1])
-        lines.append(Line("write, card", rows, rows, *measured.result()))
-        print(text.split("\n\n")[0])
     return lines
+
+
+def table_stages(count: int) -> list[stages.Stage]:
+    """Return a source of rows without images, and what RS5M's pipeline decides of all rows."""
+    of = ["laion2b"]
+    return [
+        stages.Stage("rows", Rows(count), "source", pieces=count // _SHARD),
+        stages.Stage("urls", UrlDuplicates({}, of), "decisions"),
+        stages.Stage("hashes", HashDuplicates(4, {}, of), "decisions"),
+        stages.Stage("split", ShareSplit(0.05), "decisions"),
+    ]
+
+
+@dataclasses.dataclass
+class Rows(beam.PTransform):
+    """Make rows with hashes by chance, one in eight that of another but for two bits."""
+
+    count: int
+
+    def expand(self, begin):
+        pieces = begin | beam.Create(range(self.count // _SHARD), reshuffle=False)
+        return pieces | beam.Reshuffle() | beam.FlatMap(some_rows)
+
+
+def some_rows(piece: int) -> Iterator[dict]:
+    """Make the rows of one piece."""
+    rng = np.random.default_rng([4, piece])
+    for number in range(piece * _SHARD, (piece + 1) * _SHARD):
+        other = number and rng.random() < 1 / 8
+        value = hash_of(int(rng.integers(number))) ^ 0b101 if other else hash_of(number)
+        yield rows.new_row(
+            id=f"laion2b/{number:09d}",
+            source="laion2b",
+            captions=["an aerial image of something or other, as long as a caption is"],
+            url=f"https://site{number % 997}.example/images/{number}.jpg",
+            phash=f"{value:016x}",
+        )
+
+
+def hash_of(number: int) -> int:
+    """Return 64 bits by chance."""
+    return int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:8], "big")
 
 
 class Measured:
@@ -218,7 +279,7 @@ def make_shard(directory: Path, scale: float, shard: int) -> None:
     """Make a tar and the Parquet file beside it, which appears last."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng([1, shard])
-    rows = []
+    told = []
     with tarfile.open(directory / f"{shard:05d}.tar", "w") as tar:
         for number in range(shard * _SHARD, (shard + 1) * _SHARD):
             chances = rng.random(4)
@@ -226,7 +287,7 @@ def make_shard(directory: Path, scale: float, shard: int) -> None:
             same = number and chances[1] < 1 / 8
             status = "success" if chances[2] > 1 / 25 else "failed_to_download"
             key = f"{number:09d}"
-            rows.append(
+            told.append(
                 {
                     "key": key,
                     "url": f"https://site{url % 997}.example/images/{url}.jpg",
@@ -245,7 +306,7 @@ def make_shard(directory: Path, scale: float, shard: int) -> None:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    pq.write_table(pa.Table.from_pylist(told), buffer)
     files.write(str(directory / f"{shard:05d}.parquet"), buffer.getvalue())
 
 
