@@ -1,8 +1,15 @@
 """The pipelines of LRS2M and FusionRS, whole, with a server that misbehaves and with none."""
 
 import collections
+import dataclasses
+import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from chat_server import Reply, serve
@@ -264,6 +271,99 @@ def test_fusionrs_tells_what_it_lacks(tmp_path, fusionrs_given, capsys):
     )
     with pytest.raises(InputError, match=r"no row is left \(1 no caption\): rows need a caption"):
         fusionrs.build(config, str(tmp_path / "v"), Runner(workers=1))
+
+
+def caption_of(image, field):
+    """A caption as a model might write it of this image and no other."""
+    mark = "".join(chr(ord("a") + byte % 26) for byte in hashlib.sha256(image).digest()[:6])
+    if field == "ir_captions":
+        return f"{GOOD} A sign says {mark}."
+    return f"{LONG} A sign says {mark}." if field == "long_captions" else f"{SHORT} and {mark}"
+
+
+def differences(path, plain, given):
+    """Yield the flags that make one config of another."""
+    for key, value in given.items():
+        if isinstance(value, dict):
+            yield from differences(f"{path}.{key}", plain[key], value)
+        elif value != plain[key]:
+            yield f"{path}.{key}={value}"
+
+
+@pytest.mark.parametrize(
+    ("module", "files", "arg", "stage"),
+    [
+        (lrs2m, lrs2m_config, "public", "05_long_captions"),
+        (fusionrs, fusionrs_config, "pairs", "05_infrared_captions"),
+    ],
+    ids=["lrs2m", "fusionrs"],
+)
+def test_kill_9_in_a_pipeline_loses_nothing_and_pays_for_nothing_twice(
+    module, files, arg, stage, tmp_path
+):
+    config = files.get_config(arg)
+    (source,) = config.sources
+    rows = [{"image": encoded(n), "label": "harbor"} for n in range(10)]
+    asked = {f"{source}/image{n:02d}.jpg" for n in range(10)}
+    fields = ["captions", "long_captions"]
+    if module is fusionrs:
+        for n, row in enumerate(rows):
+            row |= {"ir": encoded(100 + n), "captions": [f"a road near field number {n}"]}
+        config.sizes.update(val=1, test=1)
+        config.ir_aware.share = 0.6
+        asked = {name for name in asked if drawn(name, 0.6)}
+        fields = ["ir_captions"]
+    config.sources[source].path = write_table(tmp_path / "input", rows)
+    hold, reached = threading.Event(), threading.Event()
+    prompts = len(fields) * len(asked)
+    cut = prompts - 4  # answered before the kill; with the next two, the server waits
+
+    def reply(body, number):
+        (image,) = shown(body)
+        kind = "ir_aware_caption" if module is fusionrs else "caption"
+        long = "4 to 8 sentences" in body["messages"][0]["content"]
+        wait = hold if number >= cut else None
+        if number == cut + 1:
+            reached.set()
+        return dataclasses.replace(saying(kind, caption_of(image, fields[long])), wait=wait)
+
+    workdir = tmp_path / "w"
+    with serve(reply) as server:
+        with_server(config, server)
+        flags = differences("--config", files.get_config(arg).to_dict(), config.to_dict())
+        given = [f"--config={files.__file__}:{arg}", f"--workdir={workdir}", "--workers=1", *flags]
+        process = subprocess.Popen(
+            [sys.executable, "-m", module.__name__, *given],
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        while not reached.wait(1):
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        done = {path: path.stat().st_mtime_ns for path in workdir.glob("stages/*/part-*")}
+        tables = sorted(path.parent.name for path in workdir.glob("stages/*/table.json"))
+        assert [name[:2] for name in tables] == [f"{n:02d}" for n in range(int(stage[:2]))]
+        hold.set()
+        module.build(config, str(workdir), Runner(workers=1))
+        # The two that the kill cut off were paid again, and nothing else.
+        assert len(server.paid) == prompts
+        assert sum(server.paid.values()) == len(server.bodies) == prompts + 2
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    card = json.loads((workdir / f"data/{config.name}/1.0.0/card.json").read_text())
+    paid = card["captioning"]["paid"]
+    assert (paid["answers"], paid["unanswered"]) == (prompts, 2)
+    records = {
+        record["id"]: record
+        for split in card["all"]["records"]
+        for record in open_source(workdir / "data", config.name, split)
+    }
+    assert len(records) == 10
+    for name, record in records.items():
+        seen = record["ir" if module is fusionrs else "image"]
+        for field in fields:
+            assert record[field] == ([caption_of(seen, field)] if name in asked else [])
 
 
 def test_views_are_found_by_id_below_their_directory(tmp_path):

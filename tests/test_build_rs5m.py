@@ -101,7 +101,7 @@ def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys):
     assert dataset_fingerprint(workdir / "data", "rs5m") == before
 
 
-# Dies at the seventh image that it checks, in a process of its own.
+# Dies at the thirteenth image that it checks, in the second wave, in a process of its own.
 SLOW = """
 import json, sys, time
 from ml_collections import ConfigDict
@@ -109,11 +109,11 @@ from pathlib import Path
 from rsclip_jax.build import image_checks, rs5m, stages
 from rsclip_jax.build.runners import Runner
 
-stages.SHARD_ROWS, stages.WAVE_SHARDS = 6, 1
+stages.SHARD_ROWS, stages.WAVE_SHARDS = 12, 1
 check, checked = image_checks.check_image, []
 def slow(*given):
     checked.append(0)
-    if len(checked) == 7:
+    if len(checked) == 13:
         Path(sys.argv[2], "marker").touch()
         time.sleep(100)
     return check(*given)
@@ -136,7 +136,7 @@ def test_a_killed_pipeline_goes_on_and_loses_nothing(config, built, tmp_path, mo
     assert waves and not (invalid / "table.json").exists()
     written = {p: p.stat().st_mtime_ns for p in (tmp_path / "w/stages").glob("*/part-*")}
 
-    monkeypatch.setattr(stages, "SHARD_ROWS", 6)
+    monkeypatch.setattr(stages, "SHARD_ROWS", 12)
     monkeypatch.setattr(stages, "WAVE_SHARDS", 1)
     rs5m.build(config, str(tmp_path / "w"), Runner(workers=1))
     again = {p: p.stat().st_mtime_ns for p in written if p.exists()}

@@ -133,6 +133,8 @@ def test_a_share_of_every_source_is_held_out():
         splits = {name: update["split"] for name, update in decisions}
         held = collections.Counter(r["source"] for r in rows if splits[r["id"]] == "val")
         assert len(splits) == 400 and held == {"big": 15, "small": 5}
+        expected = [held_out_share([r["id"] for r in rows if r["source"] == s], 0.05) for s in held]
+        assert {name for name, split in splits.items() if split == "val"} == set.union(*expected)
 
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         assert_that(pipeline | beam.Create(rows) | ShareSplit(0.05), check)

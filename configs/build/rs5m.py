@@ -71,7 +71,8 @@ def get_config(arg=None):
     config.scores.detector_model = ""  # whose embeddings it reads; "": those of `model`
     config.scores.clip_share = 0.9
     config.scores.detector_share = 0.8
-    # Two models that choose among `candidates`, ViT-H/14 and RN50x64 in the paper.
+    # Two models, ViT-H/14 and RN50x64 in the paper, that choose among the captions in the column
+    # `candidates` of a source.
     config.captions = ConfigDict({"first": "", "second": ""})
     # Source -> form of its metadata, of which a sentence is put before the captions:
     # {"fmow": "fmow", "ben": "ben", "yfcc15m": "yfcc"} where they are at hand.

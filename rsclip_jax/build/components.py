@@ -71,6 +71,7 @@ def star_edges(count: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
     """
     stars = np.empty((0, 2), np.int64)
     waiting: list[np.ndarray] = []
+    held = 0
 
     def joined() -> np.ndarray:
         edges = np.concatenate([stars, *waiting])
@@ -83,6 +84,7 @@ def star_edges(count: int, blocks: Iterable[np.ndarray]) -> np.ndarray:
 
     for block in blocks:
         waiting.append(block)
-        if sum(map(len, waiting)) > 2**22:  # there may be count² / 2 pairs
-            stars, waiting = joined(), []
+        held += len(block)
+        if held > 2**22:  # there may be count² / 2 pairs
+            stars, waiting, held = joined(), [], 0
     return joined() if waiting else stars

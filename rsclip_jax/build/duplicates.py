@@ -12,6 +12,7 @@ import numpy as np
 from rsclip_jax.build.components import Components
 from rsclip_jax.build.hashes import HashClusters
 from rsclip_jax.build.rows import Row
+from rsclip_jax.build.shuffle import CoGroupByKey, GroupByKey
 from rsclip_jax.build.stages import DROPPED
 from rsclip_jax.build.survivor import Priority
 
@@ -38,7 +39,7 @@ class HashDuplicates(beam.PTransform):
             | "of sources" >> beam.Filter(_of, self.sources)
             | "hashes" >> beam.Map(_hashed)
             | HashClusters(self.radius)
-            | "cluster" >> beam.GroupByKey()
+            | "cluster" >> GroupByKey()
             | "survivor" >> beam.FlatMap(_others, Priority(**self.priority), "near duplicate")
         )
 
@@ -80,14 +81,17 @@ class EmbeddingDuplicates(beam.PTransform):
                 >> beam.combiners.Top.Smallest(self.cells * _SAMPLE_PER_CELL, key=_by_hash)
                 | "centres" >> beam.Map(cell_centres, self.cells)
             )
-            placed = vectors | "cells" >> beam.FlatMap(
-                _place, beam.pvalue.AsSingleton(centres), self.probes
+            placed = (
+                vectors
+                # The centres are known when all rows were read: until then they wait in files.
+                | "vectors by id" >> GroupByKey()
+                | "cells" >> beam.FlatMap(_place, beam.pvalue.AsSingleton(centres), self.probes)
             )
         edges = (
             placed
-            | "cell" >> beam.GroupByKey()
+            | "cell" >> GroupByKey()
             | "search" >> beam.FlatMap(_search, self.neighbours, self.threshold)
-            | "by image" >> beam.GroupByKey()
+            | "by image" >> GroupByKey()
             | "nearest" >> beam.FlatMap(_nearest, self.neighbours)
         )
         roots = (
@@ -98,9 +102,9 @@ class EmbeddingDuplicates(beam.PTransform):
         sources = wanted | "sources" >> beam.Map(lambda row: (row["id"], row["source"]))
         return (
             {"root": roots, "source": sources}
-            | "by id" >> beam.CoGroupByKey()
+            | "by id" >> CoGroupByKey()
             | "in a cluster" >> beam.FlatMap(_in_cluster)
-            | "cluster" >> beam.GroupByKey()
+            | "cluster" >> GroupByKey()
             | "survivor" >> beam.FlatMap(_others, Priority(**self.priority), "near duplicate")
         )
 
@@ -173,11 +177,13 @@ def _by_hash(vector: tuple[str, bytes]) -> bytes:
     return hashlib.sha256(vector[0].encode()).digest()
 
 
-def _place(vector: tuple[str, bytes], centres: np.ndarray, probes: int):
+def _place(element, centres: np.ndarray, probes: int):
     """(cell, (whether it is stored there, (id, embedding))) for the cells nearest to a vector."""
-    near = np.argsort(-(centres @ _floats(vector[1])), kind="stable")[:probes]
-    for place, cell in enumerate(near):
-        yield int(cell), (place == 0, vector)
+    name, found = element
+    for data in found:
+        near = np.argsort(-(centres @ _floats(data)), kind="stable")[:probes]
+        for place, cell in enumerate(near):
+            yield int(cell), (place == 0, (name, data))
 
 
 def _search(element, neighbours: int, threshold: float):

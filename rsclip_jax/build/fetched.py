@@ -1,30 +1,50 @@
 """Images that were fetched after the rows were known: what img2dataset made of a list of URLs."""
 
+import array
 import dataclasses
+import hashlib
 import io
+import itertools
+from collections.abc import Iterator
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsclip_jax.build import files, img2dataset
 from rsclip_jax.build.rows import Row
+from rsclip_jax.build.shuffle import CoGroupByKey
 from rsclip_jax.build.stages import DROPPED, Stage, Table
 from rsclip_jax.build.urls import normalise_url
 
+_AT_ONCE = 100_000  # rows
+
 
 def write_url_list(table: Table, path: str) -> int:
-    """Write the URLs of rows without an image as img2dataset's input (Parquet); return how many."""
-    urls = {
-        normalise_url(row["url"]): row["url"]
-        for row in table.read(["image", "url", "meta"])
-        if _waits(row)
-    }
-    if urls:
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"url": sorted(urls.values())}), buffer)
-        files.write(path, buffer.getvalue())
-    return len(urls)
+    """Write the URLs of rows without an image as img2dataset's input (Parquet); return how many.
+
+    Each once: of its normalised form eight bytes of a hash are held, so millions fit.
+    """
+    digests = array.array("Q")
+    for row in _waiting(table):
+        digest = hashlib.sha256(normalise_url(row["url"]).encode(errors="surrogatepass")).digest()
+        digests.append(int.from_bytes(digest[:8], "big"))
+    if not digests:
+        return 0
+    wanted = np.zeros(len(digests), bool)
+    wanted[np.unique(np.frombuffer(digests, np.uint64), return_index=True)[1]] = True
+    urls = itertools.compress((row["url"] for row in _waiting(table)), wanted)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, pa.schema({"url": pa.string()})) as file:
+        while some := list(itertools.islice(urls, _AT_ONCE)):
+            file.write_table(pa.table({"url": some}))
+    files.write(path, buffer.getvalue())
+    return int(wanted.sum())
+
+
+def _waiting(table: Table) -> Iterator[Row]:
+    return (row for row in table.read(["image", "url", "meta"]) if _waits(row))
 
 
 def _waits(row: Row) -> bool:
@@ -63,7 +83,7 @@ class Fetched(beam.PTransform):
         wanted = rows | "without image" >> beam.Filter(lambda row: not row["image"])
         return (
             {"image": images, "row": wanted | beam.Map(_by_url)}
-            | beam.CoGroupByKey()
+            | CoGroupByKey()
             | "decide" >> beam.FlatMap(_decide)
         )
 

@@ -1,20 +1,26 @@
 """Which 64-bit hashes differ in few bits: by bands, without comparing all with all.
 
-Two hashes that differ in at most r bits agree in at least one of r + 1 bands of bits (the
-pigeonhole principle), so only those that agree in a band are compared.
+Cut into r + m bands of bits, two hashes that differ in at most r bits agree in at least m of the
+bands (the pigeonhole principle), so only those are compared that agree in some m bands. The more
+hashes there are, the more bits they have to agree in.
 """
 
+import array
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import apache_beam as beam
 import numpy as np
 
-from rsclip_jax.build.components import Components, star_edges
+from rsclip_jax.build.components import star_edges
+from rsclip_jax.build.shuffle import CoGroupByKey
 
 BITS = 64
 _FEW = 1024  # so many are compared all with all,
 _MANY = 16_384  # a block of so few with so many at a time
+_FULL = 16  # hashes that may agree in a key by chance
+_MOST_BANDS = 3  # 35 keys of 27 bits for a radius of 4
 
 
 def near_pairs(hashes: np.ndarray, radius: int) -> np.ndarray:
@@ -35,21 +41,51 @@ def _blocks(
     hashes: np.ndarray, index: np.ndarray, radius: int, free: list[int]
 ) -> Iterator[np.ndarray]:
     """Yield pairs among hashes[index], which agree in all bits that are not `free`; some twice."""
-    groups: list[tuple[np.ndarray, list[int]]] = []
-    parted = len(index) > _FEW and len(free) > radius
-    if parted:
-        for band in bands(radius, free):
-            values = hashes[index] & mask(band)
-            order = np.argsort(values, kind="stable")
-            cuts = np.flatnonzero(np.diff(values[order])) + 1
-            rest = [bit for bit in free if bit not in set(band)]
-            groups += [(index[group], rest) for group in np.split(order, cuts) if len(group) > 1]
-    # Where nearly all are alike, bands part nothing.
-    if not parted or 2 * sum(len(group) ** 2 for group, _ in groups) > len(index) ** 2:
+    keys = band_keys(len(index), radius, free) if len(index) > _FEW else []
+    for key in keys:
+        values = hashes[index] & mask(key)
+        order = np.argsort(values)
+        cuts = np.flatnonzero(np.diff(values[order])) + 1
+        starts = np.concatenate([[0], cuts])
+        lengths = np.diff(starts, append=len(index))
+        # Where nearly all are alike, bands part nothing.
+        if 2 * len(keys) * (lengths.astype(float) ** 2).sum() > float(len(index)) ** 2:
+            keys = []
+            break
+        few = np.repeat(lengths <= _FEW, lengths)
+        ends = np.repeat(starts + lengths, lengths)
+        yield from _within_runs(hashes, index[order], np.flatnonzero(few), ends, radius)
+        rest = [bit for bit in free if bit not in set(key)]
+        for start, length in zip(starts[lengths > _FEW], lengths[lengths > _FEW], strict=True):
+            yield from _blocks(hashes, index[order[start : start + length]], radius, rest)
+    if not keys:
         yield from _all_with_all(hashes, index, radius)
-        return
-    for group, rest in groups:
-        yield from _blocks(hashes, group, radius, rest)
+
+
+def band_keys(count: int, radius: int, free: list[int]) -> list[list[int]]:
+    """Return sets of bits, one of which any two of `count` hashes agree in that are near.
+
+    Empty if there are too few bits for that.
+    """
+    for agree in range(1, len(free) - radius + 1):
+        bands = [band.tolist() for band in np.array_split(np.array(free), radius + agree)]
+        bits = agree * len(free) // (radius + agree)
+        if 2**bits * _FULL >= count or agree == _MOST_BANDS:
+            return [list(itertools.chain(*of)) for of in itertools.combinations(bands, agree)]
+    return []
+
+
+def _within_runs(
+    hashes: np.ndarray, index: np.ndarray, places: np.ndarray, ends: np.ndarray, radius: int
+) -> Iterator[np.ndarray]:
+    """Yield pairs of each of `places` in `index` with those after it, before its run's end."""
+    values = hashes[index]
+    step = 1
+    while len(places := places[places + step < ends[places]]):
+        near = places[np.bitwise_count(values[places] ^ values[places + step]) <= radius]
+        if len(near):
+            yield np.sort(np.stack([index[near], index[near + step]], axis=1), axis=1)
+        step += 1
 
 
 def _all_with_all(hashes: np.ndarray, index: np.ndarray, radius: int) -> Iterator[np.ndarray]:
@@ -67,11 +103,6 @@ def _all_with_all(hashes: np.ndarray, index: np.ndarray, radius: int) -> Iterato
                 yield np.stack([one[later], other[later]], axis=1)
 
 
-def bands(radius: int, bits: list[int]) -> list[list[int]]:
-    """Cut bits into radius + 1 bands."""
-    return [band.tolist() for band in np.array_split(np.array(bits), radius + 1)]
-
-
 def mask(bits: list[int]) -> np.uint64:
     """Return the number with these bits set."""
     return np.uint64(sum(1 << bit for bit in bits))
@@ -81,8 +112,8 @@ def mask(bits: list[int]) -> np.uint64:
 class HashClusters(beam.PTransform):
     """(hash, member) -> (cluster, member): hashes are linked that differ in at most `radius` bits.
 
-    A cluster is a connected component, called by its least hash. Equal hashes are compared once;
-    one worker holds all hashes that have a near one.
+    A cluster is a connected component, called by its least hash. One worker holds all hashes, eight
+    bytes each, and compares them.
 
     Attributes:
       radius: in bits, 0 for equal hashes only.
@@ -96,33 +127,42 @@ class HashClusters(beam.PTransform):
         roots = (
             members
             | beam.Keys()
-            | beam.Distinct()
-            | "bands" >> beam.FlatMap(_banded, self.radius)
-            | "same band" >> beam.GroupByKey()
-            | "near" >> beam.FlatMap(_stars, self.radius)
-            | beam.CombineGlobally(Components())
-            | "roots" >> beam.FlatMap(lambda roots: roots)
+            | beam.CombineGlobally(_Distinct())
+            | "near" >> beam.FlatMap(_clusters, self.radius)
         )
         return (
             {"members": members, "root": roots}
-            | "by hash" >> beam.CoGroupByKey()
+            | "by hash" >> CoGroupByKey()
             | "clusters" >> beam.FlatMap(_renamed)
         )
 
 
-def _banded(digits: str, radius: int) -> Iterator[tuple[str, str]]:
-    value = int(digits, 16)
-    for number, band in enumerate(bands(radius, list(range(BITS)))):
-        yield f"{number}:{value & int(mask(band)):x}", digits
+class _Distinct(beam.CombineFn):
+    """Combine hexadecimal hashes into the different ones of them, as bytes of uint64."""
+
+    def create_accumulator(self):
+        return array.array("Q")
+
+    def add_input(self, held, digits):
+        held.append(int(digits, 16))
+        return held
+
+    def merge_accumulators(self, accumulators):
+        total = self.create_accumulator()
+        for held in accumulators:
+            total.extend(held)
+        return total
+
+    def extract_output(self, held):
+        return np.unique(np.array(held, np.uint64)).tobytes()
 
 
-def _stars(element, radius: int) -> Iterator[tuple[str, str]]:
-    digits = sorted(element[1])
-    if len(digits) > 1:
-        hashes = np.array([int(text, 16) for text in digits], np.uint64)
-        blocks = _blocks(hashes, np.arange(len(hashes)), radius, list(range(BITS)))
-        for one, other in star_edges(len(digits), blocks):
-            yield digits[one], digits[other]
+def _clusters(distinct: bytes, radius: int) -> Iterator[tuple[str, str]]:
+    """Yield (hash, least hash of its cluster) of the hashes that are not alone."""
+    hashes = np.frombuffer(distinct, np.uint64)
+    blocks = _blocks(hashes, np.arange(len(hashes)), radius, list(range(BITS)))
+    for root, other in star_edges(len(hashes), blocks):
+        yield f"{hashes[other]:016x}", f"{hashes[root]:016x}"
 
 
 def _renamed(element):

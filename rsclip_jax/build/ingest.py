@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from rsclip_jax.build import files, img2dataset
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.build.stages import DROPPED, Stage
-from rsclip_jax.data.columns import ROLES, read_row, resolve, without_roles
+from rsclip_jax.data.columns import ROLES, read_row, resolve, texts_of, without_roles
 from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
@@ -148,6 +148,7 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
         if not problem:
             try:
                 image, ir = _place(root, sample.image), _place(root, sample.ir)
+                candidates = texts_of(sample.extra.pop("candidates", None), "candidates")
             except ValueError as error:
                 problem = str(error)
         if problem:
@@ -156,7 +157,7 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
         urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
         url = str(sample.extra[urls[0]] or "") if urls else ""
         meta = {key: value for key, value in sample.extra.items() if key not in urls}
-        yield new_row(
+        row = new_row(
             id=name,
             image=image,
             ir=ir,
@@ -169,6 +170,7 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
             url=url.strip(),
             meta=json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
         )
+        yield row | {"candidates": candidates} if candidates else row
 
 
 def _open(given: Input, piece: str) -> Source:

@@ -38,6 +38,8 @@ def _pattern(keyword: str, whole: bool) -> str:
     return rf"(?<![^\W_]){text}{end}"
 
 
+# What nearly all texts lack can be told in a hundredth of the time.
+_FIRST_WORDS = sorted({re.split("[ -]", keyword)[0].casefold() for keyword in GROUP_1 + GROUP_2})
 _KEYWORD = re.compile(
     "|".join([_pattern(k, False) for k in GROUP_1] + [_pattern(k, True) for k in GROUP_2]),
     re.IGNORECASE,
@@ -51,7 +53,11 @@ def find_keyword(text: str) -> str:
     a word, parted by white space, hyphens or underscores; names of group 2 as whole words, which a
     number may follow.
     """
-    match = _KEYWORD.search(text)
+    folded = text.casefold().replace("ı", "i")  # as re.IGNORECASE sees it
+    places = [place for word in _FIRST_WORDS if (place := folded.find(word)) >= 0]
+    if not places:
+        return ""
+    match = _KEYWORD.search(text, min(places) if len(folded) == len(text) else 0)
     return match[0] if match else ""
 
 

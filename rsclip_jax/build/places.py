@@ -76,7 +76,9 @@ class PlaceNames:
         self._names: dict[tuple[str, ...], _Name] = {}
         gazetteer = shared_gazetteer()
         for place in gazetteer.places:
-            if place.population >= MIN_POPULATION and len(place.city) >= _MIN_LETTERS:
+            if place.population < MIN_POPULATION or len(place.city) < _MIN_LETTERS:
+                continue
+            if not re.search(r"\d", place.city):  # "Lyon 03" is a part of Lyon
                 self._add(place.city, place.city, city=True)
         for state in {p.state for p in gazetteer.places if p.country == "United States"} - {""}:
             self._add(state, state)

@@ -21,6 +21,7 @@ import apache_beam as beam
 import numpy as np
 
 from rsclip_jax.build.rows import Row
+from rsclip_jax.build.shuffle import GroupByKey
 from rsclip_jax.build.stages import DROPPED
 
 
@@ -71,8 +72,11 @@ class QuantileFilter(beam.PTransform):
             | "scores" >> beam.Map(_scores, list(self.shares))
         )
         cutoffs = scores | "cutoffs" >> beam.CombineGlobally(_Cutoffs(list(self.shares.values())))
-        return scores | "low" >> beam.FlatMap(
-            _low, list(self.shares), beam.pvalue.AsSingleton(cutoffs)
+        return (
+            scores
+            # The cutoffs are known when all rows were read: until then they wait in files.
+            | "by id" >> GroupByKey()
+            | "low" >> beam.FlatMap(_low, list(self.shares), beam.pvalue.AsSingleton(cutoffs))
         )
 
 
@@ -114,15 +118,14 @@ class _Cutoffs(beam.CombineFn):
         ]
 
 
-def _low(
-    scored: tuple[str, list[float]], names: list[str], cutoffs: list[float]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    name, values = scored
-    low = [
-        (field, f"{value:.4f} < {least:.4f}")
-        for field, value, least in zip(names, values, cutoffs, strict=True)
-        if value < least
-    ]
-    if low:
-        fields, told = zip(*low, strict=True)
-        yield name, {DROPPED: f"low {' and '.join(fields)}: {', '.join(told)}"}
+def _low(scored, names: list[str], cutoffs: list[float]) -> Iterator[tuple[str, dict[str, str]]]:
+    name, found = scored
+    for values in found:
+        low = [
+            (field, f"{value:.4f} < {least:.4f}")
+            for field, value, least in zip(names, values, cutoffs, strict=True)
+            if value < least
+        ]
+        if low:
+            fields, told = zip(*low, strict=True)
+            yield name, {DROPPED: f"low {' and '.join(fields)}: {', '.join(told)}"}

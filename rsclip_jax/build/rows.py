@@ -5,7 +5,6 @@ are not in it but referred to (`files.read_image`), so that a row has about a ki
 shuffled. Every row has the fields of BASE.
 """
 
-import copy
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -65,7 +64,7 @@ def new_row(**fields: Any) -> Row:
     Raises:
       ValueError: a field that no row has, or no id.
     """
-    row = copy.deepcopy(BASE) | fields
+    row = {name: [] if value == [] else value for name, value in BASE.items()} | fields
     check_row(row)
     return row
 

@@ -3,7 +3,9 @@
 import logging
 import os
 import shlex
+import shutil
 import sys
+import tempfile
 import threading
 import time
 
@@ -37,12 +39,13 @@ class Runner:
         self._options = shlex.split(options)
         self._workers = workers or len(os.sched_getaffinity(0))
 
-    def pipeline(self, job: str, parts: int) -> beam.Pipeline:
+    def pipeline(self, job: str, parts: int, scratch: str) -> beam.Pipeline:
         """Return an empty pipeline.
 
         Args:
           job: its name, where the runner shows one.
           parts: into how many pieces its input can be cut: no more processes are started.
+          scratch: directory that is made for the local runner's `shuffle`, and removed.
         """
         if not self.is_local:
             options = [f"--runner={self.name}", *self._options]
@@ -52,15 +55,33 @@ class Runner:
         # What fails is raised; the logs would tell it twice.
         logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
         workers = min(self._workers, parts)
+        if not files.is_local(scratch):
+            scratch = os.path.join(tempfile.gettempdir(), f"rsclip_build_{os.getpid()}")
         if parts < _FEW_PARTS or workers == 1:
-            return beam.Pipeline(runner="FnApiRunner", options=PipelineOptions(self._options))
+            return beam.Pipeline(_Local(scratch), PipelineOptions(self._options))
         os.environ[PARENT] = str(os.getpid())
         command = f"exec {shlex.quote(sys.executable)} -m rsclip_jax.build.worker"
         environment = SubprocessSDKEnvironment.from_command_string(command)
         return beam.Pipeline(
-            runner=FnApiRunner(environment),
-            options=PipelineOptions(self._options, direct_num_workers=workers),
+            _Local(scratch, environment),
+            PipelineOptions(self._options, direct_num_workers=workers),
         )
+
+
+class _Local(FnApiRunner):
+    """Beam's local runner, with a directory for `shuffle`."""
+
+    def __init__(self, scratch: str, environment: SubprocessSDKEnvironment | None = None):
+        super().__init__(environment)
+        self.scratch = scratch
+
+    def run_pipeline(self, pipeline, options):
+        shutil.rmtree(self.scratch, ignore_errors=True)  # of one that was killed
+        os.makedirs(self.scratch)
+        try:
+            return super().run_pipeline(pipeline, options)
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class Progress:

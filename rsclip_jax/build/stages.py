@@ -39,6 +39,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from rsclip_jax.build import files
 from rsclip_jax.build.rows import Row, read_rows, write_dropped, write_rows
 from rsclip_jax.build.runners import Progress, Runner
+from rsclip_jax.build.shuffle import CoGroupByKey
 
 SHARD_ROWS = 2000
 WAVE_SHARDS = 128  # at most half a million rows, of which a stage that is killed loses the work
@@ -170,7 +171,9 @@ def run(
             table = _finished(directory, fingerprint)
             verb = "kept"
             if table is None:
-                table, verb = _run_stage(stage, above, directory, fingerprint, runner), "made"
+                scratch = files.join(workdir, "shuffle")
+                table = _run_stage(stage, above, directory, fingerprint, runner, scratch)
+                verb = "made"
             gone = sum(sum(reasons.values()) for reasons in table.dropped.values())
             told = f"{len(table):,} rows, {gone:,} dropped, {table.seconds:,.0f} s"
             say(f"{stage.name}: {verb}, {told}")
@@ -203,7 +206,12 @@ def _finished(directory: str, fingerprint: str) -> Table | None:
 
 
 def _run_stage(
-    stage: Stage, above: Table | None, directory: str, fingerprint: str, runner: Runner
+    stage: Stage,
+    above: Table | None,
+    directory: str,
+    fingerprint: str,
+    runner: Runner,
+    scratch: str,
 ) -> Table:
     files.remove([files.join(directory, "table.json")])
     paths = above.paths if above else []
@@ -228,9 +236,10 @@ def _run_stage(
             path = _wave_path(directory, number)
             if not files.exists(path):
                 start = time.monotonic()
+                pieces = len(shards) or stage.pieces
                 with (
                     failure(stage.name),
-                    runner.pipeline(stage.name, len(shards) or stage.pieces) as pipeline,
+                    runner.pipeline(stage.name, pieces, scratch) as pipeline,
                 ):
                     _build(pipeline, stage, shards, directory, path)
                 info = json.loads(files.read_text(path))
@@ -364,31 +373,32 @@ class _Decided(beam.PTransform):
 
     def expand(self, decisions):
         begin = decisions.pipeline
+        files_by_number = list(enumerate(self.paths))
         homes = (
             begin
-            | "files" >> beam.Create(self.paths, reshuffle=False)
+            | "files" >> beam.Create(files_by_number, reshuffle=False)
             | beam.Reshuffle()
             | "ids" >> beam.FlatMap(_ids)
         )
         moved = (
             {"homes": homes, "updates": decisions}
-            | "by id" >> beam.CoGroupByKey()
+            | "by id" >> CoGroupByKey()
             | "to files" >> beam.FlatMap(_to_home)
         )
-        every = begin | "every file" >> beam.Create([(path, None) for path in self.paths])
+        every = begin | "every file" >> beam.Create(files_by_number)
         return (
-            (moved, every)
-            | beam.Flatten()
-            | "by file" >> beam.GroupByKey()
+            {"updates": moved, "path": every}
+            | "by file" >> CoGroupByKey()
             | "update" >> beam.ParDo(_Update()).with_outputs(DROPPED, main="rows")
         )
 
 
-def _ids(path: str) -> Iterator[tuple[str, str]]:
-    return ((row["id"], path) for row in read_rows(path, ["id"]))
+def _ids(element: tuple[int, str]) -> Iterator[tuple[str, int]]:
+    number, path = element
+    return ((row["id"], number) for row in read_rows(path, ["id"]))
 
 
-def _to_home(element: tuple[str, dict[str, Iterable]]) -> Iterator[tuple[str, tuple[str, dict]]]:
+def _to_home(element: tuple[str, dict[str, Iterable]]) -> Iterator[tuple[int, tuple[str, dict]]]:
     name, found = element
     homes, updates = list(found["homes"]), list(found["updates"])
     if len(homes) > 1:
@@ -406,9 +416,9 @@ def _to_home(element: tuple[str, dict[str, Iterable]]) -> Iterator[tuple[str, tu
 
 
 class _Update(beam.DoFn):
-    def process(self, element: tuple[str, Iterable[tuple[str, dict] | None]]):
-        path, found = element
-        updates = dict(update for update in found if update is not None)
+    def process(self, element: tuple[int, dict[str, Iterable]]):
+        (path,) = element[1]["path"]
+        updates = dict(element[1]["updates"])
         for row in read_rows(path):
             update = updates.get(row["id"], {})
             if DROPPED in update:

@@ -7,6 +7,7 @@ import urllib.parse
 import apache_beam as beam
 
 from rsclip_jax.build.rows import Row
+from rsclip_jax.build.shuffle import GroupByKey
 from rsclip_jax.build.stages import DROPPED
 from rsclip_jax.build.survivor import Priority
 
@@ -52,7 +53,7 @@ class UrlDuplicates(beam.PTransform):
             rows
             | "of sources" >> beam.Filter(_has_url, self.sources)
             | "keyed" >> beam.Map(_keyed)
-            | "same URL" >> beam.GroupByKey()
+            | "same URL" >> GroupByKey()
             | "survivor" >> beam.FlatMap(_others, Priority(**self.priority))
         )
 

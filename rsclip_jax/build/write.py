@@ -22,6 +22,7 @@ from rsclip_jax.build import files
 from rsclip_jax.build.chance import digest
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.shuffle import GroupByKey
 from rsclip_jax.build.stages import ReadRows, StageError, Table, failure
 from rsclip_jax.data import records
 from rsclip_jax.data.image_check import check_image, shrink
@@ -71,12 +72,13 @@ def write_dataset(
     ) as writer:
         directory = str(writer.directory.absolute())
         notes_path = files.join(directory, "notes.json")
-        with failure("write"), runner.pipeline("write", len(shards)) as pipeline:
+        scratch = files.join(directory, "shuffle")
+        with failure("write"), runner.pipeline("write", sum(shards.values()), scratch) as pipeline:
             (
                 pipeline
                 | "read" >> ReadRows(table.paths)
                 | "place" >> beam.Map(_place, shards)
-                | "shards" >> beam.GroupByKey()
+                | "shards" >> GroupByKey()
                 | "write" >> beam.Map(_write_shard, directory, resize)
                 | "all" >> beam.GroupByKey()
                 | "commit" >> beam.Map(_commit, notes_path)

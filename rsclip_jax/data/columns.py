@@ -92,7 +92,7 @@ def read_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for role, names in columns.items():
         if role in LIST_ROLES:
-            fields[role] = [text for name in names for text in _texts(row.get(name), name)]
+            fields[role] = [text for name in names for text in texts_of(row.get(name), name)]
         else:
             fields[role] = _text(row.get(names[0]), names[0])
     return fields
@@ -112,8 +112,12 @@ def _text(cell: Any, name: str) -> str:
     raise ValueError(f"not a text: column {name!r} holds {cell!r:.80}")
 
 
-def _texts(cell: Any, name: str) -> list[str]:
-    """Read a cell that holds one caption, a list of them, or a list written as text."""
+def texts_of(cell: Any, name: str) -> list[str]:
+    """Read a cell that holds one caption, a list of them, or a list written as text.
+
+    Raises:
+      ValueError: it, or one of them, is no text; `name` is the column's, for the message.
+    """
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         cell = _written_list(cell)
     cells = cell if isinstance(cell, list) else [cell]
