@@ -18,6 +18,7 @@ from rsclip_jax.evaluators import build
 from rsclip_jax.losses.pairs import text_keys, total_loss
 from rsclip_jax.models import clip, peft
 from rsclip_jax.training import loop
+from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import with_added
@@ -242,7 +243,7 @@ def test_a_run_with_all_options_trains_and_is_read_again(shared, scenes, tmp_pat
     assert np.abs(params["ir"]["transformer"]["blocks"]["attn"]["lora_query"]["b"]).max() > 0
     assert np.abs(params["img"]["embedding"]["spectrum"]["kernels"]).max() > 0
 
-    found, read, step = loop.load_for_inference(tmp_path / "run")
+    found, read, step = load_for_inference(tmp_path / "run")
     assert step == 4
     jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(params))
     model = clip.build(found.model)
@@ -272,7 +273,7 @@ def test_long_text_infrared_and_lora_go_on_from_one_checkpoint(
     np.testing.assert_array_equal(table[:20], before[:20])
     assert np.abs(table[20] - before[20]).max() > 0
     np.testing.assert_array_equal(params["img"]["proj"], shared[1]["img"]["proj"])
-    _, read, _ = loop.load_for_inference(tmp_path)
+    _, read, _ = load_for_inference(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, read, jax.device_get(params))
     with pytest.raises(ValueError, match="freezes img and txt"):
         resolve(unified.get_config(), tmp_path)
@@ -310,7 +311,7 @@ def test_records_without_infrared_train_the_rest_of_the_loss(shared, scenes, tmp
 
 
 def test_a_plain_trimodal_model_exports_as_a_plain_clip(shared):
-    config, params, _ = loop.load_for_inference(shared[0])
+    config, params, _ = load_for_inference(shared[0])
     tensors = weights.to_state_dict(config, params, "open_clip")
     assert tensors["logit_scale"] == np.asarray(params["t"])
 
