@@ -137,14 +137,14 @@ class HashClusters(beam.PTransform):
         )
 
 
-class _Distinct(beam.CombineFn):
-    """Combine hexadecimal hashes into the different ones of them, as bytes of uint64."""
+class Gathered(beam.CombineFn):
+    """Gather numbers below 2^64, eight bytes each; `extract_output` tells what they come to."""
 
     def create_accumulator(self):
         return array.array("Q")
 
-    def add_input(self, held, digits):
-        held.append(int(digits, 16))
+    def add_input(self, held, number):
+        held.append(number)
         return held
 
     def merge_accumulators(self, accumulators):
@@ -152,6 +152,13 @@ class _Distinct(beam.CombineFn):
         for held in accumulators:
             total.extend(held)
         return total
+
+
+class _Distinct(Gathered):
+    """Combine hexadecimal hashes into the different ones of them, as bytes of uint64."""
+
+    def add_input(self, held, digits):
+        return super().add_input(held, int(digits, 16))
 
     def extract_output(self, held):
         return np.unique(np.array(held, np.uint64)).tobytes()

@@ -5,7 +5,6 @@ infrared images are equal or within 4 bits, or captions of theirs are equal but 
 punctuation and white space. RS5M's is plain: 5 % of each source.
 """
 
-import array
 import dataclasses
 import hashlib
 import unicodedata
@@ -16,7 +15,7 @@ import numpy as np
 
 from rsclip_jax.build.chance import digest, drawn
 from rsclip_jax.build.components import Components
-from rsclip_jax.build.hashes import HashClusters
+from rsclip_jax.build.hashes import Gathered, HashClusters
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.shuffle import CoGroupByKey, GroupByKey
 
@@ -281,24 +280,11 @@ def _beginning(name: str) -> int:
     return int.from_bytes(digest(name)[:8], "big")
 
 
-class _Limit(beam.CombineFn):
+class _Limit(Gathered):
     """Combine numbers into the least that is not among the smallest, as many as the share."""
 
     def __init__(self, share: float):
         self._share = share
-
-    def create_accumulator(self):
-        return array.array("Q")
-
-    def add_input(self, held, number):
-        held.append(number)
-        return held
-
-    def merge_accumulators(self, accumulators):
-        total = self.create_accumulator()
-        for held in accumulators:
-            total.extend(held)
-        return total
 
     def extract_output(self, held):
         count = round(self._share * len(held))
