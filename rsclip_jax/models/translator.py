@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rsclip_jax.data.free_infrared import LUMA
+
 VARIANTS = ("pix2pix", "flow")
-LUMA = (0.299, 0.587, 0.114)
 GROUPS = 8  # of the channels that are normalised together
 TIME_FEATURES = 64
 
