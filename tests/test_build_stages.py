@@ -11,7 +11,7 @@ import pytest
 
 from rsclip_jax.build import files, stages
 from rsclip_jax.build.rows import new_row, read_rows, write_rows
-from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.runners import Progress, Runner
 from rsclip_jax.build.stages import DROPPED, Drop, Stage, StageError, each_row
 
 
@@ -207,6 +207,19 @@ def test_references_name_files_and_parts_of_files(tmp_path):
     assert files.read_image(files.reference(path, 3, 4)) == b"3456"
     with pytest.raises(OSError, match="ends 3 bytes too early"):
         files.read_image(files.reference(path, 8, 5))
+
+
+def test_progress_tells_rows_and_when_it_ends(tmp_path):
+    (tmp_path / "dropped").mkdir()
+    (tmp_path / "part-00-600.parquet").touch()  # of a run before
+    progress = Progress("hash", str(tmp_path), 1000)
+    assert progress.line(progress.written(), 10) == "hash: 600 of 1,000 rows, 10 s"
+    (tmp_path / "dropped" / "part-01-50.parquet").touch()
+    (tmp_path / "shard-train-00000-ab-50.array_record").touch()
+    for other in ("table.json", "wave-00000.json", "shard-train-00001-12.unfinished"):
+        (tmp_path / other).touch()
+    assert progress.line(600, 100) == "hash: 700 of 1,000 rows, 100 s, ETA 0:05:00"
+    assert Progress("read", str(tmp_path), 0).line(0, 2000) == "read: 700 rows, 2,000 s"
 
 
 def test_several_processes_do_a_stage_and_tell_what_fails(tmp_path, monkeypatch):

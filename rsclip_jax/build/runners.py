@@ -1,7 +1,9 @@
 """Where pipelines run: on this machine, or on what --runner and --runner_options name."""
 
+import datetime
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -109,12 +111,23 @@ class Progress:
         self._thread.join()
 
     def _work(self) -> None:
-        start = time.monotonic()
+        start, before = time.monotonic(), self.written()
         while not self._done.wait(self.INTERVAL):
-            names = files.list_files(self._directory)
-            names += files.list_files(files.join(self._directory, "dropped"))
-            parts = [n for n in names if n.endswith(".parquet")]
-            rows = sum(int(n.removesuffix(".parquet").rsplit("-", 1)[1]) for n in parts)
-            known = f" of {self._rows:,}" if self._rows else ""
-            elapsed = time.monotonic() - start
-            print(f"{self._name}: {rows:,}{known} rows, {elapsed:,.0f} s", file=sys.stderr)
+            print(self.line(before, time.monotonic() - start), file=sys.stderr, flush=True)
+
+    def line(self, before: int, seconds: float) -> str:
+        """Return the line; `before` rows were there `seconds` ago."""
+        rows = self.written()
+        known = f" of {self._rows:,}" if self._rows else ""
+        line = f"{self._name}: {rows:,}{known} rows, {seconds:,.0f} s"
+        if self._rows and rows > before:
+            left = seconds * (self._rows - rows) / (rows - before)
+            line += f", ETA {datetime.timedelta(seconds=round(left))}"
+        return line
+
+    def written(self) -> int:
+        """Count the rows, kept and dropped."""
+        names = files.list_files(self._directory)
+        names += files.list_files(files.join(self._directory, "dropped"))
+        found = (re.search(r"-(\d+)\.(parquet|array_record)$", name) for name in names)
+        return sum(int(match[1]) for match in found if match)

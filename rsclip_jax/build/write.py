@@ -21,7 +21,7 @@ from array_record.python import array_record_module
 from rsclip_jax.build import files
 from rsclip_jax.build.chance import digest
 from rsclip_jax.build.rows import Row
-from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.runners import Progress, Runner
 from rsclip_jax.build.shuffle import GroupByKey
 from rsclip_jax.build.stages import ReadRows, StageError, Table, failure
 from rsclip_jax.data import records
@@ -73,7 +73,11 @@ def write_dataset(
         directory = str(writer.directory.absolute())
         notes_path = files.join(directory, "notes.json")
         scratch = files.join(directory, "shuffle")
-        with failure("write"), runner.pipeline("write", sum(shards.values()), scratch) as pipeline:
+        with (
+            failure("write"),
+            Progress("write", directory, len(table)),
+            runner.pipeline("write", sum(shards.values()), scratch) as pipeline,
+        ):
             (
                 pipeline
                 | "read" >> ReadRows(table.paths)
@@ -160,8 +164,10 @@ def _write_shard(element, directory: str, resize: int) -> tuple[int, dict[str, A
         writer.close()  # Here at the latest it tells that the disk is full.
     except RuntimeError as error:
         raise OSError(f"cannot write {path}: {error}") from error
+    whole = path.removesuffix(".unfinished") + f"-{length}.array_record"
+    os.rename(path, whole)
     packed = base64.b64encode(pickle.dumps(summaries)).decode()
-    note = {"shard": place, "split": split, "path": path, "length": length, "bytes": size}
+    note = {"shard": place, "split": split, "path": whole, "length": length, "bytes": size}
     return 0, note | {"summaries": packed}
 
 
