@@ -1,7 +1,7 @@
 """Compare translators of RGB to infrared with each other and with what costs nothing.
 
-    python -m benchmarks.translation --models=runs/pix2pix,runs/flow --data_dir=data --data=naip \\
-        --split=test --output=docs/translation.png
+    python -m benchmarks.translation --models=runs/pix2pix,runs/bridge --data_dir=data \\
+        --data=naip --split=test --output=docs/translation.png
 
 Prints a Markdown table: PSNR, SSIM, with --tower the distance of a CLIP model's embeddings, and
 FusionRS's audit, whose best values are those of the true images. Besides grayscale, inverted and

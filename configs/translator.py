@@ -4,10 +4,10 @@
         --config.input.data_dir=DIR --config.input.data.NAME=1.0
 
 Words after the colon, separated by commas, in any order:
-    pix2pix, flow
+    pix2pix, bridge
                 a U-Net beside a discriminator of patches (the default), after pix2pix (arXiv
-                1611.07004); or flow matching (arXiv 2210.02747) from the luma with noise to the
-                infrared image, which draws one of the possible images instead of their mean.
+                1611.07004); or a diffusion bridge (I2SB, arXiv 2302.05872) from the luma to the
+                infrared image, which in several steps draws one of the possible images.
     demo        a tiny one on synthetic scenes, a few minutes on two CPU cores.
 
 The data are the near-infrared pairs of NAIP unless config.input.data says otherwise (see
@@ -20,7 +20,7 @@ from configs import defaults, demo, words
 
 def get_config(arg=None):
     """Return the config that `arg` names; see the docstring of this file."""
-    word = words.choose("translator", arg, variant=("pix2pix", "flow"), demo=("", "demo"))
+    word = words.choose("translator", arg, variant=("pix2pix", "bridge"), demo=("", "demo"))
     c = defaults.get_config()
     if word["demo"]:
         demo.shrink(c)
@@ -30,8 +30,8 @@ def get_config(arg=None):
         "width": 8 if word["demo"] else 64,  # channels of the first level; a multiple of 8
         "depth": 2 if word["demo"] else 4,  # how often the image is halved
         "image_size": 64 if word["demo"] else 256,  # of training and of tiles; 2^depth divides it
-        "noise": 0.1,  # of a flow: added to the luma, whose range is 2
-        "steps": 16,  # of a flow, from the luma to the image
+        "noise": 0.1,  # of a bridge: twice its standard deviation half-way; levels have range 2
+        "steps": 4,  # of a bridge, from the luma to the image
         "dtype": "float32" if word["demo"] else "bfloat16",  # of the computation
     }
     c.loss_pairs = ()

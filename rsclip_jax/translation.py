@@ -8,14 +8,14 @@ import numpy as np
 from rsclip_jax.models.translator import Translator, translate
 from rsclip_jax.sharding import batch_sharding, batch_shards, make_mesh, on_mesh, replicated
 
-SEED = 0  # of the noise where flows start
+SEED = 0  # of the noise of bridges
 OVERLAP = 32  # pixels that neighbouring tiles share
 
 
 class Translation:
     """Translates images with whatever parameters it is given.
 
-    The result of an image depends on nothing else: all start from the same noise.
+    The result of an image depends on nothing else: all have the same noise.
 
     Args:
       model: see `models.translator`.
@@ -39,9 +39,8 @@ class Translation:
         self._sharding = batch_sharding(mesh)
 
         def apply(params: Any, images: jax.Array) -> jax.Array:
-            noise = jax.random.normal(jax.random.key(SEED), (*images.shape[1:3], 1))
             with on_mesh(mesh):
-                ir = translate(model, params, images, noise)
+                ir = translate(model, params, images, jax.random.key(SEED))
             return jax.numpy.clip(jax.numpy.rint(127.5 * (ir[..., 0] + 1)), 0, 255)
 
         self._apply = jax.jit(apply, out_shardings=replicated(mesh))

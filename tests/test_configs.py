@@ -22,7 +22,7 @@ CONFIGS = ["lrsclip:B/16", "lrsclip:L/14", "lrsclip:B/16,longclip", "lrsclip:B/1
            "georsclip:freeze_text", "georsclip:ret2", "georsclip:demo", "fusionrs:",
            "fusionrs:50k,grayscale,L/14", "fusionrs:mixed", "fusionrs:demo", "unified:",
            "unified:full,L/14", "unified:demo,lora", "translator:",
-           "translator:flow", "translator:demo", "build.rs5m:",
+           "translator:bridge", "translator:demo", "build.rs5m:",
            "build.rs5m:public", "build.lrs2m:", "build.lrs2m:public", "build.fusionrs:",
            "build.fusionrs:pairs"]  # fmt: skip
 

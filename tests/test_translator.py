@@ -105,28 +105,38 @@ def test_each_player_is_moved_by_its_own_loss_alone(batch):
     assert set(terms) == {"l1", "generator", "discriminator"}
 
 
-def test_a_flow_with_the_true_velocity_arrives(batch, monkeypatch):
-    config, model, _ = built("flow")
+def test_a_bridge_that_knows_the_image_arrives(batch, monkeypatch):
+    config, model, _ = built("bridge")
     ir = batch["ir"][..., :1] / 127.5 - 1
-    noise = np.random.default_rng(2).normal(size=(16, 16, 1)).astype(np.float32)
-    rgb = batch["image"] / 127.5 - 1
-    start = rgb @ np.array([[0.299], [0.587], [0.114]]) + config.model.noise * noise
-    np.testing.assert_allclose(
-        translator.flow_start(model, batch["image"], noise), start, atol=1e-5
-    )
-    monkeypatch.setattr(
-        translator.Translator, "velocity", lambda self, image, x, time: jnp.asarray(ir - start)
-    )
-    found = translator.translate(model, {}, batch["image"], noise)
+    monkeypatch.setattr(translator.Translator, "predict", lambda self, *given: jnp.asarray(ir))
+    found = translator.translate(model, {}, batch["image"], jax.random.key(0))
     np.testing.assert_allclose(found, ir, atol=1e-5)
-    # The loss of that velocity is nothing, whatever the time and the noise of the start.
-    monkeypatch.setattr(
-        translator.Translator,
-        "velocity",
-        lambda self, image, x, time: (ir - x) / (1 - time[:, None, None, None]),
-    )
     loss, _ = translation.make_loss(model, config, None, 10)({}, batch, 3)
     assert float(loss) < 1e-6
+
+
+def test_a_bridge_is_sampled_where_it_is_trained(monkeypatch):
+    """Each step's points must have the mean and spread that training shows at that time."""
+    config = tiny_config("bridge")
+    config.model.update(steps=4, noise=0.6, image_size=64)
+    model = translator.build(config.model)
+    image = np.full((1, 64, 64, 3), 51, np.uint8)  # a luma of -0.6
+    ir = np.full((1, 64, 64, 1), 0.8, np.float32)
+    seen = {}
+
+    def predict(self, image, x, time):
+        jax.debug.callback(lambda t, x: seen.update({float(t): np.asarray(x)}), time[0], x)
+        return jnp.asarray(ir)
+
+    monkeypatch.setattr(translator.Translator, "predict", predict)
+    translator.translate(model, {}, image, jax.random.key(0)).block_until_ready()
+    assert sorted(seen) == [0, 0.25, 0.5, 0.75]
+    for time, x in seen.items():
+        noise = jax.random.normal(jax.random.key(1), ir.shape)
+        trained = translator.on_bridge(model, image, ir, jnp.array([time]), noise)
+        for points in (x, trained):
+            assert points.mean() == pytest.approx(-0.6 + 1.4 * time, abs=0.02)
+            assert points.std() == pytest.approx(0.6 * (time * (1 - time)) ** 0.5, rel=0.05)
 
 
 def test_the_trainer_trains_resumes_and_evaluates_a_translator(
@@ -156,8 +166,8 @@ def test_the_trainer_trains_resumes_and_evaluates_a_translator(
         load(tmp_path)
 
 
-def test_a_flow_learns_by_the_same_step(batch):
-    config, model, params = built("flow")
+def test_a_bridge_learns_by_the_same_step(batch):
+    config, model, params = built("bridge")
     tx = make_optimizer(config, params, 10)
     loss_fn = translation.make_loss(model, config, None, 10)
     step = jax.jit(make_train_step(loss_fn, tx, config, 10))
@@ -231,7 +241,7 @@ def test_tiles_cover_an_image_of_any_size(height, width):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.variant", "cyclegan", "one of pix2pix, flow"),
+        ("model.variant", "cyclegan", "one of pix2pix, bridge"),
         ("model.width", 12, "multiple of 8"),
         ("model.depth", 5, r"multiple of 2\^depth"),
         ("input.ir_view", "grayscale", "records' own infrared"),

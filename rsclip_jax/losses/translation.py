@@ -18,11 +18,6 @@ def l1(made: jax.Array, true: jax.Array, mask_B: jax.Array) -> jax.Array:
     return row_mean(jnp.abs(made - true), mask_B)
 
 
-def l2(made: jax.Array, true: jax.Array, mask_B: jax.Array) -> jax.Array:
-    """Return the mean squared difference."""
-    return row_mean(jnp.square(made - true), mask_B)
-
-
 def generator_loss(of_made: jax.Array, mask_B: jax.Array) -> jax.Array:
     """Return how far what is made is from being judged true (LSGAN, arXiv 1611.04076, eq. 9)."""
     return 0.5 * row_mean(jnp.square(of_made - 1), mask_B)

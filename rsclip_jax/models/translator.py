@@ -1,4 +1,4 @@
-"""From an RGB image to an infrared one: a U-Net that predicts it, or that carries it there.
+"""From an RGB image to an infrared one: a U-Net that predicts it, at once or in steps.
 
 Infrared levels are one channel in [-1, 1]. Both kinds start from the luma, so that an untrained one
 gives the grayscale image.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rsclip_jax.data.free_infrared import LUMA
 
-VARIANTS = ("pix2pix", "flow")
+VARIANTS = ("pix2pix", "bridge")
 GROUPS = 8  # of the channels that are normalised together
 TIME_FEATURES = 64
 
@@ -95,12 +95,12 @@ class Translator(nn.Module):
     Its parameters have the roots `gen` and, of "pix2pix", `disc`.
 
     Attributes:
-      variant: "pix2pix" predicts the image and has a discriminator; "flow" predicts the velocity
-        that leads to it from the luma with noise.
+      variant: "pix2pix" predicts the image and has a discriminator; "bridge" predicts it from any
+        point of a Brownian bridge between the luma and it.
       width, depth: channels of the first level, number of halvings.
       image_size: S in training and evaluation.
-      noise: standard deviation of what is added to the luma, where a flow starts.
-      steps: of a flow.
+      noise: of a bridge, whose standard deviation at `time` is noise sqrt(time (1 - time)).
+      steps: of a bridge.
     """
 
     variant: str
@@ -116,13 +116,12 @@ class Translator(nn.Module):
         if self.variant == "pix2pix":
             self.disc = PatchDiscriminator(self.width, self.dtype)
 
-    def predict(self, image: jax.Array) -> jax.Array:
-        """Return the infrared image [B, S, S, 1]."""
-        return luma(image) + self.gen(unit(image))
-
-    def velocity(self, image: jax.Array, x: jax.Array, time: jax.Array) -> jax.Array:
-        """Return how x [B, S, S, 1] moves at `time` [B] in [0, 1]."""
-        return self.gen(jnp.concatenate([unit(image), x], axis=-1), time)
+    def predict(
+        self, image: jax.Array, x: jax.Array | None = None, time: jax.Array | None = None
+    ) -> jax.Array:
+        """Return the infrared image [B, S, S, 1]; of a bridge, from x (like it) at `time` [B]."""
+        given = unit(image) if x is None else jnp.concatenate([unit(image), x], axis=-1)
+        return luma(image) + self.gen(given, time)
 
     def realness(self, image: jax.Array, ir: jax.Array) -> jax.Array:
         """Return the discriminator's judgement of an infrared image [B, S, S, 1] of `image`."""
@@ -130,34 +129,48 @@ class Translator(nn.Module):
 
     def __call__(self, image: jax.Array) -> jax.Array:
         """Use every part once, as a training step does; to make parameters and count FLOPs."""
-        if self.variant == "flow":
-            return self.velocity(image, luma(image), jnp.zeros(len(image)))
+        if self.variant == "bridge":
+            return self.predict(image, luma(image), jnp.zeros(len(image)))
         return self.realness(image, self.predict(image))
 
 
-def translate(model: Translator, params: Any, image: jax.Array, noise: jax.Array) -> jax.Array:
+def translate(model: Translator, params: Any, image: jax.Array, rng: jax.Array) -> jax.Array:
     """Return the infrared images [B, S, S, 1] of RGB images [B, S, S, 3].
 
+    A bridge goes from the luma to what is predicted, a part of the way at each step, with the noise
+    of a Brownian bridge, and ends in a prediction; after I2SB (arXiv 2302.05872).
+
     Args:
-      noise: standard normal [S, S, 1] or [B, S, S, 1], where a flow starts; otherwise unused.
+      rng: of a bridge's noise, which is the same for all images.
     """
+
+    def predict(*given: jax.Array) -> Any:
+        return model.apply({"params": params}, image, *given, method="predict")
+
     if model.variant == "pix2pix":
-        return model.apply({"params": params}, image, method="predict")  # type: ignore[return-value]
+        return predict()
 
-    def step(number: int, x: jax.Array) -> jax.Array:  # Euler's
-        time = jnp.full(len(image), number / model.steps)
-        v: Any = model.apply({"params": params}, image, x, time, method="velocity")
-        return x + v / model.steps
+    def step(number: jax.Array, x: jax.Array) -> jax.Array:
+        time, later = number / model.steps, (number + 1) / model.steps
+        way = (later - time) / (1 - time)
+        noise = jax.random.normal(jax.random.fold_in(rng, number), (*image.shape[1:3], 1))
+        x += way * (predict(x, jnp.full(len(image), time)) - x)
+        return x + model.noise * jnp.sqrt(way * (1 - later)) * noise
 
-    return jax.lax.fori_loop(0, model.steps, step, flow_start(model, image, noise))
+    return jax.lax.fori_loop(0, model.steps, step, luma(image))
 
 
-def flow_start(model: Translator, image: jax.Array, noise: jax.Array) -> jax.Array:
-    """Return where a flow starts: the luma with noise.
+def on_bridge(
+    model: Translator, image: jax.Array, ir: jax.Array, time: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Return points [B, S, S, 1] between luma and infrared image at `time` [B] in [0, 1].
 
-    Stochastic interpolants with data-dependent couplings (arXiv 2310.03725).
+    Args:
+      noise: standard normal [B, S, S, 1].
     """
-    return luma(image) + model.noise * noise
+    time = time[:, None, None, None]
+    spread = model.noise * jnp.sqrt(time * (1 - time))
+    return (1 - time) * luma(image) + time * ir + spread * noise
 
 
 def unit(image: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rsclip_jax.losses import translation
-from rsclip_jax.models.translator import Translator, flow_start, init_params, unit
+from rsclip_jax.models.translator import Translator, init_params, on_bridge, unit
 from rsclip_jax.sharding import on_mesh
 from rsclip_jax.training.base import named
 from rsclip_jax.training.checkpoint import load_for_inference
@@ -24,7 +24,7 @@ def make_loss(
     `total_steps` and `packed_rows` are there for the loop, which has other losses too.
     """
     del total_steps, packed_rows
-    one = {"pix2pix": _pix2pix, "flow": _flow}[model.variant]
+    one = {"pix2pix": _pix2pix, "bridge": _bridge}[model.variant]
 
     def loss_fn(params, batch, step):
         ir, mask = unit(batch["ir"])[..., :1], batch["ir_mask"].astype(jnp.float32)
@@ -57,18 +57,18 @@ def _pix2pix(model, config, params, image, ir, mask, step):
     return loss + terms["discriminator"], terms
 
 
-def _flow(model, config, params, image, ir, mask, step):
-    """Flow matching along straight lines from the luma with noise to the infrared image.
+def _bridge(model, config, params, image, ir, mask, step):
+    """Predict the infrared image from points of the bridge where steps begin.
 
-    The velocity at (1 - t) x0 + t x1 is x1 - x0 (arXiv 2210.02747, eq. 23, without its sigma_min).
+    About half of the rows are at its start, where all is to be guessed.
     """
     for_time, for_noise = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step))
-    time = jax.random.uniform(for_time, (len(image),))
-    start = flow_start(model, image, jax.random.normal(for_noise, ir.shape))
-    t = time[:, None, None, None]
-    v = model.apply({"params": params}, image, (1 - t) * start + t * ir, time, method="velocity")
-    loss = translation.l2(v, ir - start, mask)
-    return loss, {"l2": loss}
+    number = jax.random.randint(for_time, (len(image),), 1 - model.steps, model.steps)
+    time = jnp.maximum(number, 0) / model.steps
+    x = on_bridge(model, image, ir, time, jax.random.normal(for_noise, ir.shape))
+    made = model.apply({"params": params}, image, x, time, method="predict")
+    loss = translation.l1(made, ir, mask)
+    return loss, {"l1": loss}
 
 
 def parameters_from(
