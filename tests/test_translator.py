@@ -138,6 +138,16 @@ def test_a_bridge_is_sampled_where_it_is_trained(monkeypatch):
             assert points.mean() == pytest.approx(-0.6 + 1.4 * time, abs=0.02)
             assert points.std() == pytest.approx(0.6 * (time * (1 - time)) ** 0.5, rel=0.05)
 
+    times = []
+    monkeypatch.setattr(
+        translator.Translator, "predict", lambda self, image, x, time: times.extend(time) or x
+    )
+    images = np.zeros((200, 1, 1, 3), np.uint8)
+    rows = {"image": images, "ir": images, "ir_mask": np.ones(200, bool)}
+    translation.make_loss(model, config, None, 10)({}, rows, 0)
+    assert set(map(float, times)) == set(seen)
+    assert 80 < times.count(0) < 150  # 4 of 7
+
 
 def test_the_trainer_trains_resumes_and_evaluates_a_translator(
     scenes, tmp_path, monkeypatch, capsys
