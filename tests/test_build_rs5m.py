@@ -1,6 +1,7 @@
 """The pipeline of RS5M from fetched images to a data set, whole, cut off, and refused."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.runners.portability.local_job_service import LocalJobServicer
+from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 from test_build_ingest import encoded, img2dataset_output
 
 from configs.build import rs5m as config_file
@@ -59,7 +62,7 @@ def records_of(directory):
 
 def test_web_pairs_and_labelled_images_become_a_data_set(built):
     workdir, text = built
-    assert text.split("\n\n")[0].strip().splitlines() == [
+    assert table_of(text) == [
         "| set       | size | after keywords | downloaded | invalid | dup removed | remain |",
         "| --------- | ---: | -------------: | ---------: | ------: | ----------: | -----: |",
         "| laioncoco |   12 |             11 |         11 |       1 |           1 |      9 |",
@@ -99,6 +102,32 @@ def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys):
     assert capsys.readouterr().out.count(": kept, ") == 7
     assert "fmow: CC0" in (workdir / "data/rs5m/1.0.0/card.md").read_text()
     assert dataset_fingerprint(workdir / "data", "rs5m") == before
+
+
+def test_workers_of_another_runner_make_the_same_data_set(config, built, tmp_path, monkeypatch):
+    """Beam's job server and worker pool: the protocol of Flink's and Spark's."""
+    workdir, text = built
+    monkeypatch.chdir(tmp_path)  # workers import the installed package, not this checkout
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    jobs = LocalJobServicer(str(tmp_path / "staging"))
+    pool, workers = BeamFnExternalWorkerPoolServicer.start(use_process=True)
+    try:
+        runner = Runner(
+            "PortableRunner",
+            f"--job_endpoint=localhost:{jobs.start_grpc_server()} --environment_type=EXTERNAL "
+            f"--environment_config={pool}",
+        )
+        told = rs5m.build(config, str(tmp_path / "w"), runner)
+    finally:
+        jobs.stop()
+        workers.stop(0)
+    assert table_of(told) == table_of(text)
+    found = dataset_fingerprint(tmp_path / "w/data", "rs5m")
+    assert found == dataset_fingerprint(workdir / "data", "rs5m")
+
+
+def table_of(text):
+    return text.split("\n\n")[0].strip().splitlines()
 
 
 # Dies at the thirteenth image that it checks, in the second wave, in a process of its own.
