@@ -47,8 +47,9 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
             "split": "val",
             "URL": " http://a/1 ",
             "gsd": 0.3,
+            "source": "a site",
         },
-        {"filename": "../2.jpg", "captions": ["a"], "label": "farm"},
+        {"filename": "../2.jpg", "captions": ["a"], "label": "farm", "source": "a site"},
         {"filename": "1.jpg", "captions": ["again", "twice"], "label": ""},
     ]
     path = tmp_path / "t.jsonl"
@@ -61,7 +62,7 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
         source="set",
         split="val",
         url="http://a/1",
-        meta='{"gsd": 0.3}',
+        meta='{"gsd": 0.3, "source": "a site"}',
     )
     assert [reason.split(":")[0] for _, _, reason in gone] == [
         "path leaves the image root",

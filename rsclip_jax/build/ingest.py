@@ -34,7 +34,8 @@ class Input:
     """One source of rows.
 
     Attributes:
-      name: of the data set, in `source` and before each id.
+      name: of the data set, in `source` and before each id; what a column calls the source goes
+        into `meta`.
       form: one of FORMS, each as in `rsclip_jax.prepare`.
       path: what --input is there; of img2dataset its output folder.
       images, encoding, class_folder: the flags of `rsclip_jax.prepare`.
@@ -152,11 +153,13 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
             except ValueError as error:
                 problem = str(error)
         if problem:
-            yield name, sample.source or given.name, problem
+            yield name, given.name, problem
             continue
         urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
         url = str(sample.extra[urls[0]] or "") if urls else ""
         meta = {key: value for key, value in sample.extra.items() if key not in urls}
+        if sample.source:  # the row's own is the input's name, which stages choose rows by
+            meta["source"] = sample.source
         row = new_row(
             id=name,
             image=image,
@@ -165,7 +168,7 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
             long_captions=sample.long_captions,
             ir_captions=sample.ir_captions,
             label=sample.label,
-            source=sample.source or given.name,
+            source=given.name,
             split=sample.split or given.split,
             url=url.strip(),
             meta=json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
