@@ -20,7 +20,7 @@ from rsclip_jax.build.fetched import Fetched, write_url_list
 from rsclip_jax.build.image_checks import check_images
 from rsclip_jax.build.ingest import Input, ingest_stage, read_piece
 from rsclip_jax.build.keywords import GROUP_1, GROUP_2, find_keyword
-from rsclip_jax.build.rows import new_row, write_rows
+from rsclip_jax.build.rows import new_row, read_rows, write_dropped, write_rows
 from rsclip_jax.build.stages import DROPPED, Drop, Table
 from rsclip_jax.data.sources import InputError
 
@@ -70,6 +70,42 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
         "not JSON",
     ]
     assert gone[0][:2] == ("set/../2.jpg", "set")
+
+
+def test_half_a_character_costs_no_more_than_its_row(tmp_path):
+    half = {
+        "captions": ["bad \ud83d half"],
+        "label": "\ude00",
+        "note": "\ud83d",
+        "source": "\ud83d",
+    }
+    half |= {"long_captions": ["\ud83d"], "ir_captions": ["\ud83d"], "candidates": ["\ud83d", "a"]}
+    lines = [
+        {"id": "1", "file": "1.jpg"} | half,
+        {"id": "2", "file": "2\ud83d.jpg", "caption": "a"},
+        {"id": "3", "file": "3.jpg", "url": "http://a/\ud83d"},
+        {"id": "\ud83d", "file": "4.jpg"},
+        {"id": "5", "file": "5.jpg", "split": "\ud83d"},
+        {"id": "\ud83d.", "file": ["\ud83d"]},
+    ]
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    row, *gone = read_all(Input("set", "jsonl", str(path), columns={"id": ["id"]}))
+    write_rows(str(tmp_path / "rows.parquet"), [row])
+    assert next(read_rows(str(tmp_path / "rows.parquet"))) == row
+    assert row["captions"] == ["bad \ufffd half"] and row["label"] == "\ufffd"
+    assert row["long_captions"] == row["ir_captions"] == ["\ufffd"]
+    assert row["candidates"] == ["\ufffd", "a"]
+    assert json.loads(row["meta"]) == {"note": "\ufffd", "source": "\ufffd"}
+    write_dropped(str(tmp_path / "dropped.parquet"), gone)
+    assert [(name, reason.split("'")[0]) for name, _, reason in gone] == [
+        ("set/2", "not Unicode: image "),
+        ("set/3", "not Unicode: url "),
+        ("set/\ufffd", "not Unicode: id "),
+        ("set/5", "not Unicode: split "),
+        ("set/t.jsonl:6", "not a text: column "),
+    ]
 
 
 def add(tar, name, data):

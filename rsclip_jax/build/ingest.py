@@ -22,6 +22,7 @@ from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
+from rsclip_jax.data.text import without_surrogates
 from rsclip_jax.prepare import SeenIds
 
 # `urls`: Parquet files with the columns of a table, such as LAION's metadata: no images yet.
@@ -148,32 +149,52 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
             problem = "duplicate id"
         if not problem:
             try:
-                image, ir = _place(root, sample.image), _place(root, sample.ir)
-                candidates = texts_of(sample.extra.pop("candidates", None), "candidates")
+                row = _row(given, name, sample, root)
             except ValueError as error:
                 problem = str(error)
         if problem:
-            yield name, given.name, problem
-            continue
-        urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
-        url = str(sample.extra[urls[0]] or "") if urls else ""
-        meta = {key: value for key, value in sample.extra.items() if key not in urls}
-        if sample.source:  # the row's own is the input's name, which stages choose rows by
-            meta["source"] = sample.source
-        row = new_row(
-            id=name,
-            image=image,
-            ir=ir,
-            captions=sample.captions,
-            long_captions=sample.long_captions,
-            ir_captions=sample.ir_captions,
-            label=sample.label,
-            source=given.name,
-            split=sample.split or given.split,
-            url=url.strip(),
-            meta=json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
-        )
-        yield row | {"candidates": candidates} if candidates else row
+            yield without_surrogates(name), given.name, without_surrogates(problem)
+        else:
+            yield row
+
+
+def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
+    """Return the row of a sample.
+
+    Texts may have lone surrogates, half a character that UTF-8 cannot hold: U+FFFD takes its place.
+
+    Raises:
+      ValueError: the reason to drop it.
+    """
+    urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
+    meta = {key: value for key, value in sample.extra.items() if key not in urls}
+    candidates = _whole(texts_of(meta.pop("candidates", None), "candidates"))
+    if sample.source:  # the row's own is the input's name, which stages choose rows by
+        meta["source"] = sample.source
+    exact = {
+        "id": name,
+        "image": _place(root, sample.image),
+        "ir": _place(root, sample.ir),
+        "split": sample.split or given.split,
+        "url": str(sample.extra[urls[0]] or "").strip() if urls else "",
+    }
+    for field, value in exact.items():
+        if without_surrogates(value) != value:  # what names or finds something must not be changed
+            raise ValueError(f"not Unicode: {field} {value!r}")
+    row = new_row(
+        **exact,
+        captions=_whole(sample.captions),
+        long_captions=_whole(sample.long_captions),
+        ir_captions=_whole(sample.ir_captions),
+        label=without_surrogates(sample.label),
+        source=given.name,
+        meta=without_surrogates(json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)),
+    )
+    return row | {"candidates": candidates} if candidates else row
+
+
+def _whole(texts: list[str]) -> list[str]:
+    return [without_surrogates(text) for text in texts]
 
 
 def _open(given: Input, piece: str) -> Source:
