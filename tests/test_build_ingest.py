@@ -223,6 +223,15 @@ def test_mistakes_in_a_source_are_told_at_once(tmp_path):
     assert before != ingest_stage([given]).fingerprint("")
 
 
+def test_new_images_in_class_folders_are_seen(tmp_path):
+    (tmp_path / "farm" / "a").mkdir(parents=True)
+    (tmp_path / "farm" / "a" / "1.jpg").write_bytes(encoded())
+    before = ingest_stage([Input("a", "folder", str(tmp_path))]).fingerprint("")
+    assert ingest_stage([Input("a", "folder", str(tmp_path))]).fingerprint("") == before
+    (tmp_path / "farm" / "a" / "2.jpg").write_bytes(encoded())
+    assert ingest_stage([Input("a", "folder", str(tmp_path))]).fingerprint("") != before
+
+
 def test_there_are_as_many_keywords_as_in_the_paper():
     assert (len(GROUP_1), len(GROUP_2)) == (27, 15)
     for keyword in (*GROUP_1, *GROUP_2):

@@ -92,12 +92,17 @@ def ingest_stage(inputs: list[Input]) -> Stage:
         for piece in given.pieces():
             if given.form in (*SUFFIXES, "webdataset", "folder"):
                 _open(given, piece)  # its mistakes are told before the work begins
-            # A folder tells when files come or go right in it; of a shard there are two files.
-            state = [files.state(piece + suffix) for suffix in ("", ".parquet", ".tar")]
-            pieces.append([number, piece, state])
+            pieces.append([number, piece, _state(given, piece)])
     # A licence stands in the card only.
     told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
     return Stage("ingest", Ingest(told, pieces), "source", column="size", pieces=len(pieces))
+
+
+def _state(given: Input, piece: str) -> Any:
+    if given.form == "folder":
+        return files.tree_state(piece)
+    # A shard of img2dataset is two files, or one and a directory.
+    return [files.state(piece + suffix) for suffix in ("", ".parquet", ".tar")]
 
 
 @dataclasses.dataclass
@@ -106,7 +111,7 @@ class Ingest(beam.PTransform):
 
     Attributes:
       inputs: the fields of each `Input`.
-      pieces: [index of its input, path, size and date] of all that is read.
+      pieces: [index of its input, path, what changes when its files do] of all that is read.
     """
 
     inputs: list[dict[str, Any]]
