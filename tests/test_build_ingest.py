@@ -51,6 +51,7 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
         },
         {"filename": "../2.jpg", "captions": ["a"], "label": "farm", "source": "a site"},
         {"filename": "1.jpg", "captions": ["again", "twice"], "label": ""},
+        {"filename": "3.jpg", "captions": ["a"], "split": "fold 1"},
     ]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
@@ -67,6 +68,7 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
     assert [reason.split(":")[0] for _, _, reason in gone] == [
         "path leaves the image root",
         "duplicate id",
+        "split name 'fold 1' is not possible",
         "not JSON",
     ]
     assert gone[0][:2] == ("set/../2.jpg", "set")
@@ -208,6 +210,8 @@ def test_mistakes_in_a_source_are_told_at_once(tmp_path):
         Input("a", "jsonlines", "x")
     with pytest.raises(InputError, match="needs no building"):
         Input("a", "vedai", "x")
+    with pytest.raises(ValueError, match="split name 'fold 1' is not possible"):
+        Input("a", "jsonl", "x", split="fold 1")
     with pytest.raises(InputError, match="does not exist"):
         ingest_stage([Input("a", "jsonl", str(tmp_path / "none.jsonl"))])
     (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "x"}\n')

@@ -16,6 +16,8 @@ def source(form, **more):
             "path": "",  # as --input of rsclip_jax.prepare; "": left out
             "images": "",  # directory that the image paths of a table are relative to
             "columns": {},  # role -> names of columns, where they are not the usual ones
+            # Of rows that name none. Rows of a split other than "" and "train" stay in it, and no
+            # share of them is held out; but FusionRS draws all splits anew.
             "split": "",
             "licence": "",  # for the data card
             **more,

@@ -57,6 +57,8 @@ class Input:
 
     def __post_init__(self):
         check_name("source", self.name)
+        if self.split:
+            check_name("split", self.split)
         if self.form not in FORMS:
             more = ""
             if self.form in (*SETS, "tfds"):
@@ -186,6 +188,8 @@ def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
     for field, value in exact.items():
         if without_surrogates(value) != value:  # what names or finds something must not be changed
             raise ValueError(f"not Unicode: {field} {value!r}")
+    if exact["split"]:
+        check_name("split", exact["split"])
     row = new_row(
         **exact,
         captions=_whole(sample.captions),
