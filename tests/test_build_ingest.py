@@ -15,7 +15,9 @@ import pytest
 from apache_beam.testing.util import assert_that
 from PIL import Image
 
+from configs.build import fusionrs
 from rsclip_jax.build import files
+from rsclip_jax.build.command import inputs_of
 from rsclip_jax.build.fetched import Fetched, write_url_list
 from rsclip_jax.build.image_checks import check_images
 from rsclip_jax.build.ingest import Input, ingest_stage, read_piece
@@ -212,6 +214,8 @@ def test_mistakes_in_a_source_are_told_at_once(tmp_path):
         Input("a", "vedai", "x")
     with pytest.raises(ValueError, match="split name 'fold 1' is not possible"):
         Input("a", "jsonl", "x", split="fold 1")
+    with pytest.raises(InputError, match="class_folder 'inner', expected one of first, last"):
+        Input("a", "folder", "x", class_folder="inner")
     with pytest.raises(InputError, match="does not exist"):
         ingest_stage([Input("a", "jsonl", str(tmp_path / "none.jsonl"))])
     (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "x"}\n')
@@ -225,6 +229,27 @@ def test_mistakes_in_a_source_are_told_at_once(tmp_path):
     assert before == ingest_stage([dataclasses.replace(given, licence="CC0")]).fingerprint("")
     (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "another"}\n')
     assert before != ingest_stage([given]).fingerprint("")
+
+
+def test_encoding_and_class_folder_are_fields_of_the_config(tmp_path):
+    config = fusionrs.get_config("pairs")
+    config.sources.pairs.path = str(tmp_path / "a.jsonl")
+    text = '{"file": "1.jpg", "caption": "\u98de\u673a"}\n'
+    (tmp_path / "a.jsonl").write_text(text, encoding="gb18030")
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    with pytest.raises(
+        InputError, match=r"'pairs'.*--encoding .*config\.sources\.pairs .*encoding"
+    ):
+        ingest_stage(inputs_of(config))
+    config.sources.pairs.encoding = "gb18030"
+    (given,) = inputs_of(config)
+    ingest_stage([given])
+    assert read_all(given)[0]["captions"] == ["\u98de\u673a"]
+    assert given == Input("pairs", "jsonl", given.path, encoding="gb18030")  # else the defaults
+    (tmp_path / "sets" / "land" / "farm").mkdir(parents=True)
+    (tmp_path / "sets" / "land" / "farm" / "1.jpg").write_bytes(encoded())
+    config.sources.pairs.update(form="folder", path=str(tmp_path / "sets"), class_folder="last")
+    assert [row["label"] for row in read_all(*inputs_of(config))] == ["farm"]
 
 
 def test_new_images_in_class_folders_are_seen(tmp_path):

@@ -27,6 +27,7 @@ from rsclip_jax.prepare import SeenIds
 
 # `urls`: Parquet files with the columns of a table, such as LAION's metadata: no images yet.
 FORMS = (*SUFFIXES, "folder", "webdataset", "img2dataset", "urls")
+CLASS_FOLDERS = ("first", "last")
 _URL_COLUMNS = ("url", "image_url", "img_url")
 
 
@@ -67,6 +68,11 @@ class Input:
                 f"source {self.name!r}: form {self.form!r}, expected one of "
                 f"{', '.join(FORMS)}{more}"
             )
+        if self.class_folder not in CLASS_FOLDERS:
+            raise InputError(
+                f"source {self.name!r}: class_folder {self.class_folder!r}, expected one of "
+                f"{', '.join(CLASS_FOLDERS)}"
+            )
         if unknown := sorted(set(self.columns) - set(ROLES)):
             raise InputError(f"source {self.name!r}: columns of {unknown}; roles are {list(ROLES)}")
 
@@ -91,10 +97,17 @@ def ingest_stage(inputs: list[Input]) -> Stage:
         raise InputError(f"sources need names of their own: {names}")
     pieces = []
     for number, given in enumerate(inputs):
-        for piece in given.pieces():
-            if given.form in (*SUFFIXES, "webdataset", "folder"):
-                _open(given, piece)  # its mistakes are told before the work begins
-            pieces.append([number, piece, _state(given, piece)])
+        try:
+            for piece in given.pieces():
+                if given.form in (*SUFFIXES, "webdataset", "folder"):
+                    _open(given, piece)  # its mistakes are told before the work begins
+                pieces.append([number, piece, _state(given, piece)])
+        except InputError as error:
+            raise InputError(
+                f"source {given.name!r}: {error} (flags of rsclip_jax.prepare are fields of "
+                f"config.sources.{given.name} here: path for --input, form for --format, images, "
+                "encoding, columns)"
+            ) from error
     # A licence stands in the card only.
     told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
     return Stage("ingest", Ingest(told, pieces), "source", column="size", pieces=len(pieces))
