@@ -189,6 +189,8 @@ def test_embeddings_are_those_of_the_loaded_model(tmp_path):
         ("https://example.com", "https://example.com/"),
         (" https://user@example.com:8443/A ", "https://example.com:8443/A"),
         ("https://example.com/a?b=2&a=1", "https://example.com/a?b=2&a=1"),
+        (" http://[abc/x.jpg", "http://[abc/x.jpg"),  # these two urlsplit refuses
+        ("http://www.exa\u2100mple.com/a.jpg ", "http://www.exa\u2100mple.com/a.jpg"),
     ],
 )
 def test_urls_are_normalised(url, form):

@@ -15,12 +15,14 @@ import pytest
 from apache_beam.testing.util import assert_that
 from PIL import Image
 
+from configs.build import fusionrs
 from rsclip_jax.build import files
+from rsclip_jax.build.command import inputs_of
 from rsclip_jax.build.fetched import Fetched, write_url_list
 from rsclip_jax.build.image_checks import check_images
 from rsclip_jax.build.ingest import Input, ingest_stage, read_piece
 from rsclip_jax.build.keywords import GROUP_1, GROUP_2, find_keyword
-from rsclip_jax.build.rows import new_row, write_rows
+from rsclip_jax.build.rows import new_row, read_rows, write_dropped, write_rows
 from rsclip_jax.build.stages import DROPPED, Drop, Table
 from rsclip_jax.data.sources import InputError
 
@@ -47,9 +49,11 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
             "split": "val",
             "URL": " http://a/1 ",
             "gsd": 0.3,
+            "source": "a site",
         },
-        {"filename": "../2.jpg", "captions": ["a"], "label": "farm"},
+        {"filename": "../2.jpg", "captions": ["a"], "label": "farm", "source": "a site"},
         {"filename": "1.jpg", "captions": ["again", "twice"], "label": ""},
+        {"filename": "3.jpg", "captions": ["a"], "split": "fold 1"},
     ]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)) + "\nnot json\n")
@@ -61,14 +65,51 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
         source="set",
         split="val",
         url="http://a/1",
-        meta='{"gsd": 0.3}',
+        meta='{"gsd": 0.3, "source": "a site"}',
     )
     assert [reason.split(":")[0] for _, _, reason in gone] == [
         "path leaves the image root",
         "duplicate id",
+        "split name 'fold 1' is not possible",
         "not JSON",
     ]
     assert gone[0][:2] == ("set/../2.jpg", "set")
+
+
+def test_half_a_character_costs_no_more_than_its_row(tmp_path):
+    half = {
+        "captions": ["bad \ud83d half"],
+        "label": "\ude00",
+        "note": "\ud83d",
+        "source": "\ud83d",
+    }
+    half |= {"long_captions": ["\ud83d"], "ir_captions": ["\ud83d"], "candidates": ["\ud83d", "a"]}
+    lines = [
+        {"id": "1", "file": "1.jpg"} | half,
+        {"id": "2", "file": "2\ud83d.jpg", "caption": "a"},
+        {"id": "3", "file": "3.jpg", "url": "http://a/\ud83d"},
+        {"id": "\ud83d", "file": "4.jpg"},
+        {"id": "5", "file": "5.jpg", "split": "\ud83d"},
+        {"id": "\ud83d.", "file": ["\ud83d"]},
+    ]
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    row, *gone = read_all(Input("set", "jsonl", str(path), columns={"id": ["id"]}))
+    write_rows(str(tmp_path / "rows.parquet"), [row])
+    assert next(read_rows(str(tmp_path / "rows.parquet"))) == row
+    assert row["captions"] == ["bad \ufffd half"] and row["label"] == "\ufffd"
+    assert row["long_captions"] == row["ir_captions"] == ["\ufffd"]
+    assert row["candidates"] == ["\ufffd", "a"]
+    assert json.loads(row["meta"]) == {"note": "\ufffd", "source": "\ufffd"}
+    write_dropped(str(tmp_path / "dropped.parquet"), gone)
+    assert [(name, reason.split("'")[0]) for name, _, reason in gone] == [
+        ("set/2", "not Unicode: image "),
+        ("set/3", "not Unicode: url "),
+        ("set/\ufffd", "not Unicode: id "),
+        ("set/5", "not Unicode: split "),
+        ("set/t.jsonl:6", "not a text: column "),
+    ]
 
 
 def add(tar, name, data):
@@ -171,6 +212,10 @@ def test_mistakes_in_a_source_are_told_at_once(tmp_path):
         Input("a", "jsonlines", "x")
     with pytest.raises(InputError, match="needs no building"):
         Input("a", "vedai", "x")
+    with pytest.raises(ValueError, match="split name 'fold 1' is not possible"):
+        Input("a", "jsonl", "x", split="fold 1")
+    with pytest.raises(InputError, match="class_folder 'inner', expected one of first, last"):
+        Input("a", "folder", "x", class_folder="inner")
     with pytest.raises(InputError, match="does not exist"):
         ingest_stage([Input("a", "jsonl", str(tmp_path / "none.jsonl"))])
     (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "x"}\n')
@@ -184,6 +229,36 @@ def test_mistakes_in_a_source_are_told_at_once(tmp_path):
     assert before == ingest_stage([dataclasses.replace(given, licence="CC0")]).fingerprint("")
     (tmp_path / "a.jsonl").write_text('{"file": "1.jpg", "caption": "another"}\n')
     assert before != ingest_stage([given]).fingerprint("")
+
+
+def test_encoding_and_class_folder_are_fields_of_the_config(tmp_path):
+    config = fusionrs.get_config("pairs")
+    config.sources.pairs.path = str(tmp_path / "a.jsonl")
+    text = '{"file": "1.jpg", "caption": "\u98de\u673a"}\n'
+    (tmp_path / "a.jsonl").write_text(text, encoding="gb18030")
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    with pytest.raises(
+        InputError, match=r"'pairs'.*--encoding .*config\.sources\.pairs .*encoding"
+    ):
+        ingest_stage(inputs_of(config))
+    config.sources.pairs.encoding = "gb18030"
+    (given,) = inputs_of(config)
+    ingest_stage([given])
+    assert read_all(given)[0]["captions"] == ["\u98de\u673a"]
+    assert given == Input("pairs", "jsonl", given.path, encoding="gb18030")  # else the defaults
+    (tmp_path / "sets" / "land" / "farm").mkdir(parents=True)
+    (tmp_path / "sets" / "land" / "farm" / "1.jpg").write_bytes(encoded())
+    config.sources.pairs.update(form="folder", path=str(tmp_path / "sets"), class_folder="last")
+    assert [row["label"] for row in read_all(*inputs_of(config))] == ["farm"]
+
+
+def test_new_images_in_class_folders_are_seen(tmp_path):
+    (tmp_path / "farm" / "a").mkdir(parents=True)
+    (tmp_path / "farm" / "a" / "1.jpg").write_bytes(encoded())
+    before = ingest_stage([Input("a", "folder", str(tmp_path))]).fingerprint("")
+    assert ingest_stage([Input("a", "folder", str(tmp_path))]).fingerprint("") == before
+    (tmp_path / "farm" / "a" / "2.jpg").write_bytes(encoded())
+    assert ingest_stage([Input("a", "folder", str(tmp_path))]).fingerprint("") != before
 
 
 def test_there_are_as_many_keywords_as_in_the_paper():

@@ -178,11 +178,11 @@ def test_a_killed_pipeline_goes_on_and_loses_nothing(config, built, tmp_path, mo
 
 def test_an_image_that_is_no_longer_what_it_was_stops_the_writing(config, built):
     workdir, _ = built
-    changed = Path(config.sources.fmow.path) / "harbor/3.png"
+    changed = Path(config.sources.laioncoco.path).with_name("5.jpg")
     data = changed.read_bytes()
-    changed.write_bytes(encoded(99, "PNG"))
+    changed.write_bytes(encoded(99))
     try:
-        with pytest.raises(StageError, match=r"row 'fmow/harbor/3.png': .* has changed since"):
+        with pytest.raises(StageError, match=r"row 'laioncoco/5.jpg': .* has changed since"):
             rs5m.build(config, str(workdir), Runner(workers=1), overwrite=True)
     finally:
         changed.write_bytes(data)

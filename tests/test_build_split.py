@@ -141,6 +141,22 @@ def test_a_share_of_every_source_is_held_out():
     assert held_out_share(["a"], 0.05) == set()
 
 
+def test_a_split_that_a_row_came_with_is_kept():
+    given = ["test", "val", "train", ""]
+    rows = [new_row(id=f"r{n}", source="web", split=given[n % 4]) for n in range(80)]
+    rows += [new_row(id="only", source="tests", split="test")]
+    free = [row["id"] for row in rows if row["split"] in ("", "train")]
+
+    def check(decisions):
+        splits = {name: update["split"] for name, update in decisions}
+        assert sorted(splits) == sorted(free)
+        held = {name for name, split in splits.items() if split == "val"}
+        assert held == held_out_share(free, 0.1) and len(held) == 4
+
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        assert_that(pipeline | beam.Create(rows) | ShareSplit(0.1), check)
+
+
 def test_shares_are_exact_in_the_mean_and_nested():
     names = [f"r{number}" for number in range(10_000)]
     small, large = ({n for n in names if drawn(n, share)} for share in (0.1, 0.3))

@@ -15,7 +15,11 @@ def source(form, **more):
             "form": form,
             "path": "",  # as --input of rsclip_jax.prepare; "": left out
             "images": "",  # directory that the image paths of a table are relative to
+            "encoding": "utf-8",  # of a table; gb18030 is common for Chinese text
+            "class_folder": "first",  # of nested class folders, "first" or "last", gives the label
             "columns": {},  # role -> names of columns, where they are not the usual ones
+            # Of rows that name none. Rows of a split other than "" and "train" stay in it, and no
+            # share of them is held out; but FusionRS draws all splits anew.
             "split": "",
             "licence": "",  # for the data card
             **more,

@@ -38,7 +38,8 @@ def get_config(arg=None):
     config.sources = ConfigDict({name: common.source(form) for name, form in SOURCES.items()})
     config.max_pixels = 200_000_000  # larger images are invalid
     config.translated = ""  # directory of a translator's outputs, see rsclip_jax.build.infrared
-    # Held out, in rows, exactly; at least `minimum` of each source in each of them.
+    # Held out, in rows, exactly; at least `minimum` of each source in each of them. Splits that
+    # rows came with, official ones too, are not kept.
     config.sizes = ConfigDict({"val": 10_000, "test": 10_000})
     config.minimum = 500
     # What is alike goes to one split: perceptual hashes that differ in at most `radius` of 64 bits.

@@ -78,7 +78,7 @@ def get_config(arg=None):
     # {"fmow": "fmow", "ben": "ben", "yfcc15m": "yfcc"} where they are at hand.
     config.geometa = ConfigDict()
     config.places = False  # look for place names in captions; the stage's table has them
-    config.validation = 0.05  # share of each source
+    config.validation = 0.05  # share of each source's rows that came without a held-out split
     if arg == "public":
         config.name = "rs5m_public"
         config.sources = ConfigDict({"rsicd": source("jsonl", False, True)})

@@ -1,6 +1,7 @@
 """What the commands that build a data set have in common: flags, stages, data set, card."""
 
 import collections
+import dataclasses
 import json
 import os
 import sys
@@ -87,9 +88,10 @@ def inputs_of(config: ConfigDict) -> list[Input]:
     inputs = []
     for name, source in config.sources.items():
         if source.path:
-            fields = {key: source[key] for key in ("form", "path", "images", "split", "licence")}
-            columns = {role: list(names) for role, names in source.columns.items()}
-            inputs.append(Input(name, columns=columns, **fields))
+            wanted = [field.name for field in dataclasses.fields(Input) if field.name != "name"]
+            fields = {field: source[field] for field in wanted}
+            fields["columns"] = {role: list(of) for role, of in source.columns.items()}
+            inputs.append(Input(name, **fields))
     if not inputs:
         names = ", ".join(config.sources)
         raise InputError(

@@ -17,6 +17,7 @@ from rsclip_jax.build.rows import Row
 from rsclip_jax.build.shuffle import CoGroupByKey
 from rsclip_jax.build.stages import DROPPED, Stage, Table
 from rsclip_jax.build.urls import normalise_url
+from rsclip_jax.data.text import without_surrogates
 
 _AT_ONCE = 100_000  # rows
 
@@ -91,7 +92,8 @@ class Fetched(beam.PTransform):
 def _fetched(shard: str):
     for told in img2dataset.read_shard(shard):
         if told.get("url"):
-            yield normalise_url(told["url"]), (told["image"], str(told.get("status")))
+            url = without_surrogates(normalise_url(told["url"]))  # no row has one with them
+            yield url, (told["image"], without_surrogates(str(told.get("status"))))
 
 
 def _by_url(row: Row):

@@ -22,10 +22,12 @@ from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
+from rsclip_jax.data.text import without_surrogates
 from rsclip_jax.prepare import SeenIds
 
 # `urls`: Parquet files with the columns of a table, such as LAION's metadata: no images yet.
 FORMS = (*SUFFIXES, "folder", "webdataset", "img2dataset", "urls")
+CLASS_FOLDERS = ("first", "last")
 _URL_COLUMNS = ("url", "image_url", "img_url")
 
 
@@ -34,7 +36,8 @@ class Input:
     """One source of rows.
 
     Attributes:
-      name: of the data set, in `source` and before each id.
+      name: of the data set, in `source` and before each id; what a column calls the source goes
+        into `meta`.
       form: one of FORMS, each as in `rsclip_jax.prepare`.
       path: what --input is there; of img2dataset its output folder.
       images, encoding, class_folder: the flags of `rsclip_jax.prepare`.
@@ -55,6 +58,8 @@ class Input:
 
     def __post_init__(self):
         check_name("source", self.name)
+        if self.split:
+            check_name("split", self.split)
         if self.form not in FORMS:
             more = ""
             if self.form in (*SETS, "tfds"):
@@ -62,6 +67,11 @@ class Input:
             raise InputError(
                 f"source {self.name!r}: form {self.form!r}, expected one of "
                 f"{', '.join(FORMS)}{more}"
+            )
+        if self.class_folder not in CLASS_FOLDERS:
+            raise InputError(
+                f"source {self.name!r}: class_folder {self.class_folder!r}, expected one of "
+                f"{', '.join(CLASS_FOLDERS)}"
             )
         if unknown := sorted(set(self.columns) - set(ROLES)):
             raise InputError(f"source {self.name!r}: columns of {unknown}; roles are {list(ROLES)}")
@@ -87,15 +97,27 @@ def ingest_stage(inputs: list[Input]) -> Stage:
         raise InputError(f"sources need names of their own: {names}")
     pieces = []
     for number, given in enumerate(inputs):
-        for piece in given.pieces():
-            if given.form in (*SUFFIXES, "webdataset", "folder"):
-                _open(given, piece)  # its mistakes are told before the work begins
-            # A folder tells when files come or go right in it; of a shard there are two files.
-            state = [files.state(piece + suffix) for suffix in ("", ".parquet", ".tar")]
-            pieces.append([number, piece, state])
+        try:
+            for piece in given.pieces():
+                if given.form in (*SUFFIXES, "webdataset", "folder"):
+                    _open(given, piece)  # its mistakes are told before the work begins
+                pieces.append([number, piece, _state(given, piece)])
+        except InputError as error:
+            raise InputError(
+                f"source {given.name!r}: {error} (flags of rsclip_jax.prepare are fields of "
+                f"config.sources.{given.name} here: path for --input, form for --format, images, "
+                "encoding, columns)"
+            ) from error
     # A licence stands in the card only.
     told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
     return Stage("ingest", Ingest(told, pieces), "source", column="size", pieces=len(pieces))
+
+
+def _state(given: Input, piece: str) -> Any:
+    if given.form == "folder":
+        return files.tree_state(piece)
+    # A shard of img2dataset is two files, or one and a directory.
+    return [files.state(piece + suffix) for suffix in ("", ".parquet", ".tar")]
 
 
 @dataclasses.dataclass
@@ -104,7 +126,7 @@ class Ingest(beam.PTransform):
 
     Attributes:
       inputs: the fields of each `Input`.
-      pieces: [index of its input, path, size and date] of all that is read.
+      pieces: [index of its input, path, what changes when its files do] of all that is read.
     """
 
     inputs: list[dict[str, Any]]
@@ -147,30 +169,54 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
             problem = "duplicate id"
         if not problem:
             try:
-                image, ir = _place(root, sample.image), _place(root, sample.ir)
-                candidates = texts_of(sample.extra.pop("candidates", None), "candidates")
+                row = _row(given, name, sample, root)
             except ValueError as error:
                 problem = str(error)
         if problem:
-            yield name, sample.source or given.name, problem
-            continue
-        urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
-        url = str(sample.extra[urls[0]] or "") if urls else ""
-        meta = {key: value for key, value in sample.extra.items() if key not in urls}
-        row = new_row(
-            id=name,
-            image=image,
-            ir=ir,
-            captions=sample.captions,
-            long_captions=sample.long_captions,
-            ir_captions=sample.ir_captions,
-            label=sample.label,
-            source=sample.source or given.name,
-            split=sample.split or given.split,
-            url=url.strip(),
-            meta=json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str),
-        )
-        yield row | {"candidates": candidates} if candidates else row
+            yield without_surrogates(name), given.name, without_surrogates(problem)
+        else:
+            yield row
+
+
+def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
+    """Return the row of a sample.
+
+    Texts may have lone surrogates, half a character that UTF-8 cannot hold: U+FFFD takes its place.
+
+    Raises:
+      ValueError: the reason to drop it.
+    """
+    urls = [key for key in sample.extra if key.lower() in _URL_COLUMNS]
+    meta = {key: value for key, value in sample.extra.items() if key not in urls}
+    candidates = _whole(texts_of(meta.pop("candidates", None), "candidates"))
+    if sample.source:  # the row's own is the input's name, which stages choose rows by
+        meta["source"] = sample.source
+    exact = {
+        "id": name,
+        "image": _place(root, sample.image),
+        "ir": _place(root, sample.ir),
+        "split": sample.split or given.split,
+        "url": str(sample.extra[urls[0]] or "").strip() if urls else "",
+    }
+    for field, value in exact.items():
+        if without_surrogates(value) != value:  # what names or finds something must not be changed
+            raise ValueError(f"not Unicode: {field} {value!r}")
+    if exact["split"]:
+        check_name("split", exact["split"])
+    row = new_row(
+        **exact,
+        captions=_whole(sample.captions),
+        long_captions=_whole(sample.long_captions),
+        ir_captions=_whole(sample.ir_captions),
+        label=without_surrogates(sample.label),
+        source=given.name,
+        meta=without_surrogates(json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)),
+    )
+    return row | {"candidates": candidates} if candidates else row
+
+
+def _whole(texts: list[str]) -> list[str]:
+    return [without_surrogates(text) for text in texts]
 
 
 def _open(given: Input, piece: str) -> Source:

@@ -44,7 +44,7 @@ from rsclip_jax.build.shuffle import CoGroupByKey
 SHARD_ROWS = 2000
 WAVE_SHARDS = 128  # at most half a million rows, of which a stage that is killed loses the work
 DROPPED = "dropped"
-FORM = 1  # raised when tables of older code must not be continued
+FORM = 2  # raised when tables of older code must not be continued
 
 
 class StageError(RuntimeError):

@@ -21,9 +21,13 @@ def normalise_url(url: str) -> str:
 
     After RFC 3986, section 6.2.2: lower-case host, no needless escapes, upper-case escapes, no
     default port, "/" for no path. And further: http is https, the fragment goes. The query stays
-    as it is, for servers make images by it.
+    as it is, for servers make images by it. What cannot be parsed stays whole, without white space
+    around it.
     """
-    parts = urllib.parse.urlsplit(url.strip())
+    try:
+        parts = urllib.parse.urlsplit(url.strip())
+    except ValueError:  # such as a bracket that is not closed: no reason to end a whole stage
+        return url.strip()
     scheme, host = parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
     host = host.removesuffix(f":{_PORTS.get(scheme, '')}")
     path = _ESCAPE.sub(_plain, parts.path or "/")
