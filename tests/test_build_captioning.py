@@ -255,6 +255,33 @@ def test_a_server_that_refuses_fails_the_stage_with_its_message(tmp_path):
             stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)
 
 
+@pytest.mark.parametrize("keep_failed", [False, True])
+def test_a_busy_server_fails_the_stage_and_no_row_is_lost(tmp_path, keep_failed):
+    paths = write_images(tmp_path / "images", 12)
+    rows = [new_row(id=f"r{i}", image=path, source="s") for i, path in enumerate(paths)]
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    unlucky = {Path(path).read_bytes() for path in paths[1:3]}
+
+    def reply(body, number):
+        busy = shown(body)[0] in unlucky
+        return Reply(status=503, body="busy") if busy else saying("caption", SHORT)
+
+    with serve(reply) as server:
+        endpoint = endpoint_config(server, tmp_path)
+        steps = [
+            Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
+            caption_stage("caption", CaptionConfig("short"), endpoint, keep_failed),
+        ]
+        expected = r"did not take: 2, .*seer at http.*2 tries.*503: busy\. All answers are stored"
+        with pytest.raises(stages.StageError, match=expected):
+            stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)
+        assert len(server.bodies) == 10 + 2 * 2 and len(server.paid) == 10
+        server.reply = lambda *_: saying("caption", SHORT)
+        table = stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)[-1]
+        assert len(server.bodies) == 14 + 2
+    assert not table.dropped and [row["captions"] for row in table.read()] == [[SHORT]] * 12
+
+
 def test_captions_are_checked_and_boxes_captioned_as_stages(tmp_path):
     meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)]))
     rows = [
@@ -383,6 +410,25 @@ def test_a_server_that_refuses_leaves_no_table(tmp_path):
         with pytest.raises(EndpointError, match=r"who are you\?.*NO_SUCH_KEY is not set"):
             write_table(source, CaptionConfig("long"), endpoint, str(tmp_path / "long.jsonl"))
     assert not (tmp_path / "long.jsonl").exists()
+
+
+def test_a_busy_server_ends_the_command_after_what_is_under_way(tmp_path):
+    write_images(tmp_path / "images" / "harbor", 6)
+
+    def reply(body, number):
+        return saying("caption", LONG) if number else Reply(status=429, body="slow down")
+
+    output = tmp_path / "long.jsonl"
+    source = open_folder(str(tmp_path / "images"))
+    with serve(reply) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path, tries=1))
+        with pytest.raises(EndpointError, match=r"did not take: 1, .*429: slow down"):
+            write_table(source, CaptionConfig("long"), endpoint, str(output))
+        assert not output.exists() and len(server.paid) == 5
+        counts = write_table(source, CaptionConfig("long"), endpoint, str(output))
+        assert counts == {"": 6} and len(server.bodies) == 7
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["long_captions"] for row in rows] == [[LONG]] * 6
 
 
 def run_stages(steps, rows, tmp_path):

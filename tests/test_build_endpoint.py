@@ -26,6 +26,7 @@ from rsclip_jax.build.endpoint import (
     EndpointConfig,
     EndpointError,
     Unanswered,
+    Unreachable,
     _retry_after,
 )
 
@@ -157,11 +158,35 @@ def test_a_server_that_is_gone_stops_the_work(tmp_path):
         pass
     endpoint = open_endpoint(server, tmp_path, tries=1, concurrency=1)
     for _ in range(9):
-        with pytest.raises(Unanswered):
+        with pytest.raises(Unreachable, match=r"seer at http.*Connection refused"):
             endpoint.ask(REQUEST)
     with pytest.raises(EndpointError, match=r"seer at http.*10 requests in a row"):
         endpoint.ask(REQUEST)
     assert endpoint.total().unanswered == 0  # never reached
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (500, Reply(status=429, body="slow down"), Unreachable),
+        (500, Reply(status=502, body="nobody behind the proxy"), Unreachable),
+        (500, Reply(status=503, body="starting"), Unreachable),
+        (500, Reply(GOOD, cut=True), Unreachable),
+        (503, Reply(status=500, body="out of memory"), Unanswered),
+        (503, Reply(status=504, body="gateway timed out"), Unanswered),
+        (503, Reply(GOOD, delay=1.0), Unanswered),
+        (503, Reply(body={"choices": []}), Unanswered),
+    ],
+    ids=["429", "502", "503", "cut", "500", "504", "timeout", "empty"],
+)
+def test_the_last_failure_tells_whether_the_request_may_be_at_fault(
+    tmp_path, first, last, expected
+):
+    with serve(replies(Reply(status=first, body=""), last)) as server:
+        endpoint = open_endpoint(server, tmp_path, tries=2, timeout=0.5 if last.delay else 20.0)
+        with pytest.raises(Unanswered) as caught:
+            endpoint.ask(REQUEST)
+    assert type(caught.value) is expected
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 402])

@@ -8,8 +8,9 @@ were, each with one more caption, and in `provenance` by which model, prompt and
 without a usable caption stay as they were, and are listed in OUTPUT.problems.jsonl.
 
 Answers are kept in --cache. Stop the command at any moment, even with kill -9: run again, it pays
-for nothing that was answered. The key for a hosted service is read from the environment variable
-that --api_key_env names.
+for nothing that was answered. A server that is down or too busy ends it with an error, after the
+requests under way, and is asked for what is missing by the same command. The key for a hosted
+service is read from the environment variable that --api_key_env names.
 """
 
 import collections
@@ -60,7 +61,8 @@ def write_table(
       How many captions were written (key "") and how often each problem came up.
 
     Raises:
-      EndpointError: the server cannot be used. Nothing is written, but answers are kept.
+      EndpointError: the server cannot be used, or did not take a request. OUTPUT is not written,
+        but answers are kept.
     """
     counts: collections.Counter[str] = collections.Counter()
     outcomes = caption_rows(rows_of(source, counts), config, endpoint, read_image)
