@@ -402,6 +402,25 @@ def test_the_command_captions_the_infrared_images_of_a_table(tmp_path):
     assert written["ir_captions"] == [text] and written.items() >= row.items()
 
 
+def test_half_characters_do_not_stop_the_table(tmp_path):
+    """Of texts they are replaced; the name of a file is kept, so that it is found again."""
+    name = "odd\udc80.png"
+    os.rename(write_images(tmp_path / "images", 1)[0], tmp_path / "images" / name)
+    row = {"image": name, "captions": ["bad \ud83d half"], "label": "\ud83d harbor"}
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n")
+    output = tmp_path / "out.jsonl"
+    replies = [SHORT, "a ship"]
+    with serve(lambda body, number: saying("caption", replies[number])) as server:
+        source = open_table("jsonl", str(tmp_path / "table.jsonl"), str(tmp_path / "images"))
+        for cache, counts in (("a", {"": 1}), ("b", {"too short": 1})):
+            endpoint = Endpoint(endpoint_config(server, tmp_path / cache))
+            assert write_table(source, CaptionConfig("short"), endpoint, str(output)) == counts
+            (sample,) = open_table("jsonl", str(output), str(tmp_path / "images"))
+            assert (sample.image, sample.label) == (name, "\ufffd harbor")
+            texts = ["bad \ufffd half", SHORT]
+            assert sample.captions == (texts if cache == "a" else texts[:1])
+
+
 def test_a_server_that_refuses_leaves_no_table(tmp_path):
     write_images(tmp_path / "images" / "harbor", 1)
     source = open_folder(str(tmp_path / "images"))

@@ -14,6 +14,7 @@ service is read from the environment variable that --api_key_env names.
 """
 
 import collections
+import functools
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ from rsclip_jax.build.files import read_image
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.tables import open_table
+from rsclip_jax.data.text import without_surrogates
 
 FORMATS = ("folder", "jsonl", "csv", "json")
 _INTERVAL = 10.0  # seconds between lines of progress
@@ -40,15 +42,19 @@ def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]
         if sample.problem or not isinstance(sample.image, str):
             problems["unreadable sample"] += 1
             continue
+        lists = {
+            name: [without_surrogates(text) for text in getattr(sample, name)]
+            for name in ("captions", "long_captions", "ir_captions")
+        }
+        texts = {
+            name: without_surrogates(getattr(sample, name))
+            for name in ("id", "label", "split", "source")
+        }
         yield new_row(
-            id=sample.id,
             image=os.path.join(source.root, sample.image),
             ir=os.path.join(source.root, str(sample.ir)) if sample.ir else "",
-            **{name: getattr(sample, name) for name in ("captions", "long_captions")},
-            ir_captions=sample.ir_captions,
-            label=sample.label,
-            split=sample.split,
-            source=sample.source,
+            **lists,
+            **texts,
         )
 
 
@@ -68,10 +74,9 @@ def write_table(
     outcomes = caption_rows(rows_of(source, counts), config, endpoint, read_image)
     start = last = time.monotonic()
     unfinished = f"{output}.unfinished"
-    with (
-        open(unfinished, "w", encoding="utf-8") as file,
-        open(f"{output}.problems.jsonl", "w", encoding="utf-8") as problems,
-    ):
+    # Names of files may have half characters: in JSON, Python's escape for them means the same.
+    write = functools.partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
+    with write(unfinished) as file, write(f"{output}.problems.jsonl") as problems:
         for number, outcome in enumerate(outcomes, start=1):
             row = outcome.row
             counts[outcome.problem.split(":")[0]] += 1
