@@ -402,6 +402,31 @@ def test_the_command_captions_the_infrared_images_of_a_table(tmp_path):
     assert written["ir_captions"] == [text] and written.items() >= row.items()
 
 
+def test_the_command_keeps_other_columns_and_rewrites_boxes(tmp_path):
+    write_images(tmp_path / "images", 2)
+    boxes = [["ship", 0.4, 0.4, 0.6, 0.6], ["ship", 0.0, 0.0, 0.1, 0.1]]
+    rows = [
+        {"image": "000.png", "captions": ["a harbor"], "id": 17, "lat": 0.0, "note": "\ud83d é"},
+        {"image": "001.png", "captions": ["ships"], "id": 18, "lat": 1.5, "boxes": boxes},
+    ]
+    rows[1]["provenance"] = [{"field": "captions", "model": "earlier"}]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "out.jsonl"
+    with serve(lambda *_: saying("captions", ["two ships in a harbor"])) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        source = open_table("jsonl", str(tmp_path / "table.jsonl"), str(tmp_path / "images"))
+        counts = write_table(source, CaptionConfig("rewrite"), endpoint, str(output))
+        assert counts == {"unusable row": 1, "": 1}
+        (body,) = server.bodies
+    said = body["messages"][1]["content"]
+    assert said == "Objects in the centre: a ship\nObjects elsewhere: a ship"
+    bare, rewritten = map(json.loads, output.read_text().splitlines())
+    assert bare == rows[0] | {"note": "\ufffd é"}
+    assert [entry["model"] for entry in rewritten.pop("provenance")] == ["earlier", "seer-served"]
+    del rows[1]["provenance"]
+    assert rewritten == rows[1] | {"captions": ["ships", "two ships in a harbor"]}
+
+
 def test_half_characters_do_not_stop_the_table(tmp_path):
     """Of texts they are replaced; the name of a file is kept, so that it is found again."""
     name = "odd\udc80.png"

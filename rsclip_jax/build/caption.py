@@ -37,7 +37,10 @@ _INTERVAL = 10.0  # seconds between lines of progress
 
 
 def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]:
-    """Turn samples into rows whose images are paths; those that cannot be read are counted."""
+    """Turn samples into rows whose images are paths; those that cannot be read are counted.
+
+    Columns without a role, such as `boxes` (see `boxes.boxes_from_meta`), are in `meta`.
+    """
     for sample in source:
         if sample.problem or not isinstance(sample.image, str):
             problems["unreadable sample"] += 1
@@ -50,12 +53,17 @@ def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]
             name: without_surrogates(getattr(sample, name))
             for name in ("id", "label", "split", "source")
         }
-        yield new_row(
+        history = sample.extra.pop("provenance", [])
+        row = new_row(
             image=os.path.join(source.root, sample.image),
             ir=os.path.join(source.root, str(sample.ir)) if sample.ir else "",
+            meta=without_surrogates(json.dumps(sample.extra, ensure_ascii=False)),
             **lists,
             **texts,
         )
+        if history:  # of an earlier caption by this command
+            row["provenance"] = json.dumps(history if isinstance(history, list) else [history])
+        yield row
 
 
 def write_table(
@@ -93,13 +101,17 @@ def write_table(
 
 
 def _line(outcome: Outcome, root: str) -> str:
+    """Write a sample: its own columns, and over them what it is known by and its captions."""
+    own = json.loads(outcome.row["meta"])
     row = {name: value for name, value in outcome.row.items() if value and name != "meta"}
     for name in ("image", "ir"):
         if name in row:
             row[name] = os.path.relpath(row[name], root)
     if "provenance" in row:
         row["provenance"] = json.loads(row["provenance"])
-    return json.dumps(row, ensure_ascii=False)
+    if "id" in own:  # No reader takes such a column for its id unasked.
+        row["id"] = own["id"]
+    return json.dumps(own | row, ensure_ascii=False)
 
 
 def _usage(endpoint: Endpoint) -> str:
