@@ -27,6 +27,7 @@ from rsclip_jax.build.caption_stages import (
     check_captions,
     fusionrs_stages,
     lrs2m_stages,
+    with_box_captions,
 )
 from rsclip_jax.build.captioning import CaptionConfig, caption_rows, count_provenance, make_request
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError, costs
@@ -300,6 +301,9 @@ def test_captions_are_checked_and_boxes_captioned_as_stages(tmp_path):
     kept = {row["id"]: row["captions"] for row in table.read()}
     assert kept["a"] == ["a harbor"] and table.dropped == {"": {"CLIP score": 1}}
     assert kept["b"][0] == kept["d"][0] == "A ship in the centre of the image."
+    nameless = new_row(id="f", meta='{"boxes": [["_", 0.4, 0.4, 0.6, 0.6]]}')
+    with pytest.raises(Drop, match="unusable boxes: boxes in meta: expected"):
+        with_box_captions(nameless)
     with pytest.raises(Drop, match="speculation"):
         check_captions(rows[1], "captions", {}, (), (), 0.0)
     with pytest.raises(ValueError, match="no clip_score"):
