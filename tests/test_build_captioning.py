@@ -525,6 +525,7 @@ def test_lrs2m_asks_only_for_what_is_missing(tmp_path):
         "without_usage": 0,
         "unanswered": 0,
         "cost": 0.3,
+        "others": {},
     }
 
 

@@ -172,8 +172,11 @@ def main(argv: list[str]) -> None:
     for problem, count in counts.most_common():
         print(f"  {count:,} without: {problem}")
     print(f"paid by this run: {_usage(endpoint)}")
+    usage, others = endpoint.total()
     prices = (given.prompt_price, given.completion_price)
-    print(f"in {cache}, all runs: {endpoint.total().line(*prices)}")
+    print(f"in {cache}, all runs: {usage.line(*prices)}")
+    for name, other in sorted(others.items()):
+        print(f"  and of {name}, not priced: {other.line()}")
     print(
         f"Next: python -m rsclip_jax.prepare --format=jsonl --input={given.output} "
         f"--images={source.root} --output=data --name=NAME"

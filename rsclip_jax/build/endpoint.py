@@ -179,9 +179,9 @@ class Endpoint:
                     raise Unanswered(f"invalid answer: {error}") from None
                 turns.append((stored["text"], str(error)))
 
-    def total(self) -> Usage:
-        """Sum up everything in the store, of earlier runs too."""
-        return self.store.total()
+    def total(self) -> tuple[Usage, dict[str, Usage]]:
+        """Sum up everything in the store, of earlier runs too, see `AnswerStore.total`."""
+        return self.store.total(self.config.model)
 
     def _values(self, stored: dict[str, Any], request: Request) -> dict[str, Any]:
         if stored["refusal"]:
@@ -335,10 +335,19 @@ def shared_endpoint(config: EndpointConfig) -> Endpoint:
 
 
 def costs(config: EndpointConfig) -> dict[str, Any]:
-    """Return what everything in a store has cost, for the card of a data set."""
-    usage = AnswerStore(config.cache).total()
+    """Return what everything in a store has cost, for the card of a data set.
+
+    Answers of other models are counted under "others", by name and without a price: those of the
+    config are of its model.
+    """
+    usage, others = AnswerStore(config.cache).total(config.model)
     cost = usage.cost(config.prompt_price, config.completion_price)
-    return {"model": config.model, **dataclasses.asdict(usage), "cost": round(cost, 4)}
+    return {
+        "model": config.model,
+        **dataclasses.asdict(usage),
+        "cost": round(cost, 4),
+        "others": {name: dataclasses.asdict(other) for name, other in sorted(others.items())},
+    }
 
 
 def _code(error: openai.APIStatusError) -> str:
