@@ -70,6 +70,11 @@ def test_the_same_box_from_voc_yolo_and_coco():
         )
     assert box_rules.boxes_from_meta(box_rules.boxes_to_meta([expected])) == [expected]
     assert box_rules.boxes_from_meta({}) == []
+    raw = {"boxes": [["Oil_Tank", 0.1, 0.1, 0.3, 0.5]]}
+    assert box_rules.boxes_from_meta(raw) == [expected]
+    for label in ("", " ", "_"):
+        with pytest.raises(ValueError, match="boxes in meta: expected"):
+            box_rules.boxes_from_meta({"boxes": [[label, 0.4, 0.4, 0.6, 0.6]]})
     with pytest.raises(ValueError, match="no part in an image of 200 x 100"):
         box_rules.boxes_from_pixels(["a"], [(250, 0, 300, 10)], 200, 100)
 

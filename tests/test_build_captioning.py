@@ -27,6 +27,7 @@ from rsclip_jax.build.caption_stages import (
     check_captions,
     fusionrs_stages,
     lrs2m_stages,
+    with_box_captions,
 )
 from rsclip_jax.build.captioning import CaptionConfig, caption_rows, count_provenance, make_request
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError, costs
@@ -255,6 +256,33 @@ def test_a_server_that_refuses_fails_the_stage_with_its_message(tmp_path):
             stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)
 
 
+@pytest.mark.parametrize("keep_failed", [False, True])
+def test_a_busy_server_fails_the_stage_and_no_row_is_lost(tmp_path, keep_failed):
+    paths = write_images(tmp_path / "images", 12)
+    rows = [new_row(id=f"r{i}", image=path, source="s") for i, path in enumerate(paths)]
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    unlucky = {Path(path).read_bytes() for path in paths[1:3]}
+
+    def reply(body, number):
+        busy = shown(body)[0] in unlucky
+        return Reply(status=503, body="busy") if busy else saying("caption", SHORT)
+
+    with serve(reply) as server:
+        endpoint = endpoint_config(server, tmp_path)
+        steps = [
+            Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
+            caption_stage("caption", CaptionConfig("short"), endpoint, keep_failed),
+        ]
+        expected = r"did not take: 2, .*seer at http.*2 tries.*503: busy\. All answers are stored"
+        with pytest.raises(stages.StageError, match=expected):
+            stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)
+        assert len(server.bodies) == 10 + 2 * 2 and len(server.paid) == 10
+        server.reply = lambda *_: saying("caption", SHORT)
+        table = stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)[-1]
+        assert len(server.bodies) == 14 + 2
+    assert not table.dropped and [row["captions"] for row in table.read()] == [[SHORT]] * 12
+
+
 def test_captions_are_checked_and_boxes_captioned_as_stages(tmp_path):
     meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)]))
     rows = [
@@ -273,6 +301,9 @@ def test_captions_are_checked_and_boxes_captioned_as_stages(tmp_path):
     kept = {row["id"]: row["captions"] for row in table.read()}
     assert kept["a"] == ["a harbor"] and table.dropped == {"": {"CLIP score": 1}}
     assert kept["b"][0] == kept["d"][0] == "A ship in the centre of the image."
+    nameless = new_row(id="f", meta='{"boxes": [["_", 0.4, 0.4, 0.6, 0.6]]}')
+    with pytest.raises(Drop, match="unusable boxes: boxes in meta: expected"):
+        with_box_captions(nameless)
     with pytest.raises(Drop, match="speculation"):
         check_captions(rows[1], "captions", {}, (), (), 0.0)
     with pytest.raises(ValueError, match="no clip_score"):
@@ -375,6 +406,50 @@ def test_the_command_captions_the_infrared_images_of_a_table(tmp_path):
     assert written["ir_captions"] == [text] and written.items() >= row.items()
 
 
+def test_the_command_keeps_other_columns_and_rewrites_boxes(tmp_path):
+    write_images(tmp_path / "images", 2)
+    boxes = [["ship", 0.4, 0.4, 0.6, 0.6], ["ship", 0.0, 0.0, 0.1, 0.1]]
+    rows = [
+        {"image": "000.png", "captions": ["a harbor"], "id": 17, "lat": 0.0, "note": "\ud83d é"},
+        {"image": "001.png", "captions": ["ships"], "id": 18, "lat": 1.5, "boxes": boxes},
+    ]
+    rows[1]["provenance"] = [{"field": "captions", "model": "earlier"}]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "out.jsonl"
+    with serve(lambda *_: saying("captions", ["two ships in a harbor"])) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        source = open_table("jsonl", str(tmp_path / "table.jsonl"), str(tmp_path / "images"))
+        counts = write_table(source, CaptionConfig("rewrite"), endpoint, str(output))
+        assert counts == {"unusable row": 1, "": 1}
+        (body,) = server.bodies
+    said = body["messages"][1]["content"]
+    assert said == "Objects in the centre: a ship\nObjects elsewhere: a ship"
+    bare, rewritten = map(json.loads, output.read_text().splitlines())
+    assert bare == rows[0] | {"note": "\ufffd é"}
+    assert [entry["model"] for entry in rewritten.pop("provenance")] == ["earlier", "seer-served"]
+    del rows[1]["provenance"]
+    assert rewritten == rows[1] | {"captions": ["ships", "two ships in a harbor"]}
+
+
+def test_half_characters_do_not_stop_the_table(tmp_path):
+    """Of texts they are replaced; the name of a file is kept, so that it is found again."""
+    name = "odd\udc80.png"
+    os.rename(write_images(tmp_path / "images", 1)[0], tmp_path / "images" / name)
+    row = {"image": name, "captions": ["bad \ud83d half"], "label": "\ud83d harbor"}
+    (tmp_path / "table.jsonl").write_text(json.dumps(row) + "\n")
+    output = tmp_path / "out.jsonl"
+    replies = [SHORT, "a ship"]
+    with serve(lambda body, number: saying("caption", replies[number])) as server:
+        source = open_table("jsonl", str(tmp_path / "table.jsonl"), str(tmp_path / "images"))
+        for cache, counts in (("a", {"": 1}), ("b", {"too short": 1})):
+            endpoint = Endpoint(endpoint_config(server, tmp_path / cache))
+            assert write_table(source, CaptionConfig("short"), endpoint, str(output)) == counts
+            (sample,) = open_table("jsonl", str(output), str(tmp_path / "images"))
+            assert (sample.image, sample.label) == (name, "\ufffd harbor")
+            texts = ["bad \ufffd half", SHORT]
+            assert sample.captions == (texts if cache == "a" else texts[:1])
+
+
 def test_a_server_that_refuses_leaves_no_table(tmp_path):
     write_images(tmp_path / "images" / "harbor", 1)
     source = open_folder(str(tmp_path / "images"))
@@ -383,6 +458,25 @@ def test_a_server_that_refuses_leaves_no_table(tmp_path):
         with pytest.raises(EndpointError, match=r"who are you\?.*NO_SUCH_KEY is not set"):
             write_table(source, CaptionConfig("long"), endpoint, str(tmp_path / "long.jsonl"))
     assert not (tmp_path / "long.jsonl").exists()
+
+
+def test_a_busy_server_ends_the_command_after_what_is_under_way(tmp_path):
+    write_images(tmp_path / "images" / "harbor", 6)
+
+    def reply(body, number):
+        return saying("caption", LONG) if number else Reply(status=429, body="slow down")
+
+    output = tmp_path / "long.jsonl"
+    source = open_folder(str(tmp_path / "images"))
+    with serve(reply) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path, tries=1))
+        with pytest.raises(EndpointError, match=r"did not take: 1, .*429: slow down"):
+            write_table(source, CaptionConfig("long"), endpoint, str(output))
+        assert not output.exists() and len(server.paid) == 5
+        counts = write_table(source, CaptionConfig("long"), endpoint, str(output))
+        assert counts == {"": 6} and len(server.bodies) == 7
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["long_captions"] for row in rows] == [[LONG]] * 6
 
 
 def run_stages(steps, rows, tmp_path):
@@ -431,6 +525,7 @@ def test_lrs2m_asks_only_for_what_is_missing(tmp_path):
         "without_usage": 0,
         "unanswered": 0,
         "cost": 0.3,
+        "others": {},
     }
 
 

@@ -18,15 +18,18 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from chat_server import Reply, serve
 from PIL import Image
 
-from rsclip_jax.build.answer_store import AnswerStore
+from rsclip_jax.build.answer_store import UNKNOWN_MODEL, AnswerStore
 from rsclip_jax.build.answers import InvalidAnswer, parse_answer
+from rsclip_jax.build.card import captioning_text
 from rsclip_jax.build.chat import Request, request_key
 from rsclip_jax.build.endpoint import (
     Endpoint,
     EndpointConfig,
     EndpointError,
     Unanswered,
+    Unreachable,
     _retry_after,
+    costs,
 )
 
 GOOD = '{"caption": "two ships in a harbor"}'
@@ -110,7 +113,7 @@ def test_a_misbehaving_server_is_asked_again_and_what_may_be_charged_is_counted(
         endpoint = open_endpoint(server, tmp_path, timeout=1.0 if reply.delay else 20.0)
         assert endpoint.ask(REQUEST).values == {"caption": "two ships in a harbor"}
         assert len(server.bodies) == 2
-    usage = endpoint.total()
+    usage = endpoint.total()[0]
     assert (usage.answers, usage.prompt_tokens, usage.completion_tokens) == (1, 100, 20)
     assert usage.unanswered == unanswered == endpoint.paid.unanswered
     assert files_below(tmp_path) == {".json"}
@@ -149,7 +152,7 @@ def test_waits_grow_and_tries_end(tmp_path, monkeypatch):
     for wait, most in zip(waits, (1, 2, 4, 4, 4), strict=True):
         assert most / 2 <= wait <= most
     assert len(set(waits)) == 5  # drawn
-    assert endpoint.total().unanswered == 0 and files_below(tmp_path) == set()
+    assert endpoint.total()[0].unanswered == 0 and files_below(tmp_path) == set()
 
 
 def test_a_server_that_is_gone_stops_the_work(tmp_path):
@@ -157,11 +160,35 @@ def test_a_server_that_is_gone_stops_the_work(tmp_path):
         pass
     endpoint = open_endpoint(server, tmp_path, tries=1, concurrency=1)
     for _ in range(9):
-        with pytest.raises(Unanswered):
+        with pytest.raises(Unreachable, match=r"seer at http.*Connection refused"):
             endpoint.ask(REQUEST)
     with pytest.raises(EndpointError, match=r"seer at http.*10 requests in a row"):
         endpoint.ask(REQUEST)
-    assert endpoint.total().unanswered == 0  # never reached
+    assert endpoint.total()[0].unanswered == 0  # never reached
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (500, Reply(status=429, body="slow down"), Unreachable),
+        (500, Reply(status=502, body="nobody behind the proxy"), Unreachable),
+        (500, Reply(status=503, body="starting"), Unreachable),
+        (500, Reply(GOOD, cut=True), Unreachable),
+        (503, Reply(status=500, body="out of memory"), Unanswered),
+        (503, Reply(status=504, body="gateway timed out"), Unanswered),
+        (503, Reply(GOOD, delay=1.0), Unanswered),
+        (503, Reply(body={"choices": []}), Unanswered),
+    ],
+    ids=["429", "502", "503", "cut", "500", "504", "timeout", "empty"],
+)
+def test_the_last_failure_tells_whether_the_request_may_be_at_fault(
+    tmp_path, first, last, expected
+):
+    with serve(replies(Reply(status=first, body=""), last)) as server:
+        endpoint = open_endpoint(server, tmp_path, tries=2, timeout=0.5 if last.delay else 20.0)
+        with pytest.raises(Unanswered) as caught:
+            endpoint.ask(REQUEST)
+    assert type(caught.value) is expected
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 402])
@@ -195,7 +222,7 @@ def test_servers_without_response_format_are_asked_without(tmp_path):
         endpoint.ask(REQUEST)
         endpoint.ask(dataclasses.replace(REQUEST, user="another"))
         assert [("response_format" in body) for body in server.bodies] == [True, False, False]
-    assert endpoint.total().answers == 2
+    assert endpoint.total()[0].answers == 2
 
 
 def test_a_request_that_is_refused_leaves_the_others_alone(tmp_path):
@@ -209,7 +236,7 @@ def test_a_request_that_is_refused_leaves_the_others_alone(tmp_path):
             endpoint.ask(dataclasses.replace(REQUEST, user="bad"))
         endpoint.ask(REQUEST)
         assert "response_format" in server.bodies[-1]
-    assert endpoint.total().unanswered == 0
+    assert endpoint.total()[0].unanswered == 0
 
 
 @pytest.mark.parametrize(
@@ -235,7 +262,7 @@ def test_wrong_answers_are_told_paid_once_and_counted(tmp_path, text, told):
         assert wrong["role"] == "assistant" and told in complaint["content"]
         again = open_endpoint(server, tmp_path)
         assert again.ask(REQUEST) == answer and len(server.bodies) == 2
-    assert again.total().answers == 2 and again.paid.answers == 0
+    assert again.total()[0].answers == 2 and again.paid.answers == 0
 
 
 def test_a_model_that_never_obeys_is_given_up_and_not_paid_again(tmp_path):
@@ -246,7 +273,7 @@ def test_a_model_that_never_obeys_is_given_up_and_not_paid_again(tmp_path):
             with pytest.raises(Unanswered, match="invalid answer: key 'mood'"):
                 endpoint.ask(REQUEST)
         assert len(server.bodies) == 2
-    usage = endpoint.total()
+    usage = endpoint.total()[0]
     assert (usage.answers, usage.prompt_tokens, usage.completion_tokens) == (2, 200, 40)
     assert usage.cost(prompt_price=3.0, completion_price=10.0) == pytest.approx(0.001)
     assert "cost 0.00" in usage.line(3.0, 10.0)
@@ -261,7 +288,7 @@ def test_cut_off_and_refused_answers(tmp_path):
         server.reply = lambda *_: Reply(body=refusal)
         with pytest.raises(Unanswered, match="model refused: I will not"):
             endpoint.ask(dataclasses.replace(REQUEST, user="another"))
-    usage = endpoint.total()
+    usage = endpoint.total()[0]
     assert (usage.answers, usage.without_usage) == (3, 1) and "without a token" in usage.line()
 
 
@@ -375,7 +402,7 @@ def test_a_killed_request_is_counted_until_it_is_answered(tmp_path, scheme):
     key = "ab" * 32
     with store.claim(key) as claim:  # as a kill would leave it: sent, and no more
         claim.sending()
-    assert store.total().unanswered == 1 and store.get(key) is None
+    assert store.total(UNKNOWN_MODEL)[0].unanswered == 1 and store.get(key) is None
     with store.claim(key) as claim:
         claim.sending()
         claim.was_free()
@@ -383,9 +410,37 @@ def test_a_killed_request_is_counted_until_it_is_answered(tmp_path, scheme):
         saved = claim.save({"prompt_tokens": 1, "completion_tokens": None, "text": "ü\ud800"})
     assert files_below(tmp_path) == {".json"}
     assert store.get(key) == saved and saved["unanswered"] == 1
-    assert store.total().unanswered == 1 and store.total().prompt_tokens == 1
+    assert (
+        store.total(UNKNOWN_MODEL)[0].unanswered == 1
+        and store.total(UNKNOWN_MODEL)[0].prompt_tokens == 1
+    )
     Path(tmp_path, "ab", f"{key}.asked").write_bytes(b"..")  # killed between answer and release
-    assert store.total().unanswered == 1
+    assert store.total(UNKNOWN_MODEL)[0].unanswered == 1
+
+
+def test_only_answers_of_the_present_model_are_priced(tmp_path):
+    with serve(replies(*[Reply(GOOD)] * 3, *[Reply(status=504, body="late")] * 2)) as server:
+        endpoint = open_endpoint(server, tmp_path, tries=2, prompt_price=1e4)
+        config = dataclasses.replace(endpoint.config, model="sage", completion_price=1e5)
+        other = Endpoint(config)
+        endpoint.ask(REQUEST)
+        other.ask(REQUEST)
+        other.ask(dataclasses.replace(REQUEST, user="another"))
+        with pytest.raises(Unanswered):
+            other.ask(dataclasses.replace(REQUEST, user="too much"))
+    # An answer as earlier versions stored it.
+    old = {"model": "sage", "prompt_tokens": 7, "completion_tokens": None, "unanswered": 1}
+    Path(config.cache, "00").mkdir()
+    Path(config.cache, "00", f"{'0' * 64}.json").write_text(json.dumps(old))
+    told = costs(config)
+    assert (told["model"], told["answers"], told["prompt_tokens"]) == ("sage", 2, 200)
+    assert told["cost"] == 2 * (100 * 0.01 + 20 * 0.1) and told["unanswered"] == 0
+    unknown, seer = told["others"][UNKNOWN_MODEL], told["others"]["seer"]
+    assert (seer["answers"], seer["prompt_tokens"], seer["completion_tokens"]) == (1, 100, 20)
+    assert (unknown["answers"], unknown["prompt_tokens"], unknown["unanswered"]) == (1, 7, 1 + 2)
+    text = captioning_text({"captions": {}, "problems": {}, "paid": told})
+    assert "paid to sage, all runs: 2 answers" in text and text.count("cost") == 1
+    assert "- asked of seer in the same store, not priced: 1 answers, 100 prompt" in text
 
 
 @pytest.mark.parametrize(

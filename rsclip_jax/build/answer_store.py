@@ -22,6 +22,8 @@ from typing import Any
 
 from rsclip_jax.build import files
 
+UNKNOWN_MODEL = "an unknown model"
+
 
 @dataclasses.dataclass
 class Usage:
@@ -146,18 +148,30 @@ class AnswerStore:
                 files.remove([path])
             os.close(handle)
 
-    def total(self) -> Usage:
-        """Read all that lies in the store and sum it up."""
-        usage = Usage()
+    def total(self, model: str) -> tuple[Usage, dict[str, Usage]]:
+        """Read all that lies in the store and sum it up, by the model that was asked.
+
+        Returns:
+          What `model` was asked for; and what others were, by name. Answers that do not tell, as
+          those of earlier versions, are of UNKNOWN_MODEL, and so are requests without any answer
+          if the store is not of `model` alone.
+        """
+        usages: dict[str, Usage] = {}
+        unanswered = 0
         for number in range(256):
             paths = files.list_files(files.join(self._directory, f"{number:02x}"))
             for path in paths:
                 if path.endswith(".json"):
-                    usage.add(json.loads(files.read_text(path)))
+                    answer = json.loads(files.read_text(path))
+                    asked = answer.get("requested_model", UNKNOWN_MODEL)
+                    usages.setdefault(asked, Usage()).add(answer)
                 # A kill between the answer and the end of its claim leaves both.
                 elif path.endswith(".asked") and path[: -len("asked")] + "json" not in paths:
-                    usage.unanswered += _size(path)
-        return usage
+                    unanswered += _size(path)
+        if unanswered:
+            owner = model if set(usages) <= {model} else UNKNOWN_MODEL
+            usages.setdefault(owner, Usage()).unanswered += unanswered
+        return usages.pop(model, Usage()), usages
 
 
 def _size(path: str) -> int:

@@ -113,11 +113,14 @@ def boxes_from_meta(meta: Mapping[str, Any]) -> list[Box]:
       meta: of a row, decoded; `boxes_to_meta` writes such boxes. Without any, the list is empty.
 
     Raises:
-      ValueError: they have another form.
+      ValueError: they have another form, or one has no label.
     """
     given = meta.get("boxes") or []
     try:
-        return [Box(str(label), *map(float, corners)) for label, *corners in given]
+        boxes = [Box(clean_label(str(label)), *map(float, corners)) for label, *corners in given]
+        if not all(box.label for box in boxes):
+            raise ValueError("a box without a label")
+        return boxes
     except (TypeError, ValueError):
         raise ValueError(
             f"boxes in meta: expected [[label, left, top, right, bottom], ...], got {given!r:.100}"

@@ -8,11 +8,13 @@ were, each with one more caption, and in `provenance` by which model, prompt and
 without a usable caption stay as they were, and are listed in OUTPUT.problems.jsonl.
 
 Answers are kept in --cache. Stop the command at any moment, even with kill -9: run again, it pays
-for nothing that was answered. The key for a hosted service is read from the environment variable
-that --api_key_env names.
+for nothing that was answered. A server that is down or too busy ends it with an error, after the
+requests under way, and is asked for what is missing by the same command. The key for a hosted
+service is read from the environment variable that --api_key_env names.
 """
 
 import collections
+import functools
 import json
 import os
 import sys
@@ -28,27 +30,40 @@ from rsclip_jax.build.files import read_image
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.tables import open_table
+from rsclip_jax.data.text import without_surrogates
 
 FORMATS = ("folder", "jsonl", "csv", "json")
 _INTERVAL = 10.0  # seconds between lines of progress
 
 
 def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]:
-    """Turn samples into rows whose images are paths; those that cannot be read are counted."""
+    """Turn samples into rows whose images are paths; those that cannot be read are counted.
+
+    Columns without a role, such as `boxes` (see `boxes.boxes_from_meta`), are in `meta`.
+    """
     for sample in source:
         if sample.problem or not isinstance(sample.image, str):
             problems["unreadable sample"] += 1
             continue
-        yield new_row(
-            id=sample.id,
+        lists = {
+            name: [without_surrogates(text) for text in getattr(sample, name)]
+            for name in ("captions", "long_captions", "ir_captions")
+        }
+        texts = {
+            name: without_surrogates(getattr(sample, name))
+            for name in ("id", "label", "split", "source")
+        }
+        history = sample.extra.pop("provenance", [])
+        row = new_row(
             image=os.path.join(source.root, sample.image),
             ir=os.path.join(source.root, str(sample.ir)) if sample.ir else "",
-            **{name: getattr(sample, name) for name in ("captions", "long_captions")},
-            ir_captions=sample.ir_captions,
-            label=sample.label,
-            split=sample.split,
-            source=sample.source,
+            meta=without_surrogates(json.dumps(sample.extra, ensure_ascii=False)),
+            **lists,
+            **texts,
         )
+        if history:  # of an earlier caption by this command
+            row["provenance"] = json.dumps(history if isinstance(history, list) else [history])
+        yield row
 
 
 def write_table(
@@ -60,16 +75,16 @@ def write_table(
       How many captions were written (key "") and how often each problem came up.
 
     Raises:
-      EndpointError: the server cannot be used. Nothing is written, but answers are kept.
+      EndpointError: the server cannot be used, or did not take a request. OUTPUT is not written,
+        but answers are kept.
     """
     counts: collections.Counter[str] = collections.Counter()
     outcomes = caption_rows(rows_of(source, counts), config, endpoint, read_image)
     start = last = time.monotonic()
     unfinished = f"{output}.unfinished"
-    with (
-        open(unfinished, "w", encoding="utf-8") as file,
-        open(f"{output}.problems.jsonl", "w", encoding="utf-8") as problems,
-    ):
+    # Names of files may have half characters: in JSON, Python's escape for them means the same.
+    write = functools.partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
+    with write(unfinished) as file, write(f"{output}.problems.jsonl") as problems:
         for number, outcome in enumerate(outcomes, start=1):
             row = outcome.row
             counts[outcome.problem.split(":")[0]] += 1
@@ -86,13 +101,17 @@ def write_table(
 
 
 def _line(outcome: Outcome, root: str) -> str:
+    """Write a sample: its own columns, and over them what it is known by and its captions."""
+    own = json.loads(outcome.row["meta"])
     row = {name: value for name, value in outcome.row.items() if value and name != "meta"}
     for name in ("image", "ir"):
         if name in row:
             row[name] = os.path.relpath(row[name], root)
     if "provenance" in row:
         row["provenance"] = json.loads(row["provenance"])
-    return json.dumps(row, ensure_ascii=False)
+    if "id" in own:  # No reader takes such a column for its id unasked.
+        row["id"] = own["id"]
+    return json.dumps(own | row, ensure_ascii=False)
 
 
 def _usage(endpoint: Endpoint) -> str:
@@ -153,8 +172,11 @@ def main(argv: list[str]) -> None:
     for problem, count in counts.most_common():
         print(f"  {count:,} without: {problem}")
     print(f"paid by this run: {_usage(endpoint)}")
+    usage, others = endpoint.total()
     prices = (given.prompt_price, given.completion_price)
-    print(f"in {cache}, all runs: {endpoint.total().line(*prices)}")
+    print(f"in {cache}, all runs: {usage.line(*prices)}")
+    for name, other in sorted(others.items()):
+        print(f"  and of {name}, not priced: {other.line()}")
     print(
         f"Next: python -m rsclip_jax.prepare --format=jsonl --input={given.output} "
         f"--images={source.root} --output=data --name=NAME"

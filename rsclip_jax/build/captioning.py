@@ -24,7 +24,7 @@ from rsclip_jax.build.boxes import Box, boxes_from_meta, clean_label, phrase
 from rsclip_jax.build.caption_checks import Limits, find_problem
 from rsclip_jax.build.chance import drawn
 from rsclip_jax.build.chat import Request
-from rsclip_jax.build.endpoint import Endpoint, Unanswered
+from rsclip_jax.build.endpoint import Endpoint, EndpointError, Unanswered, Unreachable
 from rsclip_jax.build.rows import Row
 
 TASKS = ("short", "long", "infrared", "rewrite")
@@ -179,6 +179,7 @@ def caption_row(
 
     Raises:
       EndpointError: the server cannot be used at all.
+      Unreachable: it did not take the request, which says nothing about the row.
       OSError: an answer cannot be stored. No more are bought then.
     """
     if (config.only_missing and row[config.target]) or not drawn(row["id"], config.share):
@@ -190,6 +191,8 @@ def caption_row(
         return Outcome(row, f"unusable row: {error}")
     try:
         answer = endpoint.ask(request)
+    except Unreachable:
+        raise
     except Unanswered as error:
         return Outcome(row, str(error))
     caption = take_caption(answer.values, row["id"])
@@ -282,6 +285,11 @@ class Captioner:
     """Caption rows in the order they come, `endpoint.config.concurrency` at once.
 
     At most four times as many are under way, so any number of rows can pass through.
+
+    Raises:
+      EndpointError: see `caption_row`; or the server did not take a request. A row is not to be
+        lost for that, so no more are asked then, and the same work done again asks once more. The
+        error comes when those under way are done, so that what they bring is stored.
     """
 
     def __init__(self, config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]):
@@ -294,13 +302,28 @@ class Captioner:
     def push(self, row: Row) -> Iterator[Outcome]:
         """Take a row; yield the oldest outcome where there is no more room."""
         if len(self._waiting) == self._room:
-            yield self._waiting.popleft().result()
+            yield self._oldest()
         self._waiting.append(self._pool.submit(self._work, row))
 
     def finish(self) -> Iterator[Outcome]:
         """Yield the outcomes that are left."""
         while self._waiting:
-            yield self._waiting.popleft().result()
+            yield self._oldest()
+
+    def _oldest(self) -> Outcome:
+        try:
+            return self._waiting.popleft().result()
+        except Unreachable as error:
+            count, last = 1, error
+        for future in self._waiting:
+            try:
+                future.result()
+            except Unreachable as error:
+                count, last = count + 1, error
+        raise EndpointError(
+            f"requests that the server did not take: {count}, the last of them by {last}. All "
+            "answers are stored: the same command goes on when the server is well"
+        )
 
     def close(self) -> None:
         """Give up what has not begun. What is under way is stored if it is answered."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rsclip_jax.build.answer_store import Usage
 from rsclip_jax.build.stages import Stage, Table, markdown_table, stage_table
 from rsclip_jax.data.summary import CONTEXT_LENGTHS, KINDS, Summary
 
@@ -126,6 +127,10 @@ def captioning_text(captioning: Mapping[str, Any]) -> str:
         f"tokens, cost {paid['cost']:,.2f}; {paid['unanswered']:,} requests sent that brought no "
         "answer"
     )
+    lines += [
+        f"asked of {name} in the same store, not priced: {Usage(**other).line()}"
+        for name, other in paid["others"].items()
+    ]
     return "\n".join(f"- {line}" for line in lines)
 
 

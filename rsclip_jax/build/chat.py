@@ -96,7 +96,7 @@ def read_body(text: str, model: str) -> dict[str, Any]:
 
     Args:
       text: the body.
-      model: for servers that do not tell their model.
+      model: that was asked; also told as the one that answered if the server does not tell.
 
     Raises:
       UnreadableBody: it is no chat completion.
@@ -122,6 +122,7 @@ def read_body(text: str, model: str) -> dict[str, Any]:
         "refusal": str(refusal),
         "finish_reason": str(reason),
         "model": str(body.get("model") or model),
+        "requested_model": model,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "prompt_tokens": counts[0] if isinstance(counts[0], int) else None,
         "completion_tokens": counts[1] if isinstance(counts[1], int) else None,

@@ -44,6 +44,8 @@ _RETRIED = (408, 409, 425, 429)  # and all from 500
 _MAYBE_CHARGED = (408, 504, 524)
 # Causes of a connection error with which no byte of the request left this machine.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout")
+# Too many requests, or a server that is down or restarting, told by itself or by its proxy.
+_PASSING = (429, 502, 503)
 
 
 class EndpointError(Exception):
@@ -52,6 +54,10 @@ class EndpointError(Exception):
 
 class Unanswered(Exception):
     """One request has no usable answer, which says nothing about the others."""
+
+
+class Unreachable(Unanswered):
+    """The server did not take a request, for a reason that passes and is none of the request's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +162,7 @@ class Endpoint:
 
         Raises:
           Unanswered: this request has no valid answer.
+          Unreachable: nor has it been refused; asked later, it may have one.
           EndpointError: the server refuses every request, or has not answered many in a row.
         """
         turns: list[tuple[str, str]] = []
@@ -172,9 +179,9 @@ class Endpoint:
                     raise Unanswered(f"invalid answer: {error}") from None
                 turns.append((stored["text"], str(error)))
 
-    def total(self) -> Usage:
-        """Sum up everything in the store, of earlier runs too."""
-        return self.store.total()
+    def total(self) -> tuple[Usage, dict[str, Usage]]:
+        """Sum up everything in the store, of earlier runs too, see `AnswerStore.total`."""
+        return self.store.total(self.config.model)
 
     def _values(self, stored: dict[str, Any], request: Request) -> dict[str, Any]:
         if stored["refusal"]:
@@ -197,7 +204,7 @@ class Endpoint:
             messages = messages_of(request, turns, self.config.image_side)
         except ValueError as error:
             raise Unanswered(f"unreadable image: {error}") from None
-        reason, tries = "", 0
+        reason, tries, passing = "", 0, False
         use_format = self._knows_format
         while tries < self.config.tries:
             if tries:
@@ -209,7 +216,7 @@ class Endpoint:
                 stored = read_body(body, self.config.model)
             except openai.APIStatusError as error:
                 status = error.status_code
-                reason = self._told(error)
+                reason, passing = self._told(error), status in _PASSING
                 if status not in _MAYBE_CHARGED:
                     claim.was_free()
                 if status in (400, 422) and use_format:
@@ -224,11 +231,14 @@ class Endpoint:
                 self._pause(_retry_after(error.response.headers.get("retry-after", "")))
             except openai.APIConnectionError as error:  # time-outs too
                 cause = error.__cause__
-                if type(cause).__name__ in _NEVER_SENT:
+                never_sent = type(cause).__name__ in _NEVER_SENT
+                if never_sent:
                     claim.was_free()
+                # A model that thinks for too long may do so because of the request.
+                passing = never_sent or not isinstance(error, openai.APITimeoutError)
                 reason = f"{error} ({cause or type(error).__name__})"
             except UnreadableBody as error:
-                reason = str(error)
+                reason, passing = str(error), False
             else:
                 stored = claim.save(stored)
                 with self._lock:
@@ -237,7 +247,7 @@ class Endpoint:
                     self.paid.add(stored)
                 return stored
             tries += 1
-        return self._give_up(reason, tries)
+        return self._give_up(reason, tries, passing)
 
     def _post(self, messages: list[dict], request: Request, use_format: bool) -> str:
         extra: dict[str, Any] = dict(request.sampling)
@@ -249,7 +259,7 @@ class Endpoint:
             extra_body=extra,
         ).text
 
-    def _give_up(self, reason: str, tries: int) -> dict[str, Any]:
+    def _give_up(self, reason: str, tries: int, passing: bool) -> dict[str, Any]:
         with self._lock:
             self._failures += 1
             hopeless = self._failures >= 2 * self.config.concurrency + 8
@@ -259,6 +269,8 @@ class Endpoint:
                 f"{self._name()}: {text}; and so for {self._failures} requests in a row. "
                 "What was answered is kept: start again when the server is well"
             )
+        if passing:
+            raise Unreachable(f"{self._name()}: {text}")
         raise Unanswered(text)
 
     def _wait_for_turn(self) -> None:
@@ -323,10 +335,19 @@ def shared_endpoint(config: EndpointConfig) -> Endpoint:
 
 
 def costs(config: EndpointConfig) -> dict[str, Any]:
-    """Return what everything in a store has cost, for the card of a data set."""
-    usage = AnswerStore(config.cache).total()
+    """Return what everything in a store has cost, for the card of a data set.
+
+    Answers of other models are counted under "others", by name and without a price: those of the
+    config are of its model.
+    """
+    usage, others = AnswerStore(config.cache).total(config.model)
     cost = usage.cost(config.prompt_price, config.completion_price)
-    return {"model": config.model, **dataclasses.asdict(usage), "cost": round(cost, 4)}
+    return {
+        "model": config.model,
+        **dataclasses.asdict(usage),
+        "cost": round(cost, 4),
+        "others": {name: dataclasses.asdict(other) for name, other in sorted(others.items())},
+    }
 
 
 def _code(error: openai.APIStatusError) -> str:
