@@ -1,5 +1,7 @@
 """The one way from RGB images to infrared ones: evaluation and the building of data use it."""
 
+import collections
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -56,34 +58,79 @@ class Translation:
             results.append(np.asarray(self._apply(params, placed))[: len(batch)].astype(np.uint8))
         return np.concatenate(results)
 
-    def whole(self, params: Any, images: list[np.ndarray]) -> list[np.ndarray]:
-        """Translate images uint8 [H, W, 3] of any sizes, tile by tile: uint8 [H, W].
+    def whole(self, params: Any, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Translate images uint8 [H, W, 3] of any sizes, tile by tile: uint8 [H, W], in order.
 
-        Tiles overlap, and fade into each other there.
+        Tiles overlap, and fade into each other there. Batches of tiles cross images; an image is
+        drawn when its tiles are due, so that, however many there are, few are held.
         """
-        size = self.image_size
-        padded = [
-            np.pad(image, [(0, max(size - n, 0)) for n in image.shape[:2]] + [(0, 0)], "symmetric")
-            for image in images
+        tiles: list[np.ndarray] = []
+        homes: list[tuple[_Mosaic, slice, slice]] = []
+        waiting: collections.deque[_Mosaic] = collections.deque()
+
+        def translate_tiles() -> Iterator[np.ndarray]:
+            made = self.infrared(params, np.stack(tiles))
+            for (mosaic, rows, cols), tile in zip(homes, made, strict=True):
+                mosaic.add(tile, rows, cols)
+            tiles.clear()
+            homes.clear()
+            while waiting and not waiting[0].missing:
+                yield waiting.popleft().picture()
+
+        for image in images:
+            mosaic = _Mosaic(image.shape[:2], self.image_size)
+            waiting.append(mosaic)
+            lacking = [(0, max(self.image_size - n, 0)) for n in image.shape[:2]]
+            if any(after for _, after in lacking):
+                image = np.pad(image, [*lacking, (0, 0)], "symmetric")
+            for rows, cols in mosaic.places:
+                tiles.append(image[rows, cols])
+                homes.append((mosaic, rows, cols))
+                if len(tiles) == self.batch_size:
+                    yield from translate_tiles()
+        if tiles:
+            yield from translate_tiles()
+
+
+class _Mosaic:
+    """Adds up the tiles of an image, each weighted by how far its pixels are from its border.
+
+    Args:
+      shape: (H, W) of the image.
+      size: side of the tiles, that of the image at least.
+
+    Attributes:
+      places: the rows and columns of its tiles.
+      missing: how many of them were not added yet.
+    """
+
+    def __init__(self, shape: tuple[int, int], size: int):
+        self._shape = shape
+        self._fade = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).clip(max=OVERLAP)
+        padded = [max(length, size) for length in shape]
+        starts = [tile_starts(length, size) for length in padded]
+        self.places = [
+            (slice(y, y + size), slice(x, x + size)) for y in starts[0] for x in starts[1]
         ]
-        places = [
-            (number, slice(y, y + size), slice(x, x + size))
-            for number, image in enumerate(padded)
-            for y in tile_starts(image.shape[0], size)
-            for x in tile_starts(image.shape[1], size)
-        ]
-        tiles = self.infrared(params, np.stack([padded[n][rows, cols] for n, rows, cols in places]))
-        fade = np.minimum(np.arange(1, size + 1), np.arange(size, 0, -1)).clip(max=OVERLAP)
-        weight = np.outer(fade, fade).astype(np.float64)
-        totals = [np.zeros(image.shape[:2]) for image in padded]
-        weights = [np.zeros(image.shape[:2]) for image in padded]
-        for (number, rows, cols), tile in zip(places, tiles, strict=True):
-            totals[number][rows, cols] += weight * tile
-            weights[number][rows, cols] += weight
-        return [
-            np.rint(total / weight).astype(np.uint8)[: image.shape[0], : image.shape[1]]
-            for total, weight, image in zip(totals, weights, images, strict=True)
-        ]
+        self.missing = len(self.places)
+        self._total = np.zeros(padded, np.float32)
+        # Tiles lie on a grid: the sum of their weights is a product, too.
+        self._weights = [np.zeros(length, np.float32) for length in padded]
+        for weights, of in zip(self._weights, starts, strict=True):
+            for start in of:
+                weights[start : start + size] += self._fade
+
+    def add(self, tile: np.ndarray, rows: slice, cols: slice) -> None:
+        """Add a tile [S, S] at its place."""
+        self._total[rows, cols] += np.outer(self._fade, self._fade) * tile.astype(np.float32)
+        self.missing -= 1
+
+    def picture(self) -> np.ndarray:
+        """Return the image of all tiles: uint8 [H, W]."""
+        self._total /= self._weights[0][:, None]
+        self._total /= self._weights[1]
+        height, width = self._shape
+        return np.rint(self._total, out=self._total)[:height, :width].astype(np.uint8)
 
 
 def tile_starts(length: int, size: int) -> list[int]:

@@ -53,6 +53,33 @@ def test_a_second_run_writes_what_is_missing_by_the_same_translator(listed, tmp_
         translate.write_views("vegetation", path, str(output))
 
 
+def test_a_long_list_is_not_held_in_memory(listed, tmp_path, monkeypatch):
+    path, _ = listed
+    line = json.loads(open(path).readline())
+    lines = [json.dumps(line | {"ir": f"{number:03d}.png"}) for number in range(40)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    read, made = [], []
+
+    def read_pixels(image):
+        read.append(image)
+        return np.full((4, 4, 3), len(read), np.uint8)
+
+    def view(image):
+        made.append(image)
+        assert len(read) <= len(made) + 9
+        return image[..., 0]
+
+    monkeypatch.setattr(translate, "read_pixels", read_pixels)
+    monkeypatch.setitem(translate.FREE, "grayscale", view)
+    output = tmp_path / "ir"
+    assert translate.write_views("grayscale", str(tmp_path / "long.jsonl"), str(output)) == {
+        "written": 40,
+        "there": 0,
+    }
+    values = [np.asarray(Image.open(file))[0, 0] for file in sorted(output.glob("*.png"))]
+    assert sorted(values) == list(range(1, 41))
+
+
 def test_wrong_input_is_told_before_any_work(listed, tmp_path):
     path, _ = listed
     with pytest.raises(FileNotFoundError, match="none of grayscale, inverted, vegetation"):

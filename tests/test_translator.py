@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import tracemalloc
 from types import SimpleNamespace
 
 import jax
@@ -246,6 +247,32 @@ def test_tiles_cover_an_image_of_any_size(height, width):
         starts = tile_starts(length, 16)
         assert starts[0] == 0 and starts[-1] == length - 16
         assert all(b - a <= 12 for a, b in itertools.pairwise(starts))
+
+
+def test_tiles_of_many_images_fill_batches_and_few_are_held():
+    runner = Translation(translator.build(tiny_config("pix2pix").model), batch_size=32)
+    batches, drawn = [], []
+
+    def infrared(params, images):
+        batches.append(len(images))
+        return images[..., 0]
+
+    def pictures(count, side):
+        for number in range(count):
+            drawn.append(number)
+            yield np.full((side, side, 3), number, np.uint8)
+
+    runner.infrared = infrared
+    for number, view in enumerate(runner.whole(None, pictures(70, 12))):
+        assert (view == number).all() and view.shape == (12, 12)
+    assert batches == [32, 32, 6]  # of one tile each
+    drawn.clear()
+    tracemalloc.start()
+    for number, view in enumerate(runner.whole(None, pictures(6, 512))):
+        assert (view == number).all() and len(drawn) <= number + 2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * 512**2  # bytes of a pixel: two images of 3, two sums of 4, the view
 
 
 @pytest.mark.parametrize(

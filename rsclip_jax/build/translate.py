@@ -14,10 +14,11 @@ passed over; the pipeline then drops their rows.
 
 import argparse
 import collections
+import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -35,13 +36,15 @@ from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.translation import Translation
 
 MADE_BY = "translator.json"  # beside the views, tells what made them
-_GROUP = 64  # images that are held at a time
+_AHEAD = 8  # images that are read before their turn
 
-Translator = Callable[[list[np.ndarray]], list[np.ndarray]]
+Translator = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
 def load_translator(model: str) -> tuple[Translator, dict]:
     """Return a function of images uint8 [H, W, 3] to uint8 [H, W], and what tells it from others.
+
+    It draws an image when it needs one, and gives views in the same order as they are done.
 
     Args:
       model: a workdir of a translator, or one of `FREE`.
@@ -50,7 +53,7 @@ def load_translator(model: str) -> tuple[Translator, dict]:
       FileNotFoundError, ValueError: nothing there that can be read, or no translator.
     """
     if model in FREE:
-        return lambda images: [FREE[model](image) for image in images], {"model": model}
+        return functools.partial(map, FREE[model]), {"model": model}
     if not Path(model).exists():
         raise FileNotFoundError(
             f"--model={model}: no such workdir, and none of {', '.join(FREE)} either"
@@ -63,7 +66,7 @@ def load_translator(model: str) -> tuple[Translator, dict]:
         )
     runner = Translation(translator.build(config.model), mesh)
     told = {"model": str(Path(model).absolute()), "step": step}
-    return lambda images: runner.whole(params, images), told
+    return functools.partial(runner.whole, params), told
 
 
 def write_views(model: str, list_path: str, output: str) -> collections.Counter[str]:
@@ -81,27 +84,44 @@ def write_views(model: str, list_path: str, output: str) -> collections.Counter[
     translate, told = load_translator(model)
     _claim(output, told)
     counts = collections.Counter({"written": 0, "there": 0})
+    paths: collections.deque[str] = collections.deque()  # of the views that are being made
+
     with (
         ThreadPoolExecutor(available_cores()) as pool,
         tqdm(total=len(lines), unit=" images", delay=1) as bar,
     ):
-        for start in range(0, len(lines), _GROUP):
-            group = lines[start : start + _GROUP]
-            missing = [line for line in group if not files.exists(files.join(output, line["ir"]))]
-            counts["there"] += len(group) - len(missing)
-            read = list(zip(missing, pool.map(_pixels, missing), strict=True))
-            for line, pixels in read:
-                if isinstance(pixels, Drop):
-                    counts[str(pixels).split(":")[0]] += 1
-                    print(f"{line['id']}: {pixels}", file=sys.stderr)
-            usable = [(line, x) for line, x in read if not isinstance(x, Drop)]
-            if usable:
-                views = translate([pixels for _, pixels in usable])
-                paths = [files.join(output, line["ir"]) for line, _ in usable]
-                list(pool.map(_write, paths, views))
-                counts["written"] += len(usable)
-            bar.update(len(group))
+
+        def missing() -> Iterator[np.ndarray]:
+            read = functools.partial(_read, output=output)
+            for line, found in zip(lines, _map_ahead(pool, read, lines), strict=True):
+                if isinstance(found, np.ndarray):
+                    paths.append(files.join(output, line["ir"]))
+                    yield found
+                    continue
+                bar.update()
+                if found is None:
+                    counts["there"] += 1
+                else:
+                    counts[str(found).split(":")[0]] += 1
+                    print(f"{line['id']}: {found}", file=sys.stderr)
+
+        views = ((paths.popleft(), view) for view in translate(missing()))
+        for _ in _map_ahead(pool, _write, views):
+            counts["written"] += 1
+            bar.update()
     return counts
+
+
+def _map_ahead(pool: Executor, function: Callable, values: Iterable) -> Iterator:
+    """Do as `pool.map` does, but draw a value only while fewer than _AHEAD results wait."""
+    waiting: collections.deque[Future] = collections.deque()
+    for value in values:
+        waiting.append(pool.submit(function, value))
+        del value  # not held until the next one is there
+        if len(waiting) == _AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def read_list(path: str) -> list[dict[str, str]]:
@@ -140,14 +160,18 @@ def _claim(output: str, told: dict) -> None:
     files.write(path, (json.dumps(told, indent=2) + "\n").encode())
 
 
-def _pixels(line: dict[str, str]) -> np.ndarray | Drop:
+def _read(line: dict[str, str], output: str) -> np.ndarray | Drop | None:
+    """Return the image of a line, why there is none, or None: its view is written."""
+    if files.exists(files.join(output, line["ir"])):
+        return None
     try:
         return read_pixels(line["image"])
     except Drop as drop:
         return drop
 
 
-def _write(path: str, view: np.ndarray) -> None:
+def _write(made: tuple[str, np.ndarray]) -> None:
+    path, view = made
     files.write(path, cv2.imencode(".png", view)[1].tobytes())
 
 
