@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -207,7 +208,9 @@ def test_fusionrs_from_images_to_two_data_sets(tmp_path, fusionrs_given):
         fingerprint = dataset_fingerprint(workdir / "data", "fusionrs")
         fusionrs.build(config, str(workdir), Runner(workers=1), overwrite=True)
         assert len(server.bodies) == asked
-    assert dataset_fingerprint(workdir / "data", "fusionrs") == fingerprint
+        assert dataset_fingerprint(workdir / "data", "fusionrs") == fingerprint
+        goes_on_between_the_data_sets(config, workdir)
+        assert len(server.bodies) == asked
     assert [line.replace(" ", "") for line in table_of(text) if "---" not in line] == [
         "|set|size|invalid|aftercleaning|withinfrared|remain|",
         "|rsicd|13|1|10|9|9|",
@@ -254,6 +257,30 @@ def test_fusionrs_from_images_to_two_data_sets(tmp_path, fusionrs_given):
         reasons.update(of)
     assert reasons.pop("no caption") == len(every) - len(chosen)
     assert sum(reasons.values()) == sum(rejected.values())
+
+
+def goes_on_between_the_data_sets(config, workdir):
+    """Check what follows a kill after the first data set."""
+    first, second = workdir / "data/fusionrs", workdir / "data/fusionrs_ir_aware"
+    fingerprint = dataset_fingerprint(workdir / "data", "fusionrs_ir_aware")
+    written = (first / "1.0.0/card.json").stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match="fusionrs_ir_aware exists already"):
+        fusionrs.build(config, str(workdir), Runner(workers=1))
+    shutil.rmtree(second)
+    other = config.copy_and_resolve_references()
+    other.resize = 32
+    with pytest.raises(FileExistsError, match="data/fusionrs exists already"):
+        fusionrs.build(other, str(workdir), Runner(workers=1))
+    table = Path(config.sources.rsicd.path)
+    then = table.stat().st_mtime_ns
+    os.utime(table, ns=(then, then + 10**9))  # other rows, for all one knows
+    with pytest.raises(FileExistsError, match="data/fusionrs exists already"):
+        fusionrs.build(config, str(workdir), Runner(workers=1))
+    os.utime(table, ns=(then, then))
+    text = fusionrs.build(config, str(workdir), Runner(workers=1))
+    assert text.startswith("fusionrs: kept, ") and "fusionrs_ir_aware: " in text
+    assert (first / "1.0.0/card.json").stat().st_mtime_ns == written
+    assert dataset_fingerprint(workdir / "data", "fusionrs_ir_aware") == fingerprint
 
 
 def test_fusionrs_tells_what_it_lacks(tmp_path, fusionrs_given, capsys):

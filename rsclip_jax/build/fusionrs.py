@@ -13,6 +13,9 @@ of which the second stage of configs/fusionrs.py trains. The paper's scales of 5
 of this one that the trainer takes: its config.input.subset.
 """
 
+import json
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
 from rsclip_jax.build import files
@@ -33,6 +36,7 @@ from rsclip_jax.build.ingest import ingest_stage
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.split import LeakFreeSplit
 from rsclip_jax.build.stages import DROPPED, Stage, run
+from rsclip_jax.data.records import VERSION
 from rsclip_jax.data.sources import InputError
 
 _BEFORE_INFRARED, _BEFORE_SPLIT = 3, 4  # stages
@@ -60,10 +64,12 @@ def stages_of(config: ConfigDict, endpoint: EndpointConfig | None) -> list[Stage
 def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = False) -> str:
     """Run the pipeline; return the stage tables and costs, or what has to be translated first."""
     aware_name = f"{config.name}_ir_aware"
-    for name in (config.name, aware_name):
-        check_output(config, workdir, overwrite, name)
+    check_output(config, workdir, overwrite, aware_name)
     endpoint = endpoint_of(config, workdir)
     stages = stages_of(config, endpoint)
+    # A run that was killed between the two data sets goes on with the second.
+    is_written = not overwrite and _is_written(config, workdir, stages)
+    check_output(config, workdir, overwrite or is_written)
     tables = run(stages[:_BEFORE_INFRARED], workdir, runner)
     require_rows(tables, "rows need a caption or a label")
     if not config.translated:
@@ -85,7 +91,10 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
     if endpoint is None:
         print("no config.endpoint.base_url: no infrared-aware captions are written")
     tables = run(stages, workdir, runner, tables=tables)
-    text = finish(config, workdir, runner, overwrite, stages, tables, endpoint)
+    if is_written:
+        text = f"{config.name}: kept, it was made of these rows by these settings"
+    else:
+        text = finish(config, workdir, runner, overwrite, stages, tables, endpoint)
     column = "with infrared caption"
     stages.append(Stage("ir_aware", KeepCaptioned(("ir_captions",)), column=column))
     tables = run(stages, workdir, runner, tables=tables)
@@ -93,6 +102,20 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
         return f"{text}\n\nno row has an infrared-aware caption: {aware_name} is not written"
     more = finish(config, workdir, runner, overwrite, stages, tables, endpoint, aware_name)
     return f"{text}\n{more}"
+
+
+def _is_written(config: ConfigDict, workdir: str, stages: Sequence[Stage]) -> bool:
+    """Tell by its card whether the first data set is there, made by these stages and settings."""
+    output = config.output or files.join(workdir, "data")
+    path = files.join(output, config.name, VERSION, "card.json")
+    if not files.exists(path):
+        return False
+    card = json.loads(files.read_text(path))
+    fingerprint = ""
+    for stage in stages:
+        fingerprint = stage.fingerprint(fingerprint)
+    same_rows = card["stages"][-1]["fingerprint"] == fingerprint
+    return same_rows and card["settings"] == json.loads(config.to_json())
 
 
 if __name__ == "__main__":
