@@ -325,3 +325,7 @@ def test_rs5m_scores_ranks_and_describes_before_it_splits(tiny, detector, tmp_pa
     assert names[-6:] == ["scores", "quantiles", "caption_rank", "geometa", "places", "split"]
     filtered = next(s for s in rs5m.stages_of(config) if s.name == "quantiles")
     assert filtered.column == "VLM+detector removed"
+    for full in (False, True):
+        config.geometa_full = full
+        (geometa,) = (s for s in rs5m.stages_of(config) if s.name == "geometa")
+        assert geometa.transform.full is full

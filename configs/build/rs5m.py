@@ -77,6 +77,8 @@ def get_config(arg=None):
     # Source -> form of its metadata, of which a sentence is put before the captions:
     # {"fmow": "fmow", "ben": "ben", "yfcc15m": "yfcc"} where they are at hand.
     config.geometa = ConfigDict()
+    # Of fMoW also clouds, scan direction, azimuth and off-nadir angle: some 90 tokens of CLIP.
+    config.geometa_full = False
     config.places = False  # look for place names in captions; the stage's table has them
     config.validation = 0.05  # share of each source's rows that came without a held-out split
     if arg == "public":

@@ -78,7 +78,7 @@ def stages_of(config: ConfigDict) -> list[Stage]:
     if config.captions.first:
         stages.append(rank_stage(config.captions.first, config.captions.second))
     if config.geometa:
-        stages.append(geometa_stage(config.geometa.to_dict()))
+        stages.append(geometa_stage(config.geometa.to_dict(), config.geometa_full))
     if config.places:
         stages.append(places_stage())
     stages.append(Stage("split", ShareSplit(config.validation), "decisions"))
