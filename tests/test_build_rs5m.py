@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,6 +90,7 @@ def test_web_pairs_and_labelled_images_become_a_data_set(built):
     told = (workdir / "data/rs5m/1.0.0/card.md").read_text()
     assert "| laioncoco |     7 |   2 |     9 |" in told
     assert "hashes: near duplicate" in told and "fmow: as published" in told
+    assert "8 records have no short caption: fmow 8." in told
 
 
 def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys):
@@ -99,9 +101,25 @@ def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys):
         rs5m.build(config, str(workdir), Runner(workers=1))
     before = dataset_fingerprint(workdir / "data", "rs5m")
     rs5m.build(config, str(workdir), Runner(workers=1), overwrite=True)
-    assert capsys.readouterr().out.count(": kept, ") == 7
+    told = capsys.readouterr().out
+    assert told.count(": kept, ") == 7
+    assert "\n8 rows have no caption and get none (fmow): caption their images first" in told
     assert "fmow: CC0" in (workdir / "data/rs5m/1.0.0/card.md").read_text()
     assert dataset_fingerprint(workdir / "data", "rs5m") == before
+
+
+def test_rows_that_a_stage_gives_a_caption_are_not_called_bare():
+    rows = [
+        {"source": "cc3m", "captions": ["aerial view"]},
+        {"source": "fmow", "captions": []},
+        {"source": "millionaid", "captions": [], "candidates": ["a port"]},
+        {"source": "millionaid", "captions": []},
+    ]
+    table, config = SimpleNamespace(read=lambda fields: rows), config_file.get_config()
+    assert rs5m._count_bare(table, config) == {"fmow": 1, "millionaid": 2}
+    config.geometa.fmow = "fmow"
+    config.captions.first = "ViT-H-14"
+    assert rs5m._count_bare(table, config) == {"millionaid": 1}
 
 
 def test_workers_of_another_runner_make_the_same_data_set(config, built, tmp_path, monkeypatch):

@@ -5,7 +5,8 @@
 
 Sources without a path are left out. Those of the web (PUB11) are img2dataset's output folders, or
 tables of URLs (form "urls"), from which a list for img2dataset is made first; of the labelled sets
-(RS3) folders of class folders. For all of them the paper has 3,007,809 and 2,062,377 rows.
+(RS3) folders of class folders, or tables with captions or `candidates` (see `captions` below), of
+which folders have none. For all of them the paper has 3,007,809 and 2,062,377 rows.
 
 After the colon:
     public      one public source instead, "rsicd" (a JSONL file): no keywords, for its captions are

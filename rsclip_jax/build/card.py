@@ -49,6 +49,11 @@ def make_card(
         "captioning": dict(captioning) if captioning else None,
         "all": summaries[""].as_dict(),
         "sources": {s: summary.as_dict() for s, summary in sorted(summaries.items()) if s},
+        "without_captions": {
+            source: bare
+            for source, summary in sorted(summaries.items())
+            if source and (bare := summary.texts_per_image["captions"].count(0))
+        },
         "settings": dict(settings),
         "versions": {"python": sys.version.split()[0]}
         | {package: _version(package) for package in _PACKAGES},
@@ -102,6 +107,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         *written,
         "## Texts",
         _texts({**sources, "total": everything}),
+        *_without(card["without_captions"]),
         "Lengths are in tokens of CLIP, start and end marks included; its context is 77, "
         "Long-CLIP's 248.",
         "## Images",
@@ -157,6 +163,11 @@ def _texts(numbers: Mapping[str, Mapping[str, Any]]) -> str:
                 ]
             )
     return markdown_table(header, lines) if lines else "There are no captions."
+
+
+def _without(counts: Mapping[str, int]) -> list[str]:
+    of = ", ".join(f"{source} {count:,}" for source, count in counts.items())
+    return [f"{sum(counts.values()):,} records have no short caption: {of}."] if counts else []
 
 
 def _sizes(numbers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,6 +8,8 @@ The same command run again does what is missing. Where rows have a URL and no im
 the keyword filter with a list for img2dataset, and goes on with --config.fetched=DIRECTORY.
 """
 
+import collections
+
 from ml_collections import ConfigDict
 
 from rsclip_jax.build import files
@@ -25,7 +27,7 @@ from rsclip_jax.build.places import places_stage
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.scores import score_stages
 from rsclip_jax.build.split import ShareSplit
-from rsclip_jax.build.stages import DROPPED, Stage, run
+from rsclip_jax.build.stages import DROPPED, Stage, Table, run
 from rsclip_jax.build.urls import UrlDuplicates
 
 
@@ -90,6 +92,13 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
     check_output(config, workdir, overwrite)
     stages = stages_of(config)
     tables = run(stages[:2], workdir, runner)
+    if bare := _count_bare(tables[-1], config):
+        print(
+            f"{bare.total():,} rows have no caption and get none ({', '.join(bare)}): caption "
+            "their images first (python -m rsclip_jax.build.caption --task=short ...) and give its "
+            "table as the source, of form jsonl; or give a column `candidates`, and in "
+            "config.captions two models that choose"
+        )
     if not config.fetched:
         path = files.join(workdir, "urls.parquet")
         if count := write_url_list(tables[-1], path):
@@ -100,6 +109,18 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
             )
     tables = run(stages, workdir, runner, tables=tables)
     return finish(config, workdir, runner, overwrite, stages, tables)
+
+
+def _count_bare(table: Table, config: ConfigDict) -> collections.Counter[str]:
+    """Count, by source, the rows without a caption to which no stage gives one."""
+    fields = ["source", "captions", "candidates"]
+    return collections.Counter(
+        row["source"]
+        for row in table.read(fields)
+        if not row["captions"]
+        and row["source"] not in config.geometa
+        and not (config.captions.first and row.get("candidates"))
+    )
 
 
 if __name__ == "__main__":

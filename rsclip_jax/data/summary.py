@@ -26,6 +26,10 @@ class Distribution:
     def __len__(self) -> int:
         return self._counts.total()
 
+    def count(self, value: int) -> int:
+        """Return how often a value came."""
+        return self._counts[value]
+
     def mean(self) -> float:
         """Return the mean of at least one value."""
         return sum(value * count for value, count in self._counts.items()) / len(self)
