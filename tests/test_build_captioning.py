@@ -286,28 +286,33 @@ def test_a_busy_server_fails_the_stage_and_no_row_is_lost(tmp_path, keep_failed)
 def test_captions_are_checked_and_boxes_captioned_as_stages(tmp_path):
     meta = json.dumps(boxes_to_meta([Box("ship", 0.4, 0.4, 0.6, 0.6)]))
     rows = [
-        new_row(id="a", captions=["a harbor", "I cannot see it"], clip_score=0.3),
-        new_row(id="b", captions=["probably a harbor"], clip_score=0.3, meta=meta),
-        new_row(id="c", captions=["a harbor"], clip_score=0.1),
-        new_row(id="d", clip_score=0.3, meta=meta),
+        new_row(id="a", captions=["a harbor", "I cannot see it"]),
+        new_row(id="b", captions=["probably a harbor"], meta=meta),
+        new_row(id="c", captions=["harbor"]),
+        new_row(id="d", meta=meta),
     ]
     write_rows(str(tmp_path / "rows.parquet"), rows)
     steps = [
         Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
         Stage("boxes", WriteBoxCaptions()),
-        Stage("check", CheckCaptions(limits={"min_words": 2}, min_clip_score=0.2)),
+        Stage("check", CheckCaptions(limits={"min_words": 2})),
     ]
     table = stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)[-1]
     kept = {row["id"]: row["captions"] for row in table.read()}
-    assert kept["a"] == ["a harbor"] and table.dropped == {"": {"CLIP score": 1}}
+    assert kept["a"] == ["a harbor"] and table.dropped == {"": {"too short": 1}}
     assert kept["b"][0] == kept["d"][0] == "A ship in the centre of the image."
     nameless = new_row(id="f", meta='{"boxes": [["_", 0.4, 0.4, 0.6, 0.6]]}')
     with pytest.raises(Drop, match="unusable boxes: boxes in meta: expected"):
         with_box_captions(nameless)
     with pytest.raises(Drop, match="speculation"):
         check_captions(rows[1], "captions", {}, (), (), 0.0)
-    with pytest.raises(ValueError, match="no clip_score"):
-        check_captions(new_row(id="e", captions=["a"]), "captions", {}, (), (), 0.2)
+    row = new_row(id="e", captions=["a", "two grey ships"], caption_scores=[0.3, 0.2])
+    kept = check_captions(row, "captions", {"min_words": 1}, (), (), 0.25)
+    assert kept["captions"] == ["a"] and "caption_scores" not in kept
+    with pytest.raises(Drop, match=r"too short"):  # what the words tell comes first
+        check_captions(row, "captions", {}, (), (), 0.35)
+    with pytest.raises(ValueError, match="2 captions and 1 scores of them"):
+        check_captions(row | {"caption_scores": [0.3]}, "captions", {}, (), (), 0.2)
 
 
 def test_settings_are_checked():

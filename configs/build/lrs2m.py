@@ -41,6 +41,11 @@ def get_config(arg=None):
     config.priority = ConfigDict({"first": (), "last": ()})
     config.endpoint = common.endpoint()
     config.classes = ()  # names of all labels: a caption may name no other than the image's
+    config.checks = ConfigDict()
+    # Names of all that the detector of `boxes` knows: a caption may name none that it did not find.
+    config.checks.objects = ()
+    config.checks.clip = ""  # a model: a cosine of image and caption in stages/*_caption_scores
+    config.checks.min_clip_score = 0.0  # captions with a lower one go; 0: all stay
     config.validation = 0.01  # share of each source
     if arg == "public":
         config.name = "lrs2m_public"

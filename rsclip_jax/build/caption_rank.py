@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from rsclip_jax.build.batches import each_batch
-from rsclip_jax.build.models import model_state, preprocess_rows, shared_clip
+from rsclip_jax.build.models import encode_each, model_state, preprocess_rows, shared_clip
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.stages import Drop, Stage
 
@@ -113,7 +113,7 @@ def rank_captions(
     texts = [list(dict.fromkeys(given)) for given in candidates]
     turns = np.concatenate([turned(image) for image in images[0]])
     zturned = first.encode_image(turns).reshape(len(texts), TURNS, -1)
-    ztxt = _encode_each(first, texts)
+    ztxt = encode_each(first, texts)
     chosen, of_first = [], []
     for n, found in enumerate(ztxt):
         order, _ = nearest(zturned[n, -1], found, kept[0])
@@ -121,18 +121,12 @@ def rank_captions(
         of_first.append(found[order])
     zimg = second.encode_image(images[1])
     rankings = []
-    for n, found in enumerate(_encode_each(second, chosen)):
+    for n, found in enumerate(encode_each(second, chosen)):
         order, scores = nearest(zimg[n], found, kept[1])
         captions = [chosen[n][index] for index in order]
         ssl_cap = captions[steadiest(zturned[n], of_first[n][order])]
         rankings.append(Ranking(captions, scores.tolist(), ssl_cap))
     return rankings
-
-
-def _encode_each(clip: "Clip", texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
-    """Embed lists of texts in one call: float32 [len(list), D] for each."""
-    z = clip.encode_text([text for given in texts for text in given])
-    return np.split(z, np.cumsum([len(given) for given in texts])[:-1])
 
 
 def choose(row_id: str, seed: int = 0) -> str:

@@ -19,6 +19,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from rsclip_jax.build.boxes import box_captions, boxes_from_meta
 from rsclip_jax.build.caption_checks import Limits, check_clip_score, find_problem
+from rsclip_jax.build.caption_scores import SCORES
 from rsclip_jax.build.captioning import (
     CaptionConfig,
     Captioner,
@@ -110,14 +111,18 @@ def caption_stage(
     return Stage(name, transform, column=column, settings=settings)
 
 
-def lrs2m_stages(endpoint: EndpointConfig, classes: Sequence[str] = ()) -> list[Stage]:
+def lrs2m_stages(
+    endpoint: EndpointConfig, classes: Sequence[str] = (), objects: Sequence[str] = ()
+) -> list[Stage]:
     """Return LRS2M's captioning: a short and a long caption for every row that remains.
 
     Only rows that have none are given one by the model. The paper tells no more than that the
-    models were LLaVA-OneVision and Qwen2-VL.
+    models were LLaVA-OneVision and Qwen2-VL. `classes` and `objects` are those of `CaptionConfig`.
     """
-    short = CaptionConfig("short", classes=tuple(classes), only_missing=True)
-    long = CaptionConfig("long", classes=tuple(classes), only_missing=True)
+    short, long = (
+        CaptionConfig(task, classes=tuple(classes), objects=tuple(objects), only_missing=True)
+        for task in ("short", "long")
+    )
     return [
         caption_stage("short_captions", short, endpoint, column="with short caption"),
         caption_stage("long_captions", long, endpoint, column="with long caption"),
@@ -205,7 +210,7 @@ class CheckCaptions(beam.PTransform):
       field: the list of captions.
       limits: fields of `Limits`.
       classes, objects: see `find_problem`.
-      min_clip_score: of the row's `clip_score`; 0: not looked at.
+      min_clip_score: least cosine of a caption and its image, see `caption_scores`; 0: any.
     """
 
     field: str = "captions"
@@ -229,15 +234,18 @@ def check_captions(
     """Return the row with the captions that pass.
 
     Raises:
-      Drop: none does (the reason is the first one's problem), or the CLIP score is too low.
+      Drop: none does; the reason is the first one's problem.
+      ValueError: there is a least score, and not one score of each.
     """
     meta = json.loads(row["meta"])
     boxes = boxes_from_meta(meta) if "boxes" in meta else None
-    if min_clip_score:
-        if "clip_score" not in row:
-            raise ValueError(f"row {row['id']!r} has no clip_score: score the rows before this")
-        if problem := check_clip_score(row["clip_score"], min_clip_score):
-            raise Drop(problem)
+    row = dict(row)
+    scores = row.pop(SCORES.get(field, ""), [])  # would no longer be those of what is kept
+    if min_clip_score and len(scores) != len(row[field]):
+        raise ValueError(
+            f"row {row['id']!r} has {len(row[field])} {field} and {len(scores)} scores of them: "
+            "have caption_score_stage right before this"
+        )
     find = functools.partial(
         find_problem,
         limits=Limits(**limits),
@@ -248,6 +256,9 @@ def check_captions(
         short=row["captions"] if field == "long_captions" else (),
     )
     problems = {caption: find(caption) for caption in row[field]}
+    if min_clip_score:
+        for caption, score in zip(row[field], scores, strict=True):
+            problems[caption] = problems[caption] or check_clip_score(score, min_clip_score)
     kept = [caption for caption, problem in problems.items() if not problem]
     if problems and not kept:
         raise Drop(next(iter(problems.values())))

@@ -14,6 +14,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from rsclip_jax.build.caption_checks import Limits
+from rsclip_jax.build.caption_scores import caption_score_stage
 from rsclip_jax.build.caption_stages import (
     CheckCaptions,
     KeepCaptioned,
@@ -36,12 +37,23 @@ from rsclip_jax.build.ingest import ingest_stage
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.split import ShareSplit
 from rsclip_jax.build.stages import DROPPED, Stage, run
+from rsclip_jax.data.sources import InputError
 
 _BEFORE_IMAGES = 3  # stages
 
 
 def stages_of(config: ConfigDict, endpoint: EndpointConfig | None) -> list[Stage]:
-    """Return the stages; those of a language model only if there is one."""
+    """Return the stages; those of a language model only if there is one.
+
+    Raises:
+      InputError, FileNotFoundError: checks by a CLIP model that is not told, or not there.
+    """
+    checks = config.checks
+    if checks.min_clip_score and not checks.clip:
+        raise InputError(
+            f"config.checks.min_clip_score is {checks.min_clip_score:g} and no model scores the "
+            "captions: give one, --config.checks.clip=PATH"
+        )
     priority = {key: list(config.priority[key]) for key in ("first", "last")}
     stages = [ingest_stage(inputs_of(config)), Stage("box_captions", WriteBoxCaptions())]
     if endpoint is None:
@@ -57,12 +69,20 @@ def stages_of(config: ConfigDict, endpoint: EndpointConfig | None) -> list[Stage
         ),
     ]
     if endpoint is not None:
-        stages += lrs2m_stages(endpoint, config.classes)
+        stages += lrs2m_stages(endpoint, config.classes, checks.objects)
+    if checks.clip:
+        stages.append(caption_score_stage(checks.clip))
     for name, field, limits in (
         ("check_short", "captions", Limits()),
         ("check_long", "long_captions", LIMITS["long"]),
     ):
-        check = CheckCaptions(field, dataclasses.asdict(limits))
+        check = CheckCaptions(
+            field,
+            dataclasses.asdict(limits),
+            tuple(config.classes),
+            tuple(checks.objects),
+            checks.min_clip_score,
+        )
         stages.append(Stage(name, check, column="failed checks", shows=DROPPED))
     return [*stages, Stage("split", ShareSplit(config.validation), "decisions")]
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,3 +90,9 @@ def preprocess_rows(
     kept = [index for index in range(len(rows)) if index not in dropped]
     arrays = [np.stack([found[index][n] for index in kept]) for n in range(len(clips)) if kept]
     return kept, arrays, dropped
+
+
+def encode_each(clip: "Clip", texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Embed lists of texts in one call: float32 [len(list), D] for each."""
+    z = clip.encode_text([text for given in texts for text in given])
+    return np.split(z, np.cumsum([len(given) for given in texts])[:-1])

@@ -46,6 +46,8 @@ FIELDS: dict[str, pa.DataType] = {
     # Scores.
     "clip_score": _NUMBER,
     "detector_score": _NUMBER,
+    "caption_scores": pa.list_(_NUMBER),  # of each caption with the image
+    "long_caption_scores": pa.list_(_NUMBER),
     # Captioning: candidates best first, and JSON of where each text comes from.
     "candidates": _TEXTS,
     "candidate_scores": pa.list_(_NUMBER),
