@@ -286,12 +286,15 @@ def goes_on_between_the_data_sets(config, workdir):
 def test_fusionrs_tells_what_it_lacks(tmp_path, fusionrs_given, capsys):
     config = fusionrs_given
     config.sources.rsicd.path = ""
+    config.sources.rsitmd.split = "test"
     config.sizes.val = 5
     with pytest.raises(InputError, match=r"10 rows are to be held out of 10: .*config\.sizes\.val"):
         fusionrs.build(config, str(tmp_path / "w"), Runner(workers=1))
     config.sizes.update(val=1, test=1)
     text = fusionrs.build(config, str(tmp_path / "w"), Runner(workers=1))
-    assert "no config.endpoint.base_url: no infrared-aware" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "no config.endpoint.base_url: no infrared-aware" in told
+    assert "10 rows came with a split of their own, which is not kept" in told
     assert text.endswith("no row has an infrared-aware caption: fusionrs_ir_aware is not written")
     config.sources.rsitmd.path = write_table(
         tmp_path / "bare", [{"image": encoded(0), "captions": []}]

@@ -82,6 +82,8 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
             )
     tables = run(stages[:_BEFORE_SPLIT], workdir, runner, tables=tables)
     require_rows(tables, "images need an infrared one")
+    if official := sum(bool(row["split"]) for row in tables[-1].read(["split"])):
+        print(f"{official:,} rows came with a split of their own, which is not kept")
     wanted = sum(config.sizes.values())
     if wanted >= len(tables[-1]):
         raise InputError(
