@@ -1,0 +1,152 @@
+"""Annotations of objects, as detection and segmentation sets have them, to a table with boxes.
+
+    python -m rsclip_jax.build.annotations --format=voc --input=DIOR/Annotations \\
+        --images=DIOR/JPEGImages --output=dior.jsonl
+
+    voc     --input is a folder of XML files, one of each image and named like it.
+    yolo    of text files; --names are the classes, from 0.
+    mask    of images whose pixels are class numbers; --names likewise, and classes that are no
+            objects (background) have no name: --names=,building,road. Each connected part is one.
+    coco    --input is the JSON file.
+
+The table's rows are {"image", "captions": [], "boxes": [[label, left, top, right, bottom], ...]},
+the boxes in fractions of the image. LRS2M's pipeline (--config.sources.det10.path=dior.jsonl,
+--config.sources.det10.images) makes captions of them by RemoteCLIP's rules, and
+`rsclip_jax.build.caption --task=rewrite` by a language model.
+"""
+
+import argparse
+import collections
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from rsclip_jax.build import boxes, files
+from rsclip_jax.data.sources import IMAGE_SUFFIXES
+
+_UNUSABLE = (OSError, ValueError, LookupError, TypeError, ParseError, Image.DecompressionBombError)
+FORMATS = {"voc": (".xml",), "yolo": (".txt",), "mask": tuple(IMAGE_SUFFIXES), "coco": (".json",)}
+Annotated = tuple[str, Callable[[], list[boxes.Box]]]  # an image's name, how its boxes are read
+
+
+def write_table(form: str, input_path: str, images: str, names: Sequence[str], output: str) -> str:
+    """Write the table; return what was written and left out.
+
+    Args:
+      form: one of FORMATS, see above; and so the rest.
+
+    Raises:
+      OSError, ValueError: input, images or names that are not there, or nothing to write.
+    """
+    if (form in ("yolo", "mask")) != bool(names):
+        raise ValueError(f"--names: the classes, of yolo and mask only (--format={form})")
+    if not os.path.isdir(images):
+        raise FileNotFoundError(f"--images={images}: no such folder")
+    annotated = _coco(input_path) if form == "coco" else _folder(form, input_path, images, names)
+    lines, count = [], 0
+    for image, read in tqdm(annotated, unit=" images", delay=1):
+        try:
+            if not os.path.isfile(os.path.join(images, image)):
+                raise FileNotFoundError("no such image")
+            found = read()
+        except _UNUSABLE as error:
+            print(f"{image}: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        count += len(found)
+        lines.append(json.dumps({"image": image, "captions": [], **boxes.boxes_to_meta(found)}))
+    if not lines:
+        raise ValueError(f"--input={input_path}: no annotation can be used, of {len(annotated):,}")
+    files.write(output, "".join(f"{line}\n" for line in lines).encode())
+    left_out = len(annotated) - len(lines)
+    return f"{len(lines):,} images, {count:,} boxes, {left_out:,} images left out"
+
+
+def _folder(form: str, folder: str, images: str, names: Sequence[str]) -> list[Annotated]:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"--input={folder}: no such folder")
+    read = {"voc": _voc, "yolo": _yolo, "mask": _mask}[form]
+    by_stem = {os.path.splitext(name)[0]: name for name in _listed(images, tuple(IMAGE_SUFFIXES))}
+    return [
+        (by_stem.get(stem, stem), functools.partial(read, os.path.join(folder, name), names))
+        for name in _listed(folder, FORMATS[form])
+        if (stem := os.path.splitext(name)[0])
+    ]
+
+
+def _listed(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the paths below a folder of files with a suffix, in order, relative to it."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.lower().endswith(suffixes):
+                yield os.path.relpath(os.path.join(place, name), folder)
+
+
+def _voc(path: str, names: Sequence[str]) -> list[boxes.Box]:
+    del names
+    with open(path, "rb") as file:
+        return boxes.boxes_from_voc(file.read())
+
+
+def _yolo(path: str, names: Sequence[str]) -> list[boxes.Box]:
+    return boxes.boxes_from_yolo(files.read_text(path), names)
+
+
+def _mask(path: str, names: Sequence[str]) -> list[boxes.Box]:
+    with Image.open(path) as file:
+        mask = np.asarray(file)  # of a palette its numbers, not its colours
+    if mask.ndim != 2:
+        raise ValueError("expected an image of one channel, whose pixels are class numbers")
+    return boxes.mask_to_boxes(mask, {n: name for n, name in enumerate(names) if name})
+
+
+def _coco(path: str) -> list[Annotated]:
+    told: dict[str, Any] = json.loads(files.read_text(path))
+    if not isinstance(told, dict) or not {"images", "annotations", "categories"} <= set(told):
+        raise ValueError(f"--input={path}: expected COCO's images, annotations and categories")
+    names = {category["id"]: category["name"] for category in told["categories"]}
+    of = collections.defaultdict(list)
+    for annotation in told["annotations"]:
+        of[annotation["image_id"]].append(annotation)
+    return [
+        (
+            image["file_name"],
+            functools.partial(
+                boxes.boxes_from_coco, of[image["id"]], names, image["width"], image["height"]
+            ),
+        )
+        for image in told["images"]
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command with its arguments (without the program's name)."""
+    parser = argparse.ArgumentParser(
+        "python -m rsclip_jax.build.annotations",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument("--input", required=True, help="folder of annotations, or COCO's file")
+    parser.add_argument("--images", required=True, help="folder of the images")
+    parser.add_argument("--names", default="", help="classes from 0, separated by commas")
+    parser.add_argument("--output", required=True, help="JSONL file")
+    args = parser.parse_args(argv)
+    names = [name.strip() for name in args.names.split(",")] if args.names else []
+    told = write_table(args.format, args.input, args.images, names, args.output)
+    print(f"{args.output}: {told}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError, KeyError) as wrong_input:
+        sys.exit(f"annotations: {wrong_input}")
