@@ -32,6 +32,7 @@ from rsclip_jax.build.caption_stages import (
 from rsclip_jax.build.captioning import CaptionConfig, caption_rows, count_provenance, make_request
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError, costs
 from rsclip_jax.build.files import read_image
+from rsclip_jax.build.ingest import Input, read_piece
 from rsclip_jax.build.rows import new_row, read_rows, write_rows
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.stages import Drop, Stage
@@ -482,6 +483,28 @@ def test_a_busy_server_ends_the_command_after_what_is_under_way(tmp_path):
         assert counts == {"": 6} and len(server.bodies) == 7
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["long_captions"] for row in rows] == [[LONG]] * 6
+
+
+def test_candidates_are_drawn_by_seed_and_read_by_rs5m(tmp_path):
+    write_images(tmp_path / "images" / "harbor", 2)
+    drawn = ["a harbor with two grey ships", "I cannot see the image", "a quay and four red cranes"]
+
+    def reply(body, number):
+        assert body["temperature"] == 1.0 and body["top_p"] == 0.95
+        return saying("caption", drawn[body["seed"] % 3])
+
+    with serve(reply) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        output = str(tmp_path / "candidates.jsonl")
+        counts = write_table(
+            open_folder(str(tmp_path / "images")), CaptionConfig("candidates"), endpoint, output
+        )
+        assert sorted(body["seed"] for body in server.bodies) == sorted([*range(20)] * 2)
+    assert counts == {"": 2}
+    given = Input("millionaid", "jsonl", output, images=str(tmp_path / "images"))
+    for row in read_piece(given, output):
+        assert row["candidates"] == [drawn[0], drawn[2]]
+        assert row["captions"] == [] and row["label"] == "harbor"
 
 
 def run_stages(steps, rows, tmp_path):

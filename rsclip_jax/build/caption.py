@@ -136,6 +136,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "sampling", "", 'JSON in place of the task\'s own, such as {"temperature": 0.5}.'
     )
+    flags.DEFINE_integer(
+        "count", 0, "Of rewrite: captions an answer, 0: 5. Of candidates: requests, 0: 20."
+    )
     flags.DEFINE_list("ir_images", ["ir"], "What infrared shows: ir, or image,ir.")
     flags.DEFINE_list("classes", [], "Names of all labels: no caption may name another.")
     flags.DEFINE_float("prompt_price", 0.0, "Of a million prompt tokens.")
@@ -154,6 +157,7 @@ def main(argv: list[str]) -> None:
             given.task,
             tuple(_sampling(given.sampling).items()),
             images=tuple(given.ir_images),
+            count=given.count,
             classes=tuple(given.classes),
         )
         settings = {name: getattr(given, name) for name in names}

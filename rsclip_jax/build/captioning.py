@@ -1,11 +1,12 @@
-"""Captions by a language model: short, long, infrared-aware, and from labels or boxes.
+"""Captions by a language model: short, long, infrared-aware, from labels or boxes; candidates.
 
 A task makes a request of a row, and a caption of the answer. `caption_row` does both for one row,
 `caption_rows` for many at once.
 
 The papers' settings, where they are known: FusionRS asked Qwen2.5-VL-72B at temperature 0.2 for at
-most 180 tokens, giving it the infrared-style image and the caption. LRS2M used LLaVA-OneVision and
-Qwen2-VL; its prompts, temperature and filters are not published.
+most 180 tokens, giving it the infrared-style image and the caption. RS5M drew 20 candidates of each
+labelled image from BLIP-2 by nucleus sampling (top-p 0.95), for `caption_rank` to choose. LRS2M
+used LLaVA-OneVision and Qwen2-VL; its prompts, temperature and filters are not published.
 """
 
 import collections
@@ -24,35 +25,40 @@ from rsclip_jax.build.boxes import Box, boxes_from_meta, clean_label, phrase
 from rsclip_jax.build.caption_checks import Limits, find_problem
 from rsclip_jax.build.chance import drawn
 from rsclip_jax.build.chat import Request
-from rsclip_jax.build.endpoint import Endpoint, EndpointError, Unanswered, Unreachable
+from rsclip_jax.build.endpoint import Answer, Endpoint, EndpointError, Unanswered, Unreachable
 from rsclip_jax.build.rows import Row
 
-TASKS = ("short", "long", "infrared", "rewrite")
+TASKS = ("short", "long", "infrared", "rewrite", "candidates")
 # Task -> the list of the row that its caption is appended to.
 FIELD = {
     "short": "captions",
     "long": "long_captions",
     "infrared": "ir_captions",
     "rewrite": "captions",
+    "candidates": "candidates",
 }
 _PROMPT = {  # name and number, system text
     "short": ("short/1", prompts.SHORT),
     "long": ("long/1", prompts.LONG),
     "infrared": ("infrared/1", prompts.INFRARED),
     "rewrite": ("rewrite/1", prompts.REWRITE),
+    "candidates": ("short/1", prompts.SHORT),
 }
 _SAMPLING = {
     "short": {"temperature": 0.2, "max_tokens": 120},
     "long": {"temperature": 0.2, "max_tokens": 400},
     "infrared": {"temperature": 0.2, "max_tokens": 180},
     "rewrite": {"temperature": 0.7, "max_tokens": 400},
+    "candidates": {"temperature": 1.0, "top_p": 0.95, "max_tokens": 120},
 }
 LIMITS = {  # of a task, where the config gives none
     "short": Limits(min_words=4, max_words=40, max_tokens=77),
     "long": Limits(min_words=40, max_words=220, max_tokens=248, max_overlap=0.6),
     "infrared": Limits(min_words=6, max_words=70, max_tokens=77),
     "rewrite": Limits(min_words=3, max_words=40, max_tokens=77),
+    "candidates": Limits(min_words=4, max_words=40, max_tokens=77),
 }
+_COUNT = {"candidates": 20}  # of the others 5
 _COUNTS_OF = 10  # classes named in a prompt; more would drown the rest
 
 
@@ -61,12 +67,13 @@ class CaptionConfig:
     """What captions to ask for.
 
     Attributes:
-      task: short, long, infrared or rewrite.
+      task: short, long, infrared, rewrite or candidates.
       sampling: (parameter, value) pairs of the request, in place of the task's own.
       limits: in place of the task's own.
       images: what the infrared task shows: ("ir",) or ("image", "ir").
       count: captions asked for at once by rewrite; one of them is taken by the row's id, so that
-        images of one label, which share a paid answer, get different captions.
+        images of one label, which share a paid answer, get different captions. Of candidates:
+        requests for each image, which differ in their `seed`. 0: 5 and 20.
       classes: of all labels: a caption must not name another than the row's.
       objects: all that the detector of the boxes in `meta` knows: a caption must not name others.
       field: list that the caption goes to; "": the task's own.
@@ -78,7 +85,7 @@ class CaptionConfig:
     sampling: tuple[tuple[str, Any], ...] = ()
     limits: Limits | None = None
     images: tuple[str, ...] = ("ir",)
-    count: int = 5
+    count: int = 0
     classes: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
     field: str = ""
@@ -90,8 +97,13 @@ class CaptionConfig:
             raise ValueError(f"unknown task {self.task!r}: expected {', '.join(TASKS)}")
         if self.images not in prompts.INFRARED_IMAGES:
             raise ValueError(f"images is {self.images}: expected ('ir',) or ('image', 'ir')")
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}: at least 1 caption is needed")
+        if self.count < 0:
+            raise ValueError(f"count is {self.count}: expected 0 or more")
+
+    @property
+    def number(self) -> int:
+        """Return `count`, or what 0 stands for."""
+        return self.count or _COUNT.get(self.task, 5)
 
     @property
     def target(self) -> str:
@@ -127,7 +139,7 @@ def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) 
     system = prompt_of(task)
     fields: Fields = {"caption": "text"}
     pictures = ["image"]
-    if task in ("short", "long"):
+    if task in ("short", "long", "candidates"):
         user = "Write the caption of this image."
     elif task == "infrared":
         if not row["captions"]:
@@ -139,8 +151,8 @@ def make_request(row: Row, config: CaptionConfig, read: Callable[[str], bytes]) 
     else:
         fields = {"captions": "texts"}
         pictures = []
-        quotes = ", ".join(['"..."'] * min(2, config.count)) + (", ..." * (config.count > 2))
-        system = system.format(count=config.count, quotes=quotes)
+        quotes = ", ".join(['"..."'] * min(2, config.number)) + (", ..." * (config.number > 2))
+        system = system.format(count=config.number, quotes=quotes)
         user = _annotation(row)
     images = []
     for name in pictures:
@@ -172,7 +184,7 @@ def _annotation(row: Row) -> str:
 def caption_row(
     row: Row, config: CaptionConfig, endpoint: Endpoint, read: Callable[[str], bytes]
 ) -> Outcome:
-    """Ask for the caption of one row, check it, and append it.
+    """Ask for the caption of one row, or its candidates, check it, and append it.
 
     The row's `provenance`, a JSON list, gets an entry {"field", "caption" (hash), "model",
     "prompt", "prompt_sha256", "sampling", "date", "prompt_tokens", "completion_tokens"}.
@@ -182,23 +194,43 @@ def caption_row(
       Unreachable: it did not take the request, which says nothing about the row.
       OSError: an answer cannot be stored. No more are bought then.
     """
-    if (config.only_missing and row[config.target]) or not drawn(row["id"], config.share):
+    if (config.only_missing and row.get(config.target)) or not drawn(row["id"], config.share):
         return Outcome(row)
     try:
         boxes = _boxes(row)
         request = make_request(row, config, read)
     except (ValueError, OSError) as error:
         return Outcome(row, f"unusable row: {error}")
-    try:
-        answer = endpoint.ask(request)
-    except Unreachable:
-        raise
-    except Unanswered as error:
-        return Outcome(row, str(error))
-    caption = take_caption(answer.values, row["id"])
-    if problem := check(caption, row, config, boxes):
-        return Outcome(row, problem)
-    entry = {
+    requests = [request]
+    if config.task == "candidates":
+        seeds = range(config.number)
+        requests = [
+            dataclasses.replace(request, sampling={**request.sampling, "seed": seed})
+            for seed in seeds
+        ]
+    texts, history, problems = list(row.get(config.target, [])), [], []
+    for one in requests:
+        try:
+            answer = endpoint.ask(one)
+        except Unreachable:
+            raise
+        except Unanswered as error:
+            problems.append(str(error))
+            continue
+        caption = take_caption(answer.values, row["id"])
+        if problem := check(caption, row, config, boxes):
+            problems.append(problem)
+        elif len(requests) == 1 or caption not in texts:
+            texts.append(caption)
+            history.append(_entry(caption, config, one, answer))
+    if not history and problems:
+        return Outcome(row, problems[0])
+    history = [*json.loads(row.get("provenance") or "[]"), *history]
+    return Outcome(row | {config.target: texts, "provenance": json.dumps(history)})
+
+
+def _entry(caption: str, config: CaptionConfig, request: Request, answer: Answer) -> dict[str, Any]:
+    return {
         "field": config.target,
         "caption": hashlib.sha256(caption.encode()).hexdigest()[:16],
         "model": answer.model,
@@ -209,9 +241,6 @@ def caption_row(
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
     }
-    history = [*json.loads(row.get("provenance") or "[]"), entry]
-    captions = [*row[config.target], caption]
-    return Outcome(row | {config.target: captions, "provenance": json.dumps(history)})
 
 
 def with_problem(outcome: Outcome, config: CaptionConfig) -> Row:

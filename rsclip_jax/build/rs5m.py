@@ -96,8 +96,8 @@ def build(config: ConfigDict, workdir: str, runner: Runner, overwrite: bool = Fa
         print(
             f"{bare.total():,} rows have no caption and get none ({', '.join(bare)}): caption "
             "their images first (python -m rsclip_jax.build.caption --task=short ...) and give its "
-            "table as the source, of form jsonl; or give a column `candidates`, and in "
-            "config.captions two models that choose"
+            "table as the source, of form jsonl; or let two models, config.captions, choose of a "
+            "column `candidates` (--task=candidates)"
         )
     if not config.fetched:
         path = files.join(workdir, "urls.parquet")
