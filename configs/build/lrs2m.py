@@ -32,6 +32,7 @@ def get_config(arg=None):
     config.sources = ConfigDict()
     for name in LABELLED:
         config.sources[name] = common.source("folder")
+    config.sources.millionaid.class_folder = "last"  # its classes lie three folders deep
     for name in ANNOTATED:
         config.sources[name] = common.source("jsonl")
     config.max_pixels = 200_000_000  # larger images are invalid

@@ -46,6 +46,7 @@ def get_config(arg=None):
         config.sources[name] = source("img2dataset", True, True)
     for name in LABELLED:
         config.sources[name] = source("folder", False, False)
+    config.sources.millionaid.class_folder = "last"  # its classes lie three folders deep
     config.fetched = ""  # img2dataset's output folder, for rows that have only a URL
     config.max_pixels = 200_000_000  # larger images are invalid
     # Who survives of duplicates: a row of `first`, of others, of `last`.
