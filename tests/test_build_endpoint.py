@@ -191,6 +191,19 @@ def test_the_last_failure_tells_whether_the_request_may_be_at_fault(
     assert type(caught.value) is expected
 
 
+def test_a_request_that_breaks_the_connection_while_others_are_answered_is_at_fault(tmp_path):
+    other = dataclasses.replace(REQUEST, user="and this?")
+    gone = Reply(GOOD, cut=True)
+    with serve(lambda body, number: Reply(GOOD) if number in (0, 2) else gone) as server:
+        endpoint = open_endpoint(server, tmp_path, tries=2, concurrency=2)
+        endpoint.ask(dataclasses.replace(REQUEST, user="before it"))
+        waited = endpoint._wait_before
+        endpoint._wait_before = lambda *given: (endpoint.ask(other), waited(*given))
+        with pytest.raises(Unanswered) as caught:
+            endpoint.ask(REQUEST)
+    assert type(caught.value) is Unanswered
+
+
 @pytest.mark.parametrize("status", [401, 403, 404, 402])
 def test_final_refusals_stop_at_once_and_hide_the_key(tmp_path, monkeypatch, status):
     monkeypatch.setenv("MY_KEY", "sk-secret")

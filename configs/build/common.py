@@ -18,8 +18,8 @@ def source(form, **more):
             "encoding": "utf-8",  # of a table; gb18030 is common for Chinese text
             "class_folder": "first",  # of nested class folders, "first" or "last", gives the label
             "columns": {},  # role -> names of columns, where they are not the usual ones
-            # Of rows that name none. Rows of a split other than "" and "train" stay in it, and no
-            # share of them is held out; but FusionRS draws all splits anew.
+            # Of rows that name none: train, val or test. Rows whose own begins with val or test
+            # stay in these; all others are drawn. FusionRS draws all rows anew.
             "split": "",
             "licence": "",  # for the data card
             **more,

@@ -28,6 +28,7 @@ from rsclip_jax.build.captioning import TASKS, CaptionConfig, Outcome, caption_r
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError
 from rsclip_jax.build.files import read_image
 from rsclip_jax.build.rows import Row, new_row
+from rsclip_jax.data.columns import texts_of
 from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.text import without_surrogates
@@ -54,6 +55,14 @@ def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]
             for name in ("id", "label", "split", "source")
         }
         history = sample.extra.pop("provenance", [])
+        boxes = sample.extra.get("boxes")
+        try:
+            candidates = texts_of(sample.extra.pop("candidates", None), "candidates")
+            if isinstance(boxes, str) and boxes:  # a cell of a CSV file
+                sample.extra["boxes"] = json.loads(boxes)
+        except ValueError:
+            problems["unreadable sample"] += 1
+            continue
         row = new_row(
             image=os.path.join(source.root, sample.image),
             ir=os.path.join(source.root, str(sample.ir)) if sample.ir else "",
@@ -61,6 +70,8 @@ def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]
             **lists,
             **texts,
         )
+        if candidates:
+            row["candidates"] = [without_surrogates(text) for text in candidates]
         if history:  # of an earlier caption by this command
             row["provenance"] = json.dumps(history if isinstance(history, list) else [history])
         yield row

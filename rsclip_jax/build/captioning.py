@@ -197,7 +197,7 @@ def caption_row(
     if (config.only_missing and row.get(config.target)) or not drawn(row["id"], config.share):
         return Outcome(row)
     try:
-        boxes = _boxes(row)
+        boxes = _boxes(row, needed=bool(config.objects))
         request = make_request(row, config, read)
     except (ValueError, OSError) as error:
         return Outcome(row, f"unusable row: {error}")
@@ -212,8 +212,8 @@ def caption_row(
     for one in requests:
         try:
             answer = endpoint.ask(one)
-        except Unreachable:
-            raise
+        except Unreachable as error:
+            raise Unreachable(f"{error} (asked for {row['id']})") from None
         except Unanswered as error:
             problems.append(str(error))
             continue
@@ -288,9 +288,15 @@ def take_caption(values: Mapping[str, Any], name: str) -> str:
     return " ".join(given.split())
 
 
-def _boxes(row: Row) -> list[Box] | None:
+def _boxes(row: Row, needed: bool = True) -> list[Box] | None:
+    """Return the boxes of a row, None of one without; of another form they may be needed."""
     meta = json.loads(row["meta"])
-    return boxes_from_meta(meta) if "boxes" in meta else None
+    try:
+        return boxes_from_meta(meta) if "boxes" in meta else None
+    except ValueError:
+        if needed:
+            raise
+        return None
 
 
 def check(caption: str, row: Row, config: CaptionConfig, boxes: list[Box] | None) -> str:
@@ -344,7 +350,7 @@ class Captioner:
             return self._waiting.popleft().result()
         except Unreachable as error:
             count, last = 1, error
-        for future in self._waiting:
+        for future in [future for future in self._waiting if not future.cancel()]:
             try:
                 future.result()
             except Unreachable as error:

@@ -44,8 +44,8 @@ _RETRIED = (408, 409, 425, 429)  # and all from 500
 _MAYBE_CHARGED = (408, 504, 524)
 # Causes of a connection error with which no byte of the request left this machine.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout")
-# Too many requests, or a server that is down or restarting, told by itself or by its proxy.
-_PASSING = (429, 502, 503)
+_BUSY = (429, 503, 529)
+_GONE = (502, 520, 521, 522, 523)  # says its proxy
 
 
 class EndpointError(Exception):
@@ -155,6 +155,7 @@ class Endpoint:
         self._lock = threading.Lock()
         self._next_send = self._paused_until = 0.0
         self._failures = 0  # one after the other
+        self._answered = 0
         self._knows_format = True
 
     def ask(self, request: Request) -> Answer:
@@ -204,7 +205,7 @@ class Endpoint:
             messages = messages_of(request, turns, self.config.image_side)
         except ValueError as error:
             raise Unanswered(f"unreadable image: {error}") from None
-        reason, tries, passing = "", 0, False
+        reason, tries, busy, gone, answered = "", 0, False, False, -1
         use_format = self._knows_format
         while tries < self.config.tries:
             if tries:
@@ -216,7 +217,7 @@ class Endpoint:
                 stored = read_body(body, self.config.model)
             except openai.APIStatusError as error:
                 status = error.status_code
-                reason, passing = self._told(error), status in _PASSING
+                reason, busy, gone = self._told(error), status in _BUSY, status in _GONE
                 if status not in _MAYBE_CHARGED:
                     claim.was_free()
                 if status in (400, 422) and use_format:
@@ -235,19 +236,23 @@ class Endpoint:
                 if never_sent:
                     claim.was_free()
                 # A model that thinks for too long may do so because of the request.
-                passing = never_sent or not isinstance(error, openai.APITimeoutError)
+                gone = never_sent or not isinstance(error, openai.APITimeoutError)
+                busy = False
                 reason = f"{error} ({cause or type(error).__name__})"
             except UnreadableBody as error:
-                reason, passing = str(error), False
+                reason, busy, gone = str(error), False, False
             else:
                 stored = claim.save(stored)
                 with self._lock:
                     self._failures = 0
+                    self._answered += 1
                     self._knows_format = use_format
                     self.paid.add(stored)
                 return stored
             tries += 1
-        return self._give_up(reason, tries, passing)
+            answered = self._answered if tries == 1 else answered
+        # Others may have been answered since: then it is this request that ends the connection.
+        return self._give_up(reason, tries, busy or (gone and self._answered == answered))
 
     def _post(self, messages: list[dict], request: Request, use_format: bool) -> str:
         extra: dict[str, Any] = dict(request.sampling)

@@ -58,8 +58,6 @@ class Input:
 
     def __post_init__(self):
         check_name("source", self.name)
-        if self.split:
-            check_name("split", self.split)
         if self.form not in FORMS:
             more = ""
             if self.form in (*SETS, "tfds"):
@@ -75,6 +73,10 @@ class Input:
             )
         if unknown := sorted(set(self.columns) - set(ROLES)):
             raise InputError(f"source {self.name!r}: columns of {unknown}; roles are {list(ROLES)}")
+        if self.split not in ("", "train", "val", "test"):
+            raise InputError(
+                f"source {self.name!r}: split {self.split!r}, expected train, val or test"
+            )
 
     def pieces(self) -> list[str]:
         """Return what can be read in parallel: files, a shard of img2dataset, or a whole folder."""
@@ -195,14 +197,12 @@ def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
         "id": name,
         "image": _place(root, sample.image),
         "ir": _place(root, sample.ir),
-        "split": sample.split or given.split,
+        "split": _held_out(sample.split or given.split),
         "url": str(sample.extra[urls[0]] or "").strip() if urls else "",
     }
     for field, value in exact.items():
         if without_surrogates(value) != value:  # what names or finds something must not be changed
             raise ValueError(f"not Unicode: {field} {value!r}")
-    if exact["split"]:
-        check_name("split", exact["split"])
     row = new_row(
         **exact,
         captions=_whole(sample.captions),
@@ -213,6 +213,11 @@ def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
         meta=without_surrogates(json.dumps(meta, ensure_ascii=False, sort_keys=True, default=str)),
     )
     return row | {"candidates": candidates} if candidates else row
+
+
+def _held_out(split: str) -> str:
+    """Return "val" or "test" of what an official split is called, "" of training and of others."""
+    return next((name for name in ("val", "test") if split.lower().startswith(name)), "")
 
 
 def _whole(texts: list[str]) -> list[str]:
