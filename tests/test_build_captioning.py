@@ -488,6 +488,16 @@ def test_a_busy_server_ends_the_command_after_what_is_under_way(tmp_path):
     assert [row["long_captions"] for row in rows] == [[LONG]] * 6
 
 
+def test_what_has_not_begun_is_given_up_when_the_server_is_busy(tmp_path):
+    paths = write_images(tmp_path / "images", 4)
+    rows = [new_row(id=path, image=path) for path in paths]
+    with serve(lambda *_: Reply(status=503, body="busy", delay=0.3)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path, tries=1, concurrency=1))
+        with pytest.raises(EndpointError, match=r"did not take: [12], "):
+            list(caption_rows(rows, CaptionConfig("short"), endpoint, read_image))
+        assert len(server.bodies) <= 2
+
+
 def test_boxes_of_a_csv_are_read_and_odd_ones_in_the_way_of_rewriting_only(tmp_path):
     write_images(tmp_path / "images", 2)
     good = json.dumps([["ship", 0.1, 0.1, 0.2, 0.2]]).replace('"', '""')

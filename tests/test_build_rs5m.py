@@ -17,8 +17,8 @@ from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPool
 from test_build_ingest import encoded, img2dataset_output
 
 from configs.build import rs5m as config_file
-from rsclip_jax.build import rs5m, stages
-from rsclip_jax.build.runners import Runner
+from rsclip_jax.build import rs5m, stages, write
+from rsclip_jax.build.runners import Progress, Runner
 from rsclip_jax.build.stages import StageError
 from rsclip_jax.data.records import dataset_fingerprint, open_source
 from rsclip_jax.data.text import ClipTokenizer
@@ -93,14 +93,23 @@ def test_web_pairs_and_labelled_images_become_a_data_set(built):
     assert "8 records have no short caption: fmow 8." in told
 
 
-def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys):
+def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys, monkeypatch):
     workdir, _ = built
     config = config.copy_and_resolve_references()
     config.sources.fmow.licence = "CC0"
     with pytest.raises(FileExistsError, match="--overwrite"):
         rs5m.build(config, str(workdir), Runner(workers=1))
     before = dataset_fingerprint(workdir / "data", "rs5m")
+    told = []
+
+    class Watched(Progress):
+        def __exit__(self, *given):
+            told.append(self.written())
+            super().__exit__(*given)
+
+    monkeypatch.setattr(write, "Progress", Watched)
     rs5m.build(config, str(workdir), Runner(workers=1), overwrite=True)
+    assert told == [19]
     told = capsys.readouterr().out
     assert told.count(": kept, ") == 7
     assert "\n8 rows have no caption and get none (fmow): caption their images first" in told
@@ -154,7 +163,7 @@ import json, sys, time
 from ml_collections import ConfigDict
 from pathlib import Path
 from rsclip_jax.build import image_checks, rs5m, stages
-from rsclip_jax.build.runners import Runner
+from rsclip_jax.build.runners import Progress, Runner
 
 stages.SHARD_ROWS, stages.WAVE_SHARDS = 12, 1
 check, checked = image_checks.check_image, []
