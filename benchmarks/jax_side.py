@@ -34,6 +34,7 @@ def main(settings: dict) -> None:
     config.model.dtype = settings["dtype"]
     config.model.activation = "gelu"
     config.model.scan = False
+    config.model.remat, config.grad_cache_steps = "none", 1  # unless --set says otherwise
     batch_size = config.input.batch_size = settings["batch_size"]
     config.input.lengths.text = settings["text_length"]
     if settings["long"]:

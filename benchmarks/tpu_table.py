@@ -37,7 +37,7 @@ def row(model: str, name: str, batch: int) -> str:
     """Compile with ever more parts until the step fits."""
     config = lrsclip.get_config("B/16" if model == "B/16" else "L/14")
     config.model.variant = model
-    config.model.remat = "full"
+    config.model.remat, config.grad_cache_steps = "full", 1
     config.mesh.fsdp = FSDP[model]
     config.input.batch_size = batch
     while True:
