@@ -37,6 +37,7 @@ from rsclip_jax.training.workdir import (
     lock_workdir,
     mark_finished,
 )
+from rsclip_jax.training.xla_options import compile_for
 
 
 def train(config: ConfigDict, workdir: str | Path) -> State:
@@ -240,7 +241,8 @@ def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.
     """Compile the step ahead of the first call and print how long it took and what it needs."""
     start = perf_counter()
     predicted = sharding.bytes_per_device(state, shardings)
-    compiled = jitted(train_step, shardings, mesh).lower(state, batch).compile()
+    lowered = jitted(train_step, shardings, mesh).lower(state, batch)
+    compiled = compile_for(lowered, mesh.devices.flat)
     needs = ""
     if memory := compiled.memory_analysis():  # not every backend tells
         needs = (
