@@ -12,8 +12,6 @@ from rsclip_jax.training.progress import log
 # Given to the compilation, not to the environment, where one that XLA does not know ends the
 # process.
 OPTIONS: dict[str, Any] = {
-    # Collectives run beside other work: XLA's default by now, said in case that it changes.
-    "xla_gpu_enable_latency_hiding_scheduler": True,
     # With mesh.fsdp the parameters of a layer are gathered while the one before it computes. A loop
     # over layers gathers them at the beginning of its turn otherwise, and waits.
     "xla_gpu_enable_pipelined_all_gather": True,
