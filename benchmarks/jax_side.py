@@ -16,8 +16,8 @@ import numpy as np
 from configs import defaults
 from rsclip_jax import sharding
 from rsclip_jax.models import clip
+from rsclip_jax.training.ahead import compile_step
 from rsclip_jax.training.flops import device_peak, forward_flops
-from rsclip_jax.training.loop import compile_step
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
