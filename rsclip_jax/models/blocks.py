@@ -290,8 +290,9 @@ class Transformer(nn.Module):
         if kind == "cudnn" and length % 2:  # see models/attention.py
             x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
             if segments is not None:
+                assert at is not None  # of rows that hold several texts, some tokens are asked for
                 segments = jnp.pad(segments, ((0, 0), (0, 1)), mode="edge")
-                at += at // length
+                at = at + at // length
         block = Block(dataclasses.replace(cfg, attention=kind), self.causal, length, parent=None)
         prefix = None
         if cfg.peft.prefix:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsclip_jax.models import peft
+from rsclip_jax.models import attention, peft
 from rsclip_jax.models.blocks import Tower
 from rsclip_jax.models.text import TextTower
 from rsclip_jax.models.vit import VisionTower
@@ -217,6 +217,15 @@ def build(config: Mapping[str, Any]) -> CLIP:
         else peft.NONE,
         ir_wavelength=ir_wavelength,
     )
+
+
+def described(model: CLIP) -> str:
+    """Say how the towers attend on the devices of the mesh in use."""
+    names = {"cudnn": "cuDNN's fused kernel", "xla": "XLA's"}
+    towers = (model.image, model.text)
+    kinds = [attention.implementation(t.attention, t.dtype, t.width // t.heads) for t in towers]
+    told = [f"{names[kind]} ({why})" for kind, why in kinds]
+    return f"attention: {told[0] if told[0] == told[1] else f'{told[0]}; of texts {told[1]}'}"
 
 
 def sizes_of(config: Mapping[str, Any]) -> Sizes:

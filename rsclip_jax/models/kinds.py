@@ -1,4 +1,4 @@
-"""The kinds of models there are, by `config.task`: each module has `build` and `init_params`."""
+"""The kinds of models there are, by `config.task`: each has `build`, `init_params`, `described`."""
 
 from types import ModuleType
 

@@ -216,6 +216,11 @@ def init_params(model: Translator, rng: jax.Array) -> dict:
     return model.init(rng, image)["params"]
 
 
+def described(model: Translator) -> str:
+    """Say how the model computes."""
+    return f"convolutions in {model.dtype}"
+
+
 def _waves(time_B: jax.Array) -> jax.Array:
     """Return sines and cosines [B, TIME_FEATURES] of the time, of 1/4 to 250 turns."""
     rates = 2 * jnp.pi * 0.25 * 1000 ** jnp.linspace(0, 1, TIME_FEATURES // 2)

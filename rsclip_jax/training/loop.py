@@ -96,7 +96,9 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         wrap = lambda params: make_state(params, tx, ema=config.ema_decay > 0)  # noqa: E731
         state = jax.jit(wrap, out_shardings=shardings, donate_argnums=0)(params)
         del params
-    log(describe_params(config, state["params"]) + f"; mesh {dict(mesh.shape)}")
+    with sharding.on_mesh(mesh):
+        log(f"mesh {dict(mesh.shape)}; {models.described(model)}")
+    log(describe_params(config, state["params"]))
 
     step = int(state["step"])
     progress = Progress(config, task.sample_flops(config, model), workdir, step, total_steps)
