@@ -62,7 +62,7 @@ def claim_memory(environ: MutableMapping[str, str]) -> str:
     told = [f"{name}={environ[name]}" for name in MEMORY_VARIABLES if environ.get(name)]
     if not told:
         environ[MEMORY_VARIABLES[0]] = str(MEMORY_FRACTION)
-        return f"{100 * MEMORY_FRACTION:.0f} % of its memory ({MEMORY_VARIABLES[0]} changes it)"
+        return f"{100 * MEMORY_FRACTION:.0f} % of their memory ({MEMORY_VARIABLES[0]} changes it)"
     return f"memory as {', '.join(told)} says"
 
 
@@ -70,7 +70,7 @@ def described(memory: str) -> str:
     """Name the devices of all processes."""
     devices = jax.devices()
     name = f"devices: {len(devices)} x {devices[0].device_kind}"
-    return f"{name}, of each {memory}" if devices[0].platform == "gpu" else name
+    return f"{name}, {memory}" if devices[0].platform == "gpu" else name
 
 
 def keep_programs() -> str:
@@ -140,7 +140,7 @@ def tidy(place: Path, unread_days: float) -> int:
 def _whole(entry: Path) -> bool:
     try:
         compilation_cache.decompress_executable(entry.read_bytes())
-    except FileNotFoundError:
+    except OSError:
         raise
     except Exception:  # of zlib or of zstandard, whichever JAX has found
         return False

@@ -4,9 +4,11 @@ import gzip
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from small_run import small_config
 
+from rsclip_jax.aot import lower_step
 from rsclip_jax.training.loop import train
 from rsclip_jax.training.resolve import resolve
 
@@ -49,3 +51,10 @@ def test_a_run_that_ends_within_the_steps_writes_what_it_has(scenes, tmp_path):
 def test_steps_that_are_none_are_refused(scenes, tmp_path, steps):
     with pytest.raises(ValueError, match=r"config\.profile=.*expected \(first, last\)"):
         resolve(small_config(scenes, profile=steps), tmp_path)
+
+
+def test_operations_bear_the_names_of_tower_loss_and_optimiser(scenes):
+    step = lower_step(small_config(scenes), jax.devices()[:1])
+    names = step.as_text(debug_info=True)
+    for part in ("jvp(CLIP)/img", "jvp(CLIP)/txt", "jvp(loss)", "optimizer/"):
+        assert f"/{part}" in names, part

@@ -116,7 +116,7 @@ def test_tidying_removes_what_nobody_has_read_and_what_is_cut_off(tmp_path):
 
 def test_the_trainer_takes_most_of_a_gpu_unless_the_user_has_decided():
     environ: dict[str, str] = {}
-    assert startup.claim_memory(environ).startswith("92 % of its memory")
+    assert startup.claim_memory(environ).startswith("92 % of their memory")
     assert environ == {"XLA_CLIENT_MEM_FRACTION": "0.92"}
 
 
