@@ -41,7 +41,9 @@ def get_config():
     c.model.dtype = "float32"  # of the computation; "bfloat16" on GPU and TPU
     c.model.attention = "auto"  # "xla", "cudnn", or the faster one that applies
     c.model.scan = True  # compile one layer and loop; False: faster steps, slower compilation
-    c.model.remat = "none"  # "full" or "dots": recompute instead of storing activations
+    # Activations that the backward pass computes anew, to keep fewer: "none", "full" for all, or a
+    # policy between them (REMAT_POLICIES in models/blocks.py); "auto": the fastest that fits.
+    c.model.remat = "auto"
     # How an initial checkpoint's shorter text positions are stretched to context_length.
     c.model.stretch = "kps"  # or "interpolate"
     c.model.keep = 20
@@ -115,7 +117,8 @@ def get_config():
     c.max_bad_steps = 10  # non-finite steps in a row that stop training
 
     # Parts that the towers take a batch in, one after the other: the same gradients in less memory.
-    c.grad_cache_steps = 1
+    # 0: as few as fit, and more than one only where recomputing everything is not enough.
+    c.grad_cache_steps = 0
     # Devices per axis, -1: the rest. fsdp: each holds a part of every parameter; tensor: each
     # computes some of the heads and hidden units of the same rows.
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})

@@ -34,6 +34,7 @@ def get_config(arg=None):
         "steps": 4,  # of a bridge, from the luma to the image
         "dtype": "float32" if word["demo"] else "bfloat16",  # of the computation
     }
+    c.grad_cache_steps = 1  # a translator takes its batch as a whole
     c.loss_pairs = ()
     c.loss = {"l1": 100.0, "adversarial": 1.0} if word["variant"] == "pix2pix" else {}
     c.input.ir = True

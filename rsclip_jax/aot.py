@@ -304,47 +304,12 @@ def lower_step(config: ConfigDict, devices: list[Any]) -> Any:
     Raises:
       ValueError: a config that cannot be trained.
     """
-    import jax
-
     from rsclip_jax import sharding
-    from rsclip_jax.models.kinds import kind_of
-    from rsclip_jax.training.loop import check_batch, jitted
-    from rsclip_jax.training.optim import make_optimizer
+    from rsclip_jax.training import ahead
     from rsclip_jax.training.resolve import resolve
-    from rsclip_jax.training.state import make_state
-    from rsclip_jax.training.step import make_train_step
-    from rsclip_jax.training.tasks import TASKS
 
-    config = resolve(config, Path.cwd())
     mesh = sharding.make_mesh(**config.mesh, devices=devices)
-    check_batch(config, mesh)
-    model = kind_of(config).build(config.model)
-    total_steps = config.total_steps or 10**6  # of epochs over data that need not be here
-    params = jax.eval_shape(lambda: kind_of(config).init_params(model, jax.random.key(0)))
-    tx = make_optimizer(config, params, total_steps)
-    state = jax.eval_shape(lambda p: make_state(p, tx, ema=config.ema_decay > 0), params)
-    places = sharding.state_shardings(state, mesh, config.sharding)
-    loss_fn = TASKS[config.task].make_loss(model, config, mesh, total_steps)
-    step = jitted(make_train_step(loss_fn, tx, config, total_steps), places, mesh)
-    return step.lower(state, abstract_batch(config))
-
-
-def abstract_batch(config: ConfigDict) -> dict[str, Any]:
-    """Return the shapes and types of a training batch of a resolved config."""
-    import jax
-    import jax.numpy as jnp
-
-    from rsclip_jax.data.assemble import from_config
-    from rsclip_jax.data.captions import TextChoice
-
-    size, side = config.input.batch_size, config.model.image_size
-    fields = from_config(TextChoice, config.input).fields(config.input.lengths)
-    batch = {name: jax.ShapeDtypeStruct((size, n), jnp.int32) for name, n in fields.items()}
-    for name in ("image", "ir") if config.input.ir else ("image",):
-        batch[name] = jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8)
-    if config.input.ir:
-        batch["ir_mask"] = jax.ShapeDtypeStruct((size,), bool)
-    return batch
+    return ahead.lower_step(resolve(config, Path.cwd()), mesh)
 
 
 if __name__ == "__main__":

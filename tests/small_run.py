@@ -18,6 +18,8 @@ def small_config(data_dir: str, **overrides) -> ConfigDict:
     config.tokenizer = f"sentencepiece:{data_dir}/words.model"
     config.model.image_size = 32
     config.model.scan = True
+    config.model.remat = "none"  # test_fit.py is about "auto"
+    config.grad_cache_steps = 1
     config.input.data_dir = data_dir
     config.input.batch_size = 16
     config.input.lengths = {"text": 16, "text_long": 32}

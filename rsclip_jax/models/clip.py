@@ -193,6 +193,8 @@ def build(config: Mapping[str, Any]) -> CLIP:
             f"{sizes.patch_size}"
         )
     shared = {k: config[k] for k in ("dtype", "attention", "remat", "scan")}
+    if shared["remat"] == "auto":  # what training has not settled: nobody asks for gradients
+        shared["remat"] = "none"
     shared["activation"] = config["activation"] or sizes.activation
     shared["peft"] = peft.make(config.get("peft"))
     return CLIP(

@@ -4,7 +4,6 @@ import collections
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import jax
@@ -21,9 +20,11 @@ from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models.kinds import kind_of
+from rsclip_jax.training import ahead, fit
+from rsclip_jax.training.ahead import check_batch, compile_step
 from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
-from rsclip_jax.training.optim import describe_params, make_optimizer, trained_parameters
+from rsclip_jax.training.optim import describe_params, trained_parameters
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
@@ -69,26 +70,17 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
-    if config.input.pack_text:
-        fields, row_length = text_rows(config)
-        shards = sharding.batch_shards(mesh) // jax.process_count()
-        dataset = dataset.map(
-            Packing(fields, row_length, config.model.eot_id, shards, config.grad_cache_steps)
-        )
     task, models = TASKS[config.task], kind_of(config)
-    model = models.build(config.model)
-    runner = task.runner(model, mesh)
+    runner = task.runner(models.build(config.model), mesh)
     evals = evaluators.build(config, runner)
     held.enter_context(lock_workdir(workdir))
     check_workdir(workdir, config)
     total_steps = config.total_steps or steps_of_epochs(config)
 
     # The state comes from the first of: this run's checkpoint, config.init_from, random numbers.
-    init = lambda: models.init_params(model, jax.random.key(config.seed))  # noqa: E731
-    tx = make_optimizer(config, jax.eval_shape(init), total_steps)
-    wrap = lambda params: make_state(params, tx, ema=config.ema_decay > 0)  # noqa: E731
-    abstract_state = jax.eval_shape(lambda: wrap(init()))
-    shardings = sharding.state_shardings(abstract_state, mesh, config.sharding)
+    model, tx, abstract_state, shardings = ahead.setup(config, mesh, total_steps)
+    state_bytes = sharding.bytes_per_device(abstract_state, shardings)
+    fit.check_state(config, state_bytes)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     state = checkpoints.restore(abstract_state, shardings, config.init_from)
     if state is not None:
@@ -98,7 +90,9 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
             params, checkpoints.base = task.parameters_from(config, model, mesh)
             params = jax.device_put(params, shardings["params"])
         else:
+            init = lambda: models.init_params(model, jax.random.key(config.seed))  # noqa: E731
             params = jax.jit(init, out_shardings=shardings["params"])()
+        wrap = lambda params: make_state(params, tx, ema=config.ema_decay > 0)  # noqa: E731
         state = jax.jit(wrap, out_shardings=shardings, donate_argnums=0)(params)
         del params
     log(describe_params(config, state["params"]) + f"; mesh {dict(mesh.shape)}")
@@ -110,12 +104,16 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         cleanup.callback(checkpoints.close)
         if step < total_steps:
             (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
+            config, fitting = fit.settle(config, mesh, workdir, total_steps, state_bytes)
+            model = models.build(config.model)
+            dataset = packed(dataset, config, mesh)
             iterator = pipeline.train_iterator(dataset, step, config.input)
             batches = pipeline.device_prefetch(iterator, sharding.batch_sharding(mesh))
             cleanup.callback(batches.close)
             draws = with_packed_rows(batches, config, mesh)
             batch, rows = next(draws)
-            compiled: dict[int, jax.stages.Compiled] = {}  # by the number of rows texts share
+            # By the number of rows that texts share.
+            compiled: dict[int, jax.stages.Compiled] = {0: fitting} if fitting else {}
             progress.start(step, waited=lambda: batches.wait_s)
 
         if step >= total_steps and not (workdir / FINISHED_FILE).exists():
@@ -180,15 +178,15 @@ def draw_scenes(config: ConfigDict) -> None:
         multihost_utils.sync_global_devices("scenes")  # the others wait for them
 
 
-def check_batch(config: ConfigDict, mesh: Mesh) -> None:
-    """Raise ValueError unless the batch can be split as the mesh and gradient caching want."""
-    shards = sharding.batch_shards(mesh)
-    if config.input.batch_size % (shards * config.grad_cache_steps):
-        raise ValueError(
-            f"config.input.batch_size={config.input.batch_size}: expected a multiple of "
-            f"{shards}, the product of config.mesh.data and fsdp, times "
-            f"config.grad_cache_steps={config.grad_cache_steps}"
-        )
+def packed(dataset: Any, config: ConfigDict, mesh: Mesh) -> Any:
+    """Let the texts of a device, in each part of its batch, share rows if the config says so."""
+    if not config.input.pack_text:
+        return dataset
+    fields, row_length = text_rows(config)
+    shards = sharding.batch_shards(mesh) // jax.process_count()
+    return dataset.map(
+        Packing(fields, row_length, config.model.eot_id, shards, config.grad_cache_steps)
+    )
 
 
 def with_packed_rows(
@@ -221,32 +219,6 @@ def steps_of_epochs(config: ConfigDict) -> int:
     """Return the steps that make config.total_epochs passes over the sum of the data sets."""
     size = sum(map(len, pipeline.open_sources(config.input).values()))
     return max(1, int(config.total_epochs * size / config.input.batch_size))
-
-
-def jitted(train_step, shardings, mesh) -> Any:
-    """Return the step with its arrays in their places, the state's own donated to the next."""
-    return jax.jit(
-        train_step,
-        donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
-        out_shardings=(shardings, sharding.replicated(mesh)),
-    )
-
-
-def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.stages.Compiled:
-    """Compile the step ahead of the first call and print how long it took and what it needs."""
-    start = perf_counter()
-    predicted = sharding.bytes_per_device(state, shardings)
-    compiled = jitted(train_step, shardings, mesh).lower(state, batch).compile()
-    needs = ""
-    if memory := compiled.memory_analysis():  # not every backend tells
-        needs = (
-            f"; memory per device: {memory.argument_size_in_bytes / 2**20:.0f} MiB state and "
-            f"batch ({predicted / 2**20:.0f} MiB state), {memory.temp_size_in_bytes / 2**20:.0f} "
-            "MiB temporary"
-        )
-    log(f"compiled in {perf_counter() - start:.1f} s{needs}")
-    return compiled
 
 
 def inference_params(state: State) -> Any:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
 from rsclip_jax.models import clip, peft, translator
+from rsclip_jax.models.blocks import REMAT_POLICIES
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.training.step import compared_fields, text_rows
 
@@ -67,6 +68,10 @@ def _check_clip(config: ConfigDict) -> None:
                 f"config.input.lengths.{field}={length}: expected 2 to "
                 f"config.model.context_length={config.model.context_length}"
             )
+    if model.remat not in ("auto", *REMAT_POLICIES):
+        raise ValueError(
+            f"config.model.remat={model.remat!r}: expected one of auto, {', '.join(REMAT_POLICIES)}"
+        )
     check_pairs(config.loss_pairs)
     for name, field in compared_fields(config).items():
         if name == "ir" and not config.input.ir:
@@ -126,10 +131,10 @@ def _check_translation(config: ConfigDict) -> None:
         )
     fields = {name: config[name] for name in ("grad_cache_steps", "frozen_positions", "export")}
     fields |= {f"input.{name}": config.input[name] for name in ("lengths", "pack_text")}
-    unset = {"grad_cache_steps": 1}
+    unset = {"grad_cache_steps": 1, "frozen_positions": 0, "input.pack_text": False}
     for name, field in fields.items():
         given = field.to_dict() if isinstance(field, ConfigDict) else field
-        if given and given != unset.get(name):
+        if given != unset.get(name, {}):
             raise ValueError(
                 f"config.{name}={given} is of no use to a translator: leave it as in "
                 "configs/translator.py"
@@ -142,9 +147,14 @@ def _check(config: ConfigDict) -> None:
             f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
             "give exactly one of them"
         )
-    for field in ("log_steps", "max_bad_steps", "grad_cache_steps"):
+    for field in ("log_steps", "max_bad_steps"):
         if config[field] < 1:
             raise ValueError(f"config.{field}={config[field]}: expected 1 or more")
+    if config.grad_cache_steps < 0:
+        raise ValueError(
+            f"config.grad_cache_steps={config.grad_cache_steps}: expected 1 or more, or 0 for as "
+            "few as fit"
+        )
     best = config.checkpoint.best
     if best and best.split("/")[0] not in config.evals:
         raise ValueError(

@@ -70,7 +70,7 @@ def mark_finished(workdir: Path, step: int, trained_parameters: int) -> None:
     """Write WORKDIR/finished.json, by which launchers tell an ended run from a stopped one."""
     if jax.process_index() == 0:
         content = {"step": step, "trained_parameters": trained_parameters}
-        _write(workdir / FINISHED_FILE, content)
+        write_json(workdir / FINISHED_FILE, content)
 
 
 def is_workdir(path: Path) -> bool:
@@ -93,10 +93,11 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
 
 def save_config(path: Path, config: ConfigDict) -> None:
     """Write a config as JSON, atomically."""
-    _write(path, config.to_dict())
+    write_json(path, config.to_dict())
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of a workdir, atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(temporary, path)
