@@ -39,8 +39,6 @@ os.environ.update(ENVIRONMENT)
 # Of a TPU kept free: finished programs reported 0.22 and 0.27 more than was allotted. A GPU's
 # programs lie outside of the memory that counts here.
 PROGRAM = 0.3 * GIB
-# Batches on a device beside that of the step: two wait, one is being brought (DevicePrefetch).
-BATCHES_AHEAD = 3
 
 
 class Needs(NamedTuple):
@@ -49,7 +47,7 @@ class Needs(NamedTuple):
     Attributes:
       devices: how many there are.
       memory: of everything at once: state, batch and temporaries.
-      available: of the device.
+      available: of the device, without what the trainer leaves free.
       collectives: kind -> (times in a step, bytes of their results); empty where the compiler gave
         up because the step does not fit, as are all that follow.
       beside: what the trainer keeps there beside the step: batches that wait, on TPUs the program.
@@ -110,11 +108,50 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     config, topology = flags.FLAGS.config, flags.FLAGS.topology
     try:
-        needs = report(config, topology, flags.FLAGS.finish)
+        config, needs = settle(config, topology)
+        if not needs or flags.FLAGS.finish:
+            needs = report(config, topology, flags.FLAGS.finish)
         if flags.FLAGS.fit:
             fitting(config, topology, needs)
     except ValueError as error:
         sys.exit(f"aot: {error}")
+
+
+def settle(config: ConfigDict, topology: str) -> tuple[ConfigDict, Needs | None]:
+    """Choose what a config leaves open as the trainer would (training/fit.py), and print it.
+
+    Returns:
+      (config, what its step needs); None where the config leaves nothing open.
+
+    Raises:
+      ValueError: nothing fits, a config that cannot be trained, or a topology that is not known.
+    """
+    from rsclip_jax import sharding
+    from rsclip_jax.training import ahead, fit
+    from rsclip_jax.training.resolve import resolve
+
+    resolved = resolve(config, Path.cwd())
+    if not ahead.is_open(resolved):
+        return config, None
+    machine = topologies.describe(topology)
+    mesh = sharding.make_mesh(**config.mesh, devices=machine.devices)
+    ahead.check_batch(resolved, mesh)
+    setup = ahead.setup(resolved, mesh, resolved.total_steps or 1)
+    state = sharding.bytes_per_device(setup.state, setup.shardings)
+    shards = sharding.batch_shards(mesh)
+    least = fit.least_memory(resolved, shards, mesh.shape["tensor"])
+    found: dict[fit.Choice, Needs] = {}
+
+    def needs(choice: fit.Choice) -> float:
+        print(choice, end=": ", flush=True)
+        found[choice] = report(fit.fixed(config, choice), topology)
+        return found[choice].memory + found[choice].beside
+
+    choice = fit.choose(
+        fit.candidates(resolved, shards), needs, machine.available, lambda c: state + least(c)
+    )
+    print(f"{choice}: the fastest that fits")
+    return fit.fixed(config, choice), found[choice]
 
 
 def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
@@ -223,6 +260,8 @@ def step_needs(config: ConfigDict, topology: str, finish: bool = False) -> Needs
 
 def _needs(memory: int, program: str, gpu: bool, **facts: Any) -> Needs:
     """Join what the compiler has written and what was known before."""
+    from rsclip_jax.training.memory import BATCHES_AHEAD
+
     arguments = hlo.argument_bytes(program)
     ahead = BATCHES_AHEAD * arguments["batch"]
     needs = Needs(
@@ -252,11 +291,13 @@ def _compile(fields: dict[str, Any], topology: str, place: str) -> None:
     with open(f"{place}/stderr", "wb") as file:
         os.dup2(file.fileno(), 2)
     try:
+        from rsclip_jax.training.fit import FREE
+
         machine = topologies.describe(topology)
         facts = {
             "devices": len(machine.devices),
-            "available": machine.available,
-            "told": machine.told,
+            "available": (1 - FREE) * machine.available,
+            "told": f"{1 - FREE:.0%} of {machine.told}",
             "gpu": machine.devices[0].platform == "gpu",
             "model_flops": model_flops(ConfigDict(fields)) / len(machine.devices),
         }

@@ -90,7 +90,10 @@ def _gpus(topology: str, card: str, shape: str) -> Machine:
         ) from error
     memory = int(re.findall(r"^ *device_memory_size: (\d+)", text, re.MULTILINE)[0])
     fraction = float(os.environ.get(FRACTION_VARIABLE, MEMORY_FRACTION))
-    told = f"{fraction:g} of the {memory / GIB:.2f} GiB of a card, by {FRACTION_VARIABLE}"
+    told = (
+        f"the {fraction * memory / GIB:.2f} GiB that are {fraction:g} of a card's "
+        f"{memory / GIB:.2f} ({FRACTION_VARIABLE})"
+    )
     return Machine(list(described.devices), fraction * memory, told)
 
 
@@ -111,4 +114,4 @@ def _tpus(topology: str) -> Machine:
             f"--topology={topology}: the memory of a {kind!r} is not known here, only that of "
             f"{', '.join(TPU_MEMORY)}"
         )
-    return Machine(devices, TPU_MEMORY[kind], "what libtpu says is available")
+    return Machine(devices, TPU_MEMORY[kind], f"the {TPU_MEMORY[kind] / GIB:.2f} GiB of libtpu")
