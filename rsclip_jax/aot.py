@@ -58,6 +58,7 @@ class Needs(NamedTuple):
       products: FLOPs of matrix products and convolutions, without those of fused attention.
       convolutions: how many run.
       model_flops: what the model asks for: three times the FLOPs of a forward pass.
+      seconds: that compiling took.
     """
 
     devices: int
@@ -72,6 +73,7 @@ class Needs(NamedTuple):
     products: float = 0
     convolutions: int = 0
     model_flops: float = 0
+    seconds: float = 0
 
     @property
     def fits(self) -> bool:
@@ -156,12 +158,11 @@ def settle(config: ConfigDict, topology: str) -> tuple[ConfigDict, Needs | None]
 
 def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
     """Compile for a topology and print what the step needs."""
-    start = time.perf_counter()
     needs = step_needs(config, topology, finish)
-    took = time.perf_counter() - start
+    fits = "fits" if needs.fits else "does not fit"
     print(f"{config.model.variant} on {topology}, batch {config.input.batch_size:,}: "
           f"{needs.memory / GIB:.2f} of {needs.available / GIB:.2f} GiB of each device, "
-          f"{'fits' if needs.fits else 'does not fit'} ({took:.0f} s)", flush=True)  # fmt: skip
+          f"{fits} ({needs.seconds:.0f} s)", flush=True)  # fmt: skip
     if not needs.model_flops:  # the compiler gave up
         return needs
     print(f"  state {needs.state / GIB:.2f}, batch {needs.batch / GIB:.2f}, temporary "
@@ -182,14 +183,18 @@ def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
     return needs
 
 
-def fitting(config: ConfigDict, topology: str, needs: Needs) -> int:
+def fitting(config: ConfigDict, topology: str, needs: Needs) -> Needs:
     """Find and print the greatest batch that fits, to a sixteenth of itself.
 
     Memory grows nearly evenly with the batch, so that a few compilations are enough: each tries
     what the two before it promise.
 
     Args:
+      config: its batch size is set to the one that is found.
       needs: of the config's own batch.
+
+    Returns:
+      What the greatest batch needs.
 
     Raises:
       ValueError: not even one row on each device, and in each part, fits.
@@ -197,9 +202,12 @@ def fitting(config: ConfigDict, topology: str, needs: Needs) -> int:
     unit = needs.devices // config.mesh.tensor * config.grad_cache_steps
     tried = config.input.batch_size // unit
     fits = fails = before = 0
-    needed_before = needs.state
+    best, needed_before = needs, needs.state
     while True:
-        fits, fails = (tried, fails) if needs.fits else (fits, tried)
+        if needs.fits:
+            fits, best = tried, needs
+        else:
+            fails = tried
         needed = needs.memory + needs.beside
         each = max(1.0, (needed - needed_before) / (tried - before))
         limit = tried + (needs.available - needed) / each
@@ -215,8 +223,9 @@ def fitting(config: ConfigDict, topology: str, needs: Needs) -> int:
             f"not even a batch of {unit} fits: take a greater config.grad_cache_steps, "
             "config.model.remat='full', or a greater config.mesh.fsdp"
         )
+    config.input.batch_size = fits * unit
     print(f"the greatest batch that fits is {fits * unit:,}")
-    return fits * unit
+    return best
 
 
 def _round(rows: int) -> int:
@@ -233,6 +242,7 @@ def step_needs(config: ConfigDict, topology: str, finish: bool = False) -> Needs
     Raises:
       ValueError: a config that cannot be trained, or a topology that is not known.
     """
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="rsclip_jax_aot_") as place:
         process = multiprocessing.get_context("spawn").Process(
             target=_compile, args=(config.to_dict(), topology, place), daemon=True
@@ -251,7 +261,7 @@ def step_needs(config: ConfigDict, topology: str, finish: bool = False) -> Needs
             raise ValueError(f"the compiler died: {_read(Path(place) / 'stderr')}")
         facts = json.loads(_read(Path(place) / "facts") or "{}")
     if written and not error:
-        return _needs(*written, **facts)
+        return _needs(*written, seconds=time.perf_counter() - start, **facts)
     if needed := re.search(r"\(([\d.]+)([KMG])\) exceeds available", error):
         memory = float(needed[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[needed[2]]
         return Needs(facts["devices"], memory, facts["available"], {})
