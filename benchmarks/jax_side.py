@@ -16,8 +16,8 @@ import numpy as np
 from configs import defaults
 from rsclip_jax import sharding
 from rsclip_jax.models import clip
+from rsclip_jax.training.ahead import compile_step
 from rsclip_jax.training.flops import device_peak, forward_flops
-from rsclip_jax.training.loop import compile_step
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
@@ -34,6 +34,7 @@ def main(settings: dict) -> None:
     config.model.dtype = settings["dtype"]
     config.model.activation = "gelu"
     config.model.scan = False
+    config.model.remat, config.grad_cache_steps = "none", 1  # unless --set says otherwise
     batch_size = config.input.batch_size = settings["batch_size"]
     config.input.lengths.text = settings["text_length"]
     if settings["long"]:

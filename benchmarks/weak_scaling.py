@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
         config.total_steps = 10
         config.model.remat, config.grad_cache_steps = "none", 1
         config.model.variant = "small"
+        config.model.remat, config.grad_cache_steps = "none", 1
         config.input.lengths = {"text": 32, "text_long": 77}
         config.loss_pairs = (("img", "txt_long", 1.0), ("img", "txt", 1.0))
         config.loss.impl = "ring"

@@ -131,6 +131,7 @@ def get_config():
     )
 
     c.log_steps = 50
+    c.profile = ()  # (first, last): a trace of these steps, in WORKDIR/profile
     c.eval_steps = 0  # 0: at the end only
     c.evals = ConfigDict()  # name -> evaluator
     c.checkpoint = ConfigDict()

@@ -32,7 +32,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import distributed, evaluators, sharding, weights
+from rsclip_jax import distributed, evaluators, sharding, startup, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.evaluators import report, suites
 from rsclip_jax.models.kinds import kind_of
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     args, overrides = parser.parse_known_args(argv)
     if not (args.output or Path(args.model).is_dir()):
         parser.error("--output is needed where --model is no directory")
-    with distributed.joined(args, again="begins again"):
+    with startup.started(args, again="begins again"):
         return _evaluate(args, overrides)
 
 

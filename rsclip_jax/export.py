@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from rsclip_jax import distributed, sharding
+from rsclip_jax import distributed, sharding, startup
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace another export")
     distributed.add_flags(parser)
     args = parser.parse_args(argv)
-    with distributed.joined(args, again="goes on with the shards that are missing"):
+    with startup.started(args, again="goes on with the shards that are missing"):
         _export(args)
 
 

@@ -10,7 +10,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from rsclip_jax import distributed
+from rsclip_jax import cuda, distributed, startup
 from rsclip_jax.overrides import check_fields
 
 
@@ -70,8 +70,11 @@ def main(argv: list[str]) -> None:
     absl.logging.set_verbosity(absl.logging.WARNING)
     from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
 
-    with distributed.joined(flags.FLAGS, again="goes on from the newest checkpoint"):
-        train(flags.FLAGS.config, flags.FLAGS.workdir)
+    try:
+        with startup.started(flags.FLAGS, again="goes on from the newest checkpoint"):
+            train(flags.FLAGS.config, flags.FLAGS.workdir)
+    except cuda.DeviceError as error:
+        sys.exit(f"main: {error}")
 
 
 if __name__ == "__main__":

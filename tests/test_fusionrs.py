@@ -281,6 +281,7 @@ def test_long_text_infrared_and_lora_go_on_from_one_checkpoint(
 
 def test_records_without_infrared_train_the_rest_of_the_loss(shared, scenes, tmp_path):
     config = resolve(small(scenes), tmp_path)
+    config.grad_cache_steps = 1
     model = clip.build(config.model)
     rng = np.random.default_rng(0)
     batch = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rsclip_jax import sharding
+from rsclip_jax import sharding, startup
 from rsclip_jax.build.detector import Detector
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.embeddings import params_digest
@@ -152,9 +152,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", required=True, help="file for the detector")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     args = parser.parse_args(argv)
-    detector = train_detector(
-        args.model, args.data_dir, _names(args.positive), _names(args.negative), args.seed
-    )
+    with startup.started():
+        detector = train_detector(
+            args.model, args.data_dir, _names(args.positive), _names(args.negative), args.seed
+        )
     detector.write(args.output)
     told = detector.told
     for part in PARTS:

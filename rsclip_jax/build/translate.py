@@ -14,6 +14,7 @@ passed over; the pipeline then drops their rows.
 
 import argparse
 import collections
+import contextlib
 import functools
 import json
 import sys
@@ -25,7 +26,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rsclip_jax import sharding
+from rsclip_jax import sharding, startup
 from rsclip_jax.build import files
 from rsclip_jax.build.models import read_pixels
 from rsclip_jax.build.stages import Drop
@@ -188,7 +189,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--list", required=True, help="JSON lines of id, image, ir")
     parser.add_argument("--output", required=True, help="folder of the views")
     args = parser.parse_args(argv)
-    counts = write_views(args.model, args.list, args.output)
+    with contextlib.nullcontext() if args.model in FREE else startup.started():
+        counts = write_views(args.model, args.list, args.output)
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     print(f"{args.output}: {told or 'the list is empty'}")
 

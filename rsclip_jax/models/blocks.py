@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rsclip_jax.models import attention
 from rsclip_jax.models.peft import NONE, Adapter, Gate, Lora, Peft, Prefix
 from rsclip_jax.sharding import spread, tensor_parallel
 
@@ -29,10 +31,19 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": quick_gelu,  # OpenAI's weights
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # laion's weights
 }
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+
+
+def _matmuls_and_attention(prim, *args, **params) -> bool:
+    dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(prim, *args, **params)
+    return dots or prim.name.startswith("dot_product_attention_fwd")
+
+
+# What the backward pass finds, from the most memory and the fastest step to the opposite.
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "none": None,  # all that it reads
+    "elementwise": _matmuls_and_attention,  # LayerNorms, activations and sums are computed anew
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and attention
+    "full": jax.checkpoint_policies.nothing_saveable,  # everything but the input of each layer
 }
 
 
@@ -55,36 +66,33 @@ class Tower:
     peft: Peft = NONE
 
 
-def attention_implementation(choice: str, dtype: str, head_dim: int) -> str:
-    """Return "cudnn" where its fused kernel applies (GPU, 16-bit, head size <= 128), else "xla"."""
-    if choice not in ("auto", "xla", "cudnn"):
-        raise ValueError(f"config.model.attention={choice!r}: expected 'auto', 'xla' or 'cudnn'")
-    if choice != "auto":
-        return choice
-    fits = dtype in ("bfloat16", "float16") and head_dim <= 128 and head_dim % 8 == 0
-    return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
+class LayerNorm(nn.Module):
+    """CLIP's LayerNorm: epsilon 1e-5, statistics in float32 by the exact two-pass formula.
 
-
-def layer_norm(name: str) -> nn.LayerNorm:
-    """Make CLIP's LayerNorm: epsilon 1e-5, statistics in float32 by the exact two-pass formula."""
-    return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name=name)
-
-
-def dot_product_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
-) -> jax.Array:
-    """Attend over [B, L, H, D / H] queries, keys and values, softmax in float32.
-
-    Args:
-      mask: boolean, broadcast to [B, H, L queries, L keys]: True where a query sees a key.
+    Its backward pass starts from the input anew. Of what lies between nothing is stored: in
+    bfloat16 that would be several times the input. `scan` as in `Tower`.
     """
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # contiguous batched matmuls are the fast ones
-    logits = jnp.einsum("bhld,bhmd->bhlm", q, k, preferred_element_type=jnp.float32)
-    logits *= q.shape[-1] ** -0.5
-    if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
-    weights = jax.nn.softmax(logits).astype(v.dtype)
-    return jnp.einsum("bhlm,bhmd->bhld", weights, v).swapaxes(1, 2)
+
+    dtype: str  # of the result
+    scan: bool = True
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x_BxLxD.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x_BxLxD.shape[-1],))
+        return recomputed(self._normalise, self.scan)(x_BxLxD, scale, bias)
+
+    def _normalise(self, x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(x * x, axis=-1, keepdims=True)
+        return (x * (jax.lax.rsqrt(variance + 1e-5) * scale) + bias).astype(self.dtype)
+
+
+def recomputed(function: Callable, scan: bool) -> Callable:
+    """Let the backward pass of a cheap function compute it anew instead of storing its insides."""
+    # In a loop the compiler cannot merge the two computations; elsewhere it has to be kept from it.
+    return jax.checkpoint(function, prevent_cse=not scan)
 
 
 def take_tokens(x_BxLxD: jax.Array, at: jax.Array | None) -> jax.Array:
@@ -114,11 +122,13 @@ class Attention(nn.Module):
     """Multi-head self-attention; `causal` masks what follows each position.
 
     With `at`, int32 [B], only these positions ask: returns [B, 1, D] instead of [B, L, D]. With
-    `segments`, int32 [B, L], a position sees none of another segment of its row.
+    `segments`, int32 [B, L], a position sees none of another segment of its row. What stands behind
+    the first `real_tokens` of a row (0: all are real) is not seen.
     """
 
     tower: Tower
     causal: bool
+    real_tokens: int = 0
 
     @nn.compact
     def __call__(
@@ -168,21 +178,25 @@ class Attention(nn.Module):
                 jnp.concatenate([p.astype(x.dtype).reshape(heads), x], axis=1)
                 for p, x in zip(before, (k, v), strict=True)
             )
-        kind = attention_implementation(cfg.attention, cfg.dtype, width // cfg.heads)
-        whole = asking is None and segments is None and prefix_2xPxD is None
-        if kind == "cudnn" and whole:
-            y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation="cudnn")
+        positions = jnp.arange(length)[None] if asking is None else asking[:, None]
+        prefixes = k.shape[1] - length
+        mask = partial(
+            attention.visible,
+            positions,
+            k.shape[1],
+            prefixes=prefixes,
+            length=self.real_tokens or length,
+            causal=self.causal,
+            segments=segments,
+        )
+        if cfg.attention == "cudnn" and asking is None:
+            told = segments is None and not (prefixes and self.causal)  # by causality and length
+            keys = prefixes + (self.real_tokens or length)
+            y = attention.fused(
+                q, k, v, None if told else mask(), causal=told and self.causal, length=keys
+            )
         else:
-            positions = jnp.arange(length)[None] if asking is None else asking[:, None]
-            # Prefixes stand before the first position: every query sees them.
-            keys = jnp.arange(k.shape[1]) - (k.shape[1] - length)
-            mask = keys <= positions[:, None, :, None] if self.causal else None
-            if segments is not None:
-                assert mask is not None  # only texts share rows
-                same = segments[:, :, None] == segments[:, None, :]
-                prefixes = ((0, 0), (0, 0), (k.shape[1] - length, 0))
-                mask &= jnp.pad(same, prefixes, constant_values=True)[:, None]
-            y = dot_product_attention(q, k, v, mask)
+            y = attention.plain(q, k, v, mask())
         out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
         y = y.reshape(batch, -1, width)
         if asking is None:
@@ -216,7 +230,8 @@ class Mlp(nn.Module):
         fc1_init = nn.initializers.normal((2 * width) ** -0.5)
         fc2_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
         h = spread(dense(x_BxLxD, "fc1", 4 * width, fc1_init), None, "tensor")
-        return spread(dense(ACTIVATIONS[cfg.activation](h), "fc2", width, fc2_init))
+        h = recomputed(ACTIVATIONS[cfg.activation], cfg.scan)(h)
+        return spread(dense(h, "fc2", width, fc2_init))
 
 
 class Block(nn.Module):
@@ -224,6 +239,7 @@ class Block(nn.Module):
 
     tower: Tower
     causal: bool
+    real_tokens: int = 0  # the first of each row; 0: all
 
     @nn.compact
     def __call__(
@@ -234,11 +250,12 @@ class Block(nn.Module):
         real: jax.Array | None = None,
         segments: jax.Array | None = None,
     ) -> jax.Array:
-        dtype, peft = self.tower.dtype, self.tower.peft
-        h = layer_norm("ln_1")(x_BxLxD).astype(dtype)
-        attention = Attention(self.tower, self.causal, name="attn")(h, at, prefix, real, segments)
-        x = take_tokens(x_BxLxD, at) + attention
-        x = x + Mlp(self.tower, name="mlp")(layer_norm("ln_2")(x).astype(dtype), real)
+        cfg, peft = self.tower, self.tower.peft
+        h = LayerNorm(cfg.dtype, cfg.scan, name="ln_1")(x_BxLxD)
+        attend = Attention(cfg, self.causal, self.real_tokens, name="attn")
+        x = take_tokens(x_BxLxD, at) + attend(h, at, prefix, real, segments)
+        h = LayerNorm(cfg.dtype, cfg.scan, name="ln_2")(x)
+        x = x + Mlp(cfg, name="mlp")(h, real)
         return Adapter(peft, name="adapter")(x, real) if peft.reduction else x
 
 
@@ -267,18 +284,29 @@ class Transformer(nn.Module):
             )
         if cfg.remat not in REMAT_POLICIES:
             raise ValueError(f"config.model.remat={cfg.remat!r}: one of {sorted(REMAT_POLICIES)}")
-        block = Block(cfg, self.causal, parent=None)
+        kind, _ = attention.implementation(cfg.attention, cfg.dtype, cfg.width // cfg.heads)
+        length = x_BxLxD.shape[1]
+        x = x_BxLxD
+        if kind == "cudnn" and length % 2:  # see models/attention.py
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+            if segments is not None:
+                segments = jnp.pad(segments, ((0, 0), (0, 1)), mode="edge")
+                at += at // length
+        block = Block(dataclasses.replace(cfg, attention=kind), self.causal, length, parent=None)
         prefix = None
         if cfg.peft.prefix:
             prefix = Prefix(cfg.peft, cfg.depth, cfg.width, name="prefix")()
         real = None
-        if cfg.peft.gated and self.causal and at is not None:  # gates look at all real tokens
-            real = jnp.arange(x_BxLxD.shape[1]) <= at[:, None]
+        if cfg.peft.gated:  # gates look at all real tokens
+            end = at[:, None] if self.causal and at is not None else length - 1
+            real = jnp.broadcast_to(jnp.arange(x.shape[1]) <= end, x.shape[:2])
 
         def init(rng: jax.Array) -> dict:
             keys = jax.random.split(rng, cfg.depth)
             first = None if prefix is None else prefix[0]
-            return jax.vmap(lambda key: block.init(key, x_BxLxD, None, first)["params"])(keys)
+            # Only shapes matter here, and the fused kernel cannot be mapped over layers.
+            plain = Block(dataclasses.replace(cfg, attention="xla"), self.causal, parent=None)
+            return jax.vmap(lambda key: plain.init(key, x_BxLxD, None, first)["params"])(keys)
 
         def layer(x: jax.Array, inputs: tuple, at: jax.Array | None = None):
             params, prefix = inputs
@@ -291,8 +319,10 @@ class Transformer(nn.Module):
         # `split`, not two slices: its gradient is one concatenation.
         most, last = zip(*(jax.lax.split(p, (cfg.depth - 1, 1)) for p in leaves), strict=True)
         unroll = 1 if cfg.scan else max(1, cfg.depth - 1)
-        x, _ = jax.lax.scan(layer, x_BxLxD, jax.tree.unflatten(tree, most), unroll=unroll)
+        x, _ = jax.lax.scan(layer, x, jax.tree.unflatten(tree, most), unroll=unroll)
         last = jax.tree.unflatten(tree, [p[0] for p in last])
+        if at is None:
+            return layer(x, last)[0][:, :length]
         if cfg.peft.gated:  # the gates of the last layer look at all of its tokens
-            return layer(x, last)[0] if at is None else take_tokens(layer(x, last)[0], at)
+            return take_tokens(layer(x, last)[0], at)
         return layer(x, last, at)[0]

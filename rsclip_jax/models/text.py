@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rsclip_jax.models.blocks import Tower, Transformer, layer_norm
+from rsclip_jax.models.blocks import LayerNorm, Tower, Transformer
 
 
 class TextTower(nn.Module):
@@ -58,10 +58,10 @@ class TextTower(nn.Module):
             # The gradient of a place is summed over its many tokens: in float32.
             x = table[tokens].astype(cfg.dtype) + positions[places].astype(cfg.dtype)
             x = transformer(x, at=starts + eot, segments=segments)
-        x = layer_norm("ln_final")(x)
+        x = LayerNorm(cfg.dtype, cfg.scan, name="ln_final")(x)
         proj_init = nn.initializers.normal(cfg.width**-0.5)
         proj = self.param("proj", proj_init, (cfg.width, self.embed_dim))
-        return jnp.dot(x.astype(cfg.dtype), proj.astype(cfg.dtype)).astype(jnp.float32)
+        return jnp.dot(x, proj.astype(cfg.dtype)).astype(jnp.float32)
 
 
 def lay_out(ids_NxL: jax.Array, starts_N: jax.Array, slots: int) -> tuple[jax.Array, ...]:

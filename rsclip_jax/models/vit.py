@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rsclip_jax.models.blocks import Tower, Transformer, layer_norm
+from rsclip_jax.models.blocks import LayerNorm, Tower, Transformer
 
 Wavelengths = tuple[float, ...]  # of the channels, in micrometres; () where nobody asks
 
@@ -85,9 +85,9 @@ class VisionTower(nn.Module):
         positions = self.param("pos_embedding", init, (1 + x.shape[1], cfg.width))
         cls = jnp.broadcast_to(cls.astype(cfg.dtype), (x.shape[0], 1, cfg.width))
         x = jnp.concatenate([cls, x], axis=1) + positions.astype(cfg.dtype)
-        x = layer_norm("ln_pre")(x).astype(cfg.dtype)
+        x = LayerNorm(cfg.dtype, cfg.scan, name="ln_pre")(x)
         first = jnp.zeros(x.shape[0], jnp.int32)
         x = Transformer(cfg, name="transformer")(x, at=first)[:, 0]
-        x = layer_norm("ln_post")(x)
+        x = LayerNorm(cfg.dtype, cfg.scan, name="ln_post")(x)
         proj = self.param("proj", init, (cfg.width, self.embed_dim))
-        return jnp.dot(x.astype(cfg.dtype), proj.astype(cfg.dtype)).astype(jnp.float32)
+        return jnp.dot(x, proj.astype(cfg.dtype)).astype(jnp.float32)

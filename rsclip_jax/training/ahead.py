@@ -18,6 +18,7 @@ from rsclip_jax.training.progress import log
 from rsclip_jax.training.state import State, make_state
 from rsclip_jax.training.step import make_train_step, text_rows
 from rsclip_jax.training.tasks import TASKS
+from rsclip_jax.training.xla_options import compile_for
 
 
 class Setup(NamedTuple):
@@ -55,9 +56,9 @@ def is_open(config: ConfigDict) -> bool:
     return config.model.get("remat") == "auto" or config.grad_cache_steps == 0
 
 
-def lower_step(
+def trace_step(
     config: ConfigDict, mesh: Mesh, total_steps: int = 0, packed_rows: int = 0
-) -> jax.stages.Lowered:
+) -> jax.stages.Traced:
     """Trace the training step of a resolved config for the devices of a mesh.
 
     Args:
@@ -84,7 +85,12 @@ def lower_step(
         fields = text_rows(config)[0]
         starts = (config.input.batch_size, len(fields))
         batch["starts"] = jax.ShapeDtypeStruct(starts, jnp.int32)
-    return step.lower(state, batch)
+    return step.trace(state, batch)
+
+
+def lower_step(config: ConfigDict, mesh: Mesh, *args: int) -> jax.stages.Lowered:
+    """Trace the training step as `trace_step` does, ready to be compiled."""
+    return trace_step(config, mesh, *args).lower()
 
 
 def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
@@ -124,17 +130,20 @@ def jitted(train_step, shardings, mesh) -> Any:
 def compile_step(train_step, state: State, batch: dict, shardings, mesh) -> jax.stages.Compiled:
     """Compile the step ahead of the first call and print how long it took and what it needs."""
     lowered = jitted(train_step, shardings, mesh).lower(state, batch)
-    return compile_lowered(lowered, sharding.bytes_per_device(state, shardings))
+    return compile_lowered(lowered, mesh, sharding.bytes_per_device(state, shardings))
 
 
-def compile_lowered(lowered: jax.stages.Lowered, state_bytes: int) -> jax.stages.Compiled:
+def compile_lowered(
+    lowered: jax.stages.Lowered, mesh: Mesh, state_bytes: int
+) -> jax.stages.Compiled:
     """Compile a step and print how long it took and what it needs.
 
     Args:
+      mesh: that it was lowered for.
       state_bytes: what the state takes of a device by its shapes, printed beside it.
     """
     start = perf_counter()
-    compiled = lowered.compile()
+    compiled = compile_for(lowered, mesh.devices.flat)
     needs = ""
     if memory := compiled.memory_analysis():  # not every backend tells
         needs = (

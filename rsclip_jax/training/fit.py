@@ -256,7 +256,7 @@ def _compile(
         rows = row_count(max(pack(lengths, row_length)) // row_length + 1)
     lowered = ahead.lower_step(config, mesh, total_steps, rows)
     try:
-        return ahead.compile_lowered(lowered, state_bytes)
+        return ahead.compile_lowered(lowered, mesh, state_bytes)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

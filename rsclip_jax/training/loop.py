@@ -26,6 +26,7 @@ from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.optim import describe_params, trained_parameters
 from rsclip_jax.training.preemption import StopSignal
+from rsclip_jax.training.profile import Profile
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import State, make_state
@@ -102,6 +103,8 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(progress.close)
         cleanup.callback(checkpoints.close)
+        profile = Profile(config.profile, workdir, step, total_steps)
+        cleanup.callback(profile.close)
         if step < total_steps:
             (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
             config, fitting = fit.settle(config, mesh, workdir, total_steps, state_bytes)
@@ -128,7 +131,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
                         compiled[rows] = compile_step(train_step, state, batch, shardings, mesh)
                         if rows:
                             log(f"that was for {rows} rows of texts a device")
-                state, metrics = compiled[rows](state, batch)
+                state, metrics = profile.run(step + 1, compiled[rows], state, batch)
                 step += 1
                 progress.push(
                     step, metrics, rows * sharding.batch_shards(mesh) * config.grad_cache_steps

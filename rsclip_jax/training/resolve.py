@@ -155,6 +155,13 @@ def _check(config: ConfigDict) -> None:
             f"config.grad_cache_steps={config.grad_cache_steps}: expected 1 or more, or 0 for as "
             "few as fit"
         )
+    profile, end = tuple(config.profile), config.total_steps or float("inf")
+    whole = all(isinstance(step, int) for step in profile)
+    if profile and not (whole and len(profile) == 2 and 1 <= profile[0] <= profile[1] <= end):
+        raise ValueError(
+            f"config.profile={profile}: expected (first, last), steps from 1 to config.total_steps "
+            f"(here {config.total_steps or 'of config.total_epochs'}), or () for no trace"
+        )
     best = config.checkpoint.best
     if best and best.split("/")[0] not in config.evals:
         raise ValueError(

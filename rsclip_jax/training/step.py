@@ -103,7 +103,8 @@ def make_loss(
         if config.loss.mask_same_text:
             texts = {name: field for name, field in fields.items() if name.startswith("txt")}
             same = {name: text_keys(batch[field]) for name, field in texts.items()}
-        return total_loss(
+        # Names for profiles; Flax gives them to the towers.
+        return jax.named_scope("loss")(total_loss)(
             out,
             loss_pairs,
             kind=config.loss.kind,
@@ -150,6 +151,7 @@ def make_train_step(
         l2_grads = optax.tree.norm(grads)
         good = jnp.isfinite(loss) & jnp.isfinite(l2_grads)
 
+        @jax.named_scope("optimizer")
         def update() -> dict:
             updates, opt_state = tx.update(grads, state["opt_state"], params)
             new_params = optax.apply_updates(params, updates)
