@@ -44,6 +44,7 @@ setup(
     package_data={
         "rsclip_jax.evaluators": ["*.json", "*/*.json"],
         "rsclip_jax.build": ["pages/*"],
+        "rsclip_jax.topologies": ["*.textproto"],
     },
     python_requires=">=3.11,<3.13",  # instant-clip-tokenizer has no wheels above 3.12
     install_requires=CORE,

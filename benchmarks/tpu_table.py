@@ -44,8 +44,8 @@ def row(model: str, name: str, batch: int) -> str:
         needs = aot.step_needs(config, SLICES[name])
         if needs.fits:
             break
-        more = 2 ** math.ceil(math.log2(needs.memory / needs.available))
-        config.grad_cache_steps *= max(2, more)
+        needed = (needs.memory + needs.beside) / needs.available
+        config.grad_cache_steps *= max(2, 2 ** math.ceil(math.log2(needed)))
     mib = {kind: size / 2**20 for kind, (_, size) in needs.collectives.items()}
     main_kinds = [mib.pop("all-gather", 0), mib.pop("all-reduce", 0)]
     memory = f"{needs.memory / aot.GIB:.1f} of {needs.available / aot.GIB:.1f}"

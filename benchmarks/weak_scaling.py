@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from configs import defaults
-from rsclip_jax import aot
+from rsclip_jax import aot, hlo
 
 ROWS = 32  # samples of a device
 
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     for count in map(int, _DEVICES.value):
         config = defaults.get_config()
         config.total_steps = 10
+        config.model.remat, config.grad_cache_steps = "none", 1
         config.model.variant = "small"
         config.model.remat, config.grad_cache_steps = "none", 1
         config.input.lengths = {"text": 32, "text_long": 77}
@@ -51,8 +52,8 @@ def main(argv: list[str]) -> None:
         params = jax.eval_shape(lambda model=model: clip.init_params(model, jax.random.key(0)))
         size = {tower: sum(4 * x.size for x in jax.tree.leaves(p)) for tower, p in params.items()}
         expected = size["img"] + 2 * size["txt"] if count > 1 else 0
-        found = aot.collectives(compiled.as_text())
-        kinds = [found.get(kind, (0, 0))[1] for kind in aot.COLLECTIVES]
+        found = hlo.collectives(compiled.as_text())
+        kinds = [found.get(kind, (0, 0))[1] for kind in hlo.COLLECTIVES]
         numbers = [memory.argument_size_in_bytes, memory.temp_size_in_bytes]
         numbers += [kinds[1], expected, kinds[0], kinds[3]]
         print(f"| {count} | {config.input.batch_size} | "
