@@ -21,9 +21,9 @@ PAIRS = {
 SHARE = "0.45"  # of the card's memory for JAX; PyTorch takes of the rest what it needs
 # open_clip's description of the toy, for it has none so small.
 TOY = {
-    "embed_dim": 64,
+    "embed_dim": 32,
     "vision_cfg": {
-        "image_size": 64, "layers": 3, "width": 96, "head_width": 32, "patch_size": 8
+        "image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16
     },
     "text_cfg": {
         "context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2

@@ -91,7 +91,8 @@ def whole(toy: bool, kind: Kind) -> tuple[Callable, Any, Any]:
     settings = settings_of("B/16+248+77", toy)
     dtype, attention = kind
     settings |= {"dtype": dtype, "batch_size": 8 if toy else 64}
-    config = config_of({**settings, "set": [f"model.attention={attention}", "model.scan=True"]})
+    settings["set"] += [f"model.attention={attention}", "model.remat=none"]
+    config = config_of(settings)
     config.model.vocab_size, config.model.eot_id = END + 1, END
     model = clip.build(config.model)
     config.model.image_size = model.image_size
