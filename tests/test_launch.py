@@ -17,7 +17,11 @@ from rsclip_jax import distributed
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FAKE = [sys.executable, str(HERE / "fake_trainer.py")]
-SCRIPTS = sorted(ROOT.glob("launch/*.sh")) + [ROOT / "launch/slurm.sbatch"]
+SCRIPTS = [
+    *sorted(ROOT.glob("launch/*.sh")),
+    ROOT / "launch/slurm.sbatch",
+    ROOT / "benchmarks/gpu_wheels.sh",
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -17,7 +17,7 @@ temporary files.
 
 JAX takes 92 % of the card's memory when it starts (XLA_PYTHON_CLIENT_MEM_FRACTION), so no two of
 its processes share the card, nor JAX and PyTorch. Only in the stage "torch" do both hold it, since
-their steps alternate: JAX then has 45 %. Without a GPU a stage fails, and says so; with --toy all
+their steps alternate: JAX then has 35 %. Without a GPU a stage fails, and says so; with --toy all
 of it runs on the CPU at sizes that measure nothing.
 
 Where packages are missing and there is no network, `benchmarks/gpu_wheels.sh` has collected them.
