@@ -74,7 +74,10 @@ def main(_: Sequence[str]) -> None:
         if name is None:
             data_dir, name = temporary, "procedural"
             write_dataset(data_dir, name, {_SPLIT.value: procedural_records()})
-        measure(data_dir, name, temporary)
+        wall, cpu, count = measure(data_dir, name, temporary)
+    threads = _THREADS.value or available_cores()
+    report("wall", wall, count, threads)
+    report("CPU", cpu, count, 1)
 
 
 def procedural_records(count: int = 16384, distinct: int = 1024) -> Iterator[dict]:
@@ -107,8 +110,18 @@ def _procedural_jpeg(rng: np.random.Generator, side: int) -> bytes:
     return simplejpeg.encode_jpeg(image, quality=80, colorsubsampling="420")
 
 
-def measure(data_dir: str, name: str, temporary: str) -> None:
-    """Alternate between the limits and the pipeline; print medians."""
+def measure(
+    data_dir: str, name: str, temporary: str, workers: int = 0
+) -> tuple[dict[str, list[float]], dict[str, list[float]], int]:
+    """Alternate between the limits and the pipeline.
+
+    Args:
+      temporary: folder for the files of --torch_python.
+      workers: processes of the pipeline; their CPU time is not this process's.
+
+    Returns:
+      What was measured -> wall seconds of each round, -> CPU seconds, and the images of a round.
+    """
     threads = _THREADS.value or available_cores()
     count = _BATCHES.value * _BATCH_SIZE.value
     config = {
@@ -128,7 +141,7 @@ def measure(data_dir: str, name: str, temporary: str) -> None:
         "right_angles": True,
         "rotate": 0.0,
         "threads": threads,
-        "workers": 0,
+        "workers": workers,
     }
     tokenizers = {field: ClipTokenizer(length) for field, length in config["lengths"].items()}
     dataset = train_dataset(config, _IMAGE_SIZE.value, tokenizers, seed=0)
@@ -184,8 +197,7 @@ def measure(data_dir: str, name: str, temporary: str) -> None:
             cpu[kind].append(times["CPU"])
     if torch:
         torch.close()
-    report("wall", wall, count, threads)
-    report("CPU", cpu, count, 1)
+    return wall, cpu, count
 
 
 def timed(run: Callable[[], object]) -> Callable[[], dict[str, float]]:

@@ -9,6 +9,7 @@ and the intervals are computed; what the embeddings themselves need is told apar
 import resource
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -23,6 +24,26 @@ _WIDTH = flags.DEFINE_integer("width", 512, "Of the embeddings.")
 def main(_: Sequence[str]) -> None:
     """Measure and print."""
     n, width = _ROWS.value, _WIDTH.value
+    found = measure(n, width)
+    for name, value in found["metrics"].items():
+        low, high = found["intervals"][name]
+        print(f"{name:12} {value:6.2f}  {low:6.2f} to {high:6.2f}")
+    rate = 2 * n * n * width / found["rank_s"] / 1e9
+    print(
+        f"{n:,} x {n:,} of width {width}: {found['rank_s']:.1f} s ({rate:.0f} GFLOP/s), intervals "
+        f"{found['interval_s']:.1f} s; peak memory {found['peak'] / 2**30:.2f} GiB, "
+        f"{found['before'] / 2**30:.2f} GiB before the search (embeddings "
+        f"{2 * 4 * n * width / 2**30:.2f} GiB)"
+    )
+
+
+def measure(n: int, width: int) -> dict[str, Any]:
+    """Search both ways among `n` pairs.
+
+    Returns:
+      `metrics` and their `intervals`; `rank_s` and `interval_s`, the seconds of both; `peak` and
+      `before`, the greatest resident size in bytes, in all and before the search.
+    """
     rng = np.random.default_rng(0)
     zimg = rng.standard_normal((n, width), np.float32)
     ztxt = rng.standard_normal((n, width), np.float32)
@@ -36,15 +57,14 @@ def main(_: Sequence[str]) -> None:
     ranked = time.perf_counter()
     metrics, intervals = ranks.metrics(), bootstrap([ranks])
     end = time.perf_counter()
-    for name, value in metrics.items():
-        low, high = intervals[name]
-        print(f"{name:12} {value:6.2f}  {low:6.2f} to {high:6.2f}")
-    rate = 2 * n * n * width / (ranked - start) / 1e9
-    print(
-        f"{n:,} x {n:,} of width {width}: {ranked - start:.1f} s ({rate:.0f} GFLOP/s), intervals "
-        f"{end - ranked:.1f} s; peak memory {peak() / 2**30:.2f} GiB, {before / 2**30:.2f} GiB "
-        f"before the search (embeddings {2 * zimg.nbytes / 2**30:.2f} GiB)"
-    )
+    return {
+        "metrics": metrics,
+        "intervals": intervals,
+        "rank_s": ranked - start,
+        "interval_s": end - ranked,
+        "peak": peak(),
+        "before": before,
+    }
 
 
 def peak() -> int:

@@ -17,15 +17,22 @@ def main(settings: dict) -> None:
     batch_size, context = settings["batch_size"], settings["context_length"]
     bf16 = settings["dtype"] == "bfloat16"
     name = f"ViT-{settings['variant'].replace('/', '-')}"
-    config = open_clip.get_model_config(name)
+    config = settings.get("open_clip") or open_clip.get_model_config(name)
     config["text_cfg"]["context_length"] = context
+    side = config["vision_cfg"]["image_size"]
     model = open_clip.CLIP(**config).to(device).train()
     forward = torch.compile(model) if bf16 and device == "cuda" else model
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-3, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2
+        model.parameters(),
+        lr=1e-3,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        weight_decay=0.2,
+        fused=device == "cuda",
     )
     rng = np.random.default_rng(0)
-    image = torch.tensor(rng.normal(size=(batch_size, 3, 224, 224)), dtype=torch.float32).to(device)
+    pixels = rng.normal(size=(batch_size, 3, side, side))
+    image = torch.tensor(pixels, dtype=torch.float32).to(device)
     texts = 1 + settings["long"]
     text = rng.integers(1, 49406, (texts, batch_size, context))
     text[:, :, -1] = 49407

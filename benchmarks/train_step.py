@@ -17,14 +17,13 @@ count. Without --torch_python only this side is measured. Bare float32 matrix pr
 size are timed after every step, for how much of a difference is that of the two libraries beneath.
 """
 
-import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import app, flags
+
+from benchmarks.sides import Side, ratios
 
 _TORCH_PYTHON = flags.DEFINE_string("torch_python", None, "Interpreter that has open_clip.")
 _VARIANT = flags.DEFINE_string("variant", "B/32", "B/32, B/16, L/14 or H/14.")
@@ -39,49 +38,13 @@ _SET = flags.DEFINE_list("set", [], "Fields of this side's config: model.scan=Fa
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Steps of each side.")
 
 
-class Side:
-    """One of the processes that are compared."""
-
-    def __init__(self, name: str, python: str, script: str):
-        self.name = name
-        self.times: list[dict[str, float]] = []
-        flag_values = (_VARIANT, _BATCH_SIZE, _TEXT_LENGTH, _CONTEXT, _DTYPE, _LONG, _SET)
-        settings = json.dumps({flag.name: flag.value for flag in flag_values})
-        self._process = subprocess.Popen(
-            [python, str(Path(__file__).parent / script), settings],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.describe = self._answer()  # it answers once when it is warm
-
-    def step(self) -> None:
-        """Take one step and note its seconds."""
-        self._process.stdin.write("step\n")
-        self._process.stdin.flush()
-        self.times.append(self._answer())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.stdin.close()
-        self._process.wait()
-
-    def median(self, clock: str) -> float:
-        """Return the median seconds of a step."""
-        return statistics.median(times[clock] for times in self.times)
-
-    def _answer(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process of {self.name} ended; its message stands above")
-        return json.loads(line)
-
-
 def main(_: Sequence[str]) -> None:
     """Measure and print."""
-    sides = [Side("rsclip_jax", sys.executable, "jax_side.py")]
+    flag_values = (_VARIANT, _BATCH_SIZE, _TEXT_LENGTH, _CONTEXT, _DTYPE, _LONG, _SET)
+    settings = {flag.name: flag.value for flag in flag_values}
+    sides = [Side("rsclip_jax", sys.executable, "jax_side.py", settings)]
     if _TORCH_PYTHON.value:
-        sides.append(Side("open_clip", _TORCH_PYTHON.value, "torch_side.py"))
+        sides.append(Side("open_clip", _TORCH_PYTHON.value, "torch_side.py", settings))
     else:
         print("open_clip is not measured: give --torch_python, see the head of this file")
     for _ in range(_ROUNDS.value):
@@ -106,10 +69,10 @@ def main(_: Sequence[str]) -> None:
     if len(sides) == 2:
         ours, theirs = sides
         for clock in ("wall", "cpu"):
-            ratios = [b[clock] / a[clock] for a, b in zip(ours.times, theirs.times, strict=True)]
+            found = ratios(ours, theirs, clock)
             print(
-                f"open_clip's {clock} time over ours: median {statistics.median(ratios):.2f}, "
-                f"from {min(ratios):.2f} to {max(ratios):.2f}"
+                f"open_clip's {clock} time over ours: median {statistics.median(found):.2f}, "
+                f"from {min(found):.2f} to {max(found):.2f}"
             )
 
 

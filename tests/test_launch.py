@@ -17,7 +17,12 @@ from rsclip_jax import distributed
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 FAKE = [sys.executable, str(HERE / "fake_trainer.py")]
-SCRIPTS = [*sorted(ROOT.glob("launch/*.sh")), ROOT / "launch/slurm.sbatch", HERE / "gpu_compile.sh"]
+SCRIPTS = [
+    *sorted(ROOT.glob("launch/*.sh")),
+    ROOT / "launch/slurm.sbatch",
+    ROOT / "benchmarks/gpu_wheels.sh",
+    HERE / "gpu_compile.sh",
+]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
