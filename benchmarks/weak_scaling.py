@@ -37,7 +37,6 @@ def main(argv: list[str]) -> None:
     for count in map(int, _DEVICES.value):
         config = defaults.get_config()
         config.total_steps = 10
-        config.model.remat, config.grad_cache_steps = "none", 1
         config.model.variant = "small"
         config.model.remat, config.grad_cache_steps = "none", 1
         config.input.lengths = {"text": 32, "text_long": 77}
