@@ -19,13 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import app, flags
-from ml_collections import ConfigDict
-
-from rsclip_jax import hlo, topologies
-from rsclip_jax.main import define_config, parse_flags
-from rsclip_jax.topologies import GIB
-
 # Before JAX is imported, in child processes as well. Without these libtpu asks the metadata server
 # of a cloud machine, for minutes, and lets one process only compile.
 ENVIRONMENT = {
@@ -35,6 +28,13 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 os.environ.update(ENVIRONMENT)
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from rsclip_jax import hlo, topologies
+from rsclip_jax.main import define_config, parse_flags
+from rsclip_jax.topologies import GIB
 
 # Of a TPU kept free: finished programs reported 0.22 and 0.27 more than was allotted. A GPU's
 # programs lie outside of the memory that counts here.
@@ -302,6 +302,7 @@ def _compile(fields: dict[str, Any], topology: str, place: str) -> None:
         os.dup2(file.fileno(), 2)
     try:
         from rsclip_jax.training.fit import FREE
+        from rsclip_jax.training.xla_options import compile_for
 
         machine = topologies.describe(topology)
         facts = {
@@ -313,7 +314,7 @@ def _compile(fields: dict[str, Any], topology: str, place: str) -> None:
         }
         (Path(place) / "facts").write_text(json.dumps(facts))
         lowered = lower_step(ConfigDict(fields), machine.devices)
-        lowered.compile(compiler_options={"xla_dump_to": place, "xla_dump_hlo_as_text": True})
+        compile_for(lowered, machine.devices, xla_dump_to=place, xla_dump_hlo_as_text=True)
     except Exception as error:
         (Path(place) / "error").write_text(str(error) or repr(error))
 

@@ -11,9 +11,6 @@ GIB = 2**30
 TPU_MEMORY = {"TPU v5 lite": 15.75 * GIB, "TPU v5": 95.74 * GIB, "TPU v6 lite": 31.25 * GIB}
 CARDS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.textproto"))}
 NODE = 8  # GPUs of a machine
-# Of a GPU's memory, what JAX takes for itself. The rest holds CUDA, NCCL and the programs.
-FRACTION_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-MEMORY_FRACTION = 0.92  # where the variable is not set
 
 
 class Machine(NamedTuple):
@@ -73,6 +70,8 @@ def _gpus(topology: str, card: str, shape: str) -> Machine:
     machines, each = node_shape(topology, shape)
     from jax.experimental import topologies
 
+    from rsclip_jax.startup import MEMORY_FRACTION, MEMORY_VARIABLES
+
     text = CARDS[card].read_text()
     try:
         major, minor = importlib.metadata.version("nvidia-cudnn-cu13").split(".")[:2]
@@ -89,10 +88,12 @@ def _gpus(topology: str, card: str, shape: str) -> Machine:
             'pip install -e ".[cuda]" (no GPU is needed)'
         ) from error
     memory = int(re.findall(r"^ *device_memory_size: (\d+)", text, re.MULTILINE)[0])
-    fraction = float(os.environ.get(FRACTION_VARIABLE, MEMORY_FRACTION))
+    # What training would have (rsclip_jax.startup).
+    given = next((x for x in MEMORY_VARIABLES if x.endswith("FRACTION") and os.environ.get(x)), "")
+    fraction = float(os.environ[given]) if given else MEMORY_FRACTION
     told = (
         f"the {fraction * memory / GIB:.2f} GiB that are {fraction:g} of a card's "
-        f"{memory / GIB:.2f} ({FRACTION_VARIABLE})"
+        f"{memory / GIB:.2f} ({given or MEMORY_VARIABLES[0]} changes it)"
     )
     return Machine(list(described.devices), fraction * memory, told)
 
