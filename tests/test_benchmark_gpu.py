@@ -1,5 +1,6 @@
 """The GPU program: its stages at toy sizes, and what a stage that fails costs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -94,6 +95,14 @@ def test_mistakes_are_told_in_a_line(tmp_path, flag, words):
     command = [sys.executable, "-m", "benchmarks.gpu", f"--out={tmp_path}", flag]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_without_a_gpu_nothing_starts(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", f"--out={tmp_path}"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ended.returncode == 1 and "expected a GPU that JAX sees" in ended.stderr
+    assert rows.read(tmp_path) == []
 
 
 def test_the_whole_program_runs_at_toy_sizes(tmp_path):
