@@ -10,6 +10,7 @@ from absl import flags
 
 from benchmarks import input_pipeline
 from benchmarks.gpu.rows import Row, Stage
+from benchmarks.gpu.step import TOY_SIZES
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.data.records import write_dataset
 
@@ -48,7 +49,8 @@ def end_to_end(stage: Stage, workers: int) -> Row:
     fields = {
         "input.data_dir": stage.scratch, "input.data": f"{{'{NAME}': 1.0}}",
         "input.batch_size": batch_size, "input.workers": workers, "input.flip": True,
-        "input.crop": "(0.5, 1.0)", "model.variant": "tiny" if stage.toy else "B/32",
+        "input.crop": "(0.5, 1.0)", "model.variant": "custom" if stage.toy else "B/32",
+        "model.sizes": TOY_SIZES if stage.toy else (),
         "model.dtype": "float32" if stage.toy else "bfloat16", "model.scan": True,
         "model.remat": "none" if stage.toy else "dots", "total_steps": steps, "log_steps": every,
         "warmup_steps": 2, "checkpoint.steps": 0,

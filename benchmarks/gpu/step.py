@@ -38,7 +38,7 @@ def settings_of(what: str, toy: bool, fields: dict[str, Any] = USUAL) -> dict[st
     settings |= {"batch_size": batch_size, **shape}
     if toy:
         settings |= {"variant": "custom", "batch_size": 8, "dtype": "float32"}
-        settings |= {"context_length": 32, "text_length": 16}
+        settings |= {"context_length": 32, "text_length": 16, "long": False}
         fields = {**fields, "model.sizes": TOY_SIZES}
     return {**settings, "set": [f"{name}={value}" for name, value in fields.items()]}
 
