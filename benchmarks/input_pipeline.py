@@ -111,13 +111,12 @@ def _procedural_jpeg(rng: np.random.Generator, side: int) -> bytes:
 
 
 def measure(
-    data_dir: str, name: str, temporary: str, workers: int = 0
+    data_dir: str, name: str, temporary: str
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], int]:
     """Alternate between the limits and the pipeline.
 
     Args:
       temporary: folder for the files of --torch_python.
-      workers: processes of the pipeline; their CPU time is not this process's.
 
     Returns:
       What was measured -> wall seconds of each round, -> CPU seconds, and the images of a round.
@@ -141,7 +140,7 @@ def measure(
         "right_angles": True,
         "rotate": 0.0,
         "threads": threads,
-        "workers": workers,
+        "workers": 0,
     }
     tokenizers = {field: ClipTokenizer(length) for field, length in config["lengths"].items()}
     dataset = train_dataset(config, _IMAGE_SIZE.value, tokenizers, seed=0)

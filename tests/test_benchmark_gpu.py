@@ -1,5 +1,6 @@
 """The GPU program: its stages at toy sizes, and what a stage that fails costs."""
 
+import os
 import re
 import subprocess
 import sys
@@ -96,8 +97,23 @@ def test_mistakes_are_told_in_a_line(tmp_path, flag, words):
     assert ended.returncode == 1 and words in ended.stderr and "Traceback" not in ended.stderr
 
 
+def test_without_a_gpu_nothing_starts(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", f"--out={tmp_path}"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ended.returncode == 1 and "expected a GPU that JAX sees" in ended.stderr
+    assert rows.read(tmp_path) == []
+
+
 def test_the_whole_program_runs_at_toy_sizes(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--toy", "--minutes=40", f"--out={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        "--toy",
+        "--minutes=300",
+        f"--out={tmp_path}",
+    ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     log = (tmp_path / program.LOG).read_text()
     assert ended.returncode == 0 and "missing" not in ended.stdout, ended.stdout + log[-3000:]

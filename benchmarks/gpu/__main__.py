@@ -17,8 +17,8 @@ temporary files.
 
 JAX takes 92 % of the card's memory when it starts (XLA_PYTHON_CLIENT_MEM_FRACTION), so no two of
 its processes share the card, nor JAX and PyTorch. Only in the stage "torch" do both hold it, since
-their steps alternate: JAX then has 35 %. Without a GPU a stage fails, and says so; with --toy all
-of it runs on the CPU at sizes that measure nothing.
+their steps alternate: JAX then has 35 %. Without a GPU nothing starts, and it says so; with --toy
+all of it runs on the CPU at sizes that measure nothing.
 
 Where packages are missing and there is no network, `benchmarks/gpu_wheels.sh` has collected them.
 """
@@ -83,7 +83,7 @@ def run(out: Path, plan: Sequence[Planned], seconds: float, toy: bool) -> bool:
     """Run what is missing of a plan and write the table; tell whether a stage has failed.
 
     Raises:
-      ValueError: a folder whose rows are of the other size.
+      ValueError: a folder whose rows are of the other size; no GPU, and not a toy.
     """
     end = time.monotonic() + seconds - RESERVE
     out.mkdir(parents=True, exist_ok=True)
@@ -92,6 +92,8 @@ def run(out: Path, plan: Sequence[Planned], seconds: float, toy: bool) -> bool:
         raise ValueError(
             f"{out} has rows {'without' if toy else 'of'} --toy: take another --out for this call"
         )
+    if not toy:
+        machine.check_gpu(environment(toy))
     rows.append(out, {"machine": machine.describe(), "toy": toy})
     queue = collections.deque(missing(plan, found))
     while queue and (left := end - time.monotonic()) >= LEAST:
@@ -178,7 +180,7 @@ def environment(toy: bool) -> dict[str, str]:
     if toy:  # one device, and programs that compile fast
         quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         return {**defaults, **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": quick}
-    # JAX then fails where there is no GPU, instead of taking the CPU.
+    # JAX then fails where CUDA does not start, instead of taking the CPU.
     return {**defaults, **os.environ, "JAX_PLATFORMS": "cuda,cpu"}
 
 

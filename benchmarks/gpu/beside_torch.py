@@ -43,7 +43,7 @@ def run(stage: Stage) -> None:
     for what, (shape, batch_size) in pairs[1:2] if stage.toy else pairs:
         settings = settings_of(shape, stage.toy)
         settings["rounds"] = 2 if stage.toy else 15
-        settings |= {"open_clip": TOY} if stage.toy else {"batch_size": batch_size}
+        settings |= {"open_clip": TOY, "long": True} if stage.toy else {"batch_size": batch_size}
         stage.measure(what, said(USUAL), lambda s=settings: measure(s, stage.torch_python))
 
 

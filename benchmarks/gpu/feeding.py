@@ -10,6 +10,7 @@ from absl import flags
 
 from benchmarks import input_pipeline
 from benchmarks.gpu.rows import Row, Stage
+from benchmarks.gpu.step import TOY_SIZES
 from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.data.records import write_dataset
 
@@ -22,17 +23,15 @@ def run(stage: Stage) -> None:
     flags.FLAGS(["input", *(arguments if stage.toy else ["--batches=16", "--rounds=5"])])
     records = input_pipeline.procedural_records(*((64, 8) if stage.toy else ()))
     write_dataset(str(stage.scratch), NAME, {"train": records})
-    for workers in (0,) if stage.toy else (0, 2, 4):
-        setting = f"config.input.workers={workers}"
-        stage.measure("pipeline", setting, lambda n=workers: pipeline(stage.scratch, n))
+    stage.measure("pipeline", "config.input.workers=0", lambda: pipeline(stage.scratch))
     for workers in (0,) if stage.toy else (0, 2):
         setting = f"bfloat16, config.input.workers={workers}"
         stage.measure("B/32+77 from JPEG", setting, lambda n=workers: end_to_end(stage, n))
 
 
-def pipeline(data: Path, workers: int) -> Row:
+def pipeline(data: Path) -> Row:
     """Return images/s of the pipeline and of the bare limits beside it."""
-    wall, _, count = input_pipeline.measure(str(data), NAME, str(data), workers)
+    wall, _, count = input_pipeline.measure(str(data), NAME, str(data))
     row: Row = {"cores": available_cores()}
     for kind, seconds in wall.items():
         row[f"{kind} images/s"] = count / statistics.median(seconds)
@@ -48,7 +47,8 @@ def end_to_end(stage: Stage, workers: int) -> Row:
     fields = {
         "input.data_dir": stage.scratch, "input.data": f"{{'{NAME}': 1.0}}",
         "input.batch_size": batch_size, "input.workers": workers, "input.flip": True,
-        "input.crop": "(0.5, 1.0)", "model.variant": "tiny" if stage.toy else "B/32",
+        "input.crop": "(0.5, 1.0)", "model.variant": "custom" if stage.toy else "B/32",
+        "model.sizes": TOY_SIZES if stage.toy else (),
         "model.dtype": "float32" if stage.toy else "bfloat16", "model.scan": True,
         "model.remat": "none" if stage.toy else "dots", "total_steps": steps, "log_steps": every,
         "warmup_steps": 2, "checkpoint.steps": 0,

@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 LIBRARIES = (
@@ -31,6 +33,22 @@ def describe() -> dict[str, str]:
         "Python": platform.python_version(),
         **versions,
     }
+
+
+def check_gpu(env: Mapping[str, str]) -> None:
+    """Ask JAX, in a process of its own that leaves the card free, whether it computes on a GPU.
+
+    Raises:
+      ValueError: it does not.
+    """
+    code = "import jax; print(jax.devices())"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    answer = (asked.stdout if asked.returncode == 0 else asked.stderr).strip().split("\n")[-1]
+    if asked.returncode or "cuda" not in answer.lower():
+        raise ValueError(
+            f"expected a GPU that JAX sees, but it says {answer}: install jax[cuda13] of this "
+            "driver, or give --toy for a run on the CPU that measures nothing"
+        )
 
 
 def state() -> str:

@@ -103,7 +103,7 @@ def whole(toy: bool, kind: Kind) -> tuple[Callable, Any, Any]:
     def loss_fn(params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:
         with sharding.on_mesh(mesh):
             out = model.apply({"params": params}, **batch)
-        z = jnp.concatenate([out["zimg"], out["ztxt"], out["ztxt_long"]])
+        z = jnp.concatenate([value for name, value in out.items() if name.startswith("z")])
         return contrast(params, batch, 0)[0], z
 
     return loss_fn, params, jax.device_put(random_batch(config), sharding.batch_sharding(mesh))

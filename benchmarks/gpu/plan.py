@@ -15,10 +15,10 @@ class Planned(NamedTuple):
 STAGES = tuple(
     Planned(name, f"benchmarks.gpu.{module}", minutes, title)
     for name, module, minutes, title in (
-        ("demo", "demo", 3.5, "the demo trains, is killed, resumes, evaluates and exports"),
-        ("numerics", "numerics", 2.5, "bfloat16 and fused attention beside float32 XLA"),
+        ("demo", "demo", 4, "the demo trains, is killed, resumes, evaluates and exports"),
+        ("numerics", "numerics", 3, "bfloat16 and fused attention beside float32 XLA"),
         ("step", "step", 5, "throughput and share of the peak"),
-        ("settings", "settings", 3, "the step under other settings"),
+        ("settings", "settings", 3.5, "the step under other settings"),
         ("torch", "beside_torch", 5, "PyTorch on the same card, step by step in turn"),
         ("loss", "loss", 1, "ring, gather and dense loss"),
         ("packing", "packing", 1.5, "texts that share rows"),

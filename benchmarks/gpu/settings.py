@@ -27,14 +27,13 @@ def run(stage: Stage) -> None:
 
 def changes() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return fields of the config, and other settings of a `BareStep`."""
-    others = [name for name in REMAT_POLICIES if name != USUAL["model.remat"]]
+    # All at a batch that the greediest of them may fit with.
     found: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({**USUAL, "model.remat": name}, {}) for name in others
+        ({**USUAL, "model.remat": name}, {"batch_size": 256}) for name in REMAT_POLICIES
     ]
     found += [
         ({**USUAL, "model.scan": False}, {}),
         (USUAL, {"cast_once": True}),
-        (USUAL, {"batch_size": 256}),
         (USUAL, {"batch_size": 1024}),
         ({**USUAL, "model.attention": "xla"}, {}),
     ]

@@ -1,5 +1,6 @@
 """Throughput and share of the peak of the training step, beside the card's own matrix product."""
 
+import re
 import statistics
 import time
 from typing import Any
@@ -21,6 +22,7 @@ SHAPES: dict[str, tuple[dict[str, Any], int]] = {
 }
 USUAL = {"model.remat": "dots", "model.scan": True}
 TOY_SIZES = (16, 64, 2, 2, 64, 2, 2, 32, 32)  # `Sizes` of models/clip.py
+OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|[Oo]ut of memory")
 SMALLEST = 32  # batch that is tried
 
 
@@ -38,7 +40,7 @@ def settings_of(what: str, toy: bool, fields: dict[str, Any] = USUAL) -> dict[st
     settings |= {"batch_size": batch_size, **shape}
     if toy:
         settings |= {"variant": "custom", "batch_size": 8, "dtype": "float32"}
-        settings |= {"context_length": 32, "text_length": 16}
+        settings |= {"context_length": 32, "text_length": 16, "long": False}
         fields = {**fields, "model.sizes": TOY_SIZES}
     return {**settings, "set": [f"{name}={value}" for name, value in fields.items()]}
 
@@ -59,7 +61,9 @@ def measure(settings: dict[str, Any], toy: bool) -> Row:
         try:
             return _measure({**settings, "batch_size": batch_size}, toy)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXH" not in str(error):
+            if isinstance(error, jax.errors.JaxRuntimeError) and not OUT_OF_MEMORY.search(
+                str(error)
+            ):
                 raise
             if batch_size // 2 < (8 if toy else SMALLEST):
                 raise MemoryError(f"not even a batch of {batch_size} fits: {error}") from error

@@ -23,7 +23,9 @@ def run(stage: Stage) -> None:
     def traced() -> Row:
         step = BareStep({**settings_of(WHAT, stage.toy), "batch_size": 8 if stage.toy else 256})
         step.take(2)
-        with jax.profiler.trace(str(stage.scratch)):
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # the host's calls would be most of the file
+        with jax.profiler.trace(str(stage.scratch), profiler_options=options):
             for number in range(steps):
                 with jax.profiler.StepTraceAnnotation("train", step_num=number):
                     step.take()
