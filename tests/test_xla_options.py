@@ -1,4 +1,4 @@
-"""Options of XLA for several GPUs: who gets them, who overrides them."""
+"""Options of XLA for GPUs: who gets them, who overrides them."""
 
 from types import SimpleNamespace
 
@@ -21,15 +21,18 @@ def untold():
     xla_options._say.cache_clear()
 
 
-def test_only_several_gpus_get_options():
-    assert xla_options.options_for(GPUS, "") == xla_options.OPTIONS
-    assert xla_options.options_for(GPUS[:1], "") == {}
+ALL = xla_options.OPTIONS | xla_options.OPTIONS_OF_SEVERAL
+
+
+def test_only_gpus_get_options():
+    assert xla_options.options_for(GPUS, "") == ALL
+    assert xla_options.options_for(GPUS[:1], "") == xla_options.OPTIONS
     assert xla_options.options_for(jax.devices(), "") == {}
 
 
 def test_a_flag_of_the_user_wins_and_the_others_stay():
     found = xla_options.options_for(GPUS, f"--xla_dump_to=x --{OPTION}=false")
-    assert found == {k: v for k, v in xla_options.OPTIONS.items() if k != OPTION}
+    assert found == {k: v for k, v in ALL.items() if k != OPTION}
 
 
 def test_xla_knows_the_options_and_they_are_told_once(lowered, capsys):
@@ -37,11 +40,12 @@ def test_xla_knows_the_options_and_they_are_told_once(lowered, capsys):
         assert xla_options.compile_for(lowered, GPUS)(1.0) == 2
     out = capsys.readouterr().out
     assert out.count("XLA: ") == 1
-    assert all(f"{k}={v}" in out for k, v in xla_options.OPTIONS.items())
+    assert all(f"{k}={v}" in out for k, v in ALL.items())
 
 
 def test_an_option_that_xla_does_not_know_is_left_out_and_told(lowered, monkeypatch, capsys):
-    monkeypatch.setattr(xla_options, "OPTIONS", {"xla_gpu_of_old": True, OPTION: True})
+    monkeypatch.setattr(xla_options, "OPTIONS", {"xla_gpu_of_old": True})
+    monkeypatch.setattr(xla_options, "OPTIONS_OF_SEVERAL", {OPTION: True})
     assert xla_options.compile_for(lowered, GPUS)(1.0) == 2
     out = capsys.readouterr().out
     assert "no option xla_gpu_of_old: left out" in out and f"XLA: {OPTION}=True" in out

@@ -1,4 +1,4 @@
-"""Options of XLA for the training step on several GPUs."""
+"""Options of XLA for the training step on GPUs."""
 
 import functools
 import os
@@ -12,6 +12,11 @@ from rsclip_jax.training.progress import log
 # Given to the compilation, not to the environment, where one that XLA does not know ends the
 # process.
 OPTIONS: dict[str, Any] = {
+    # config.model.remat says what is computed twice. XLA would choose more by itself: to save 0.5
+    # of 62 GiB it repeated half of the products of a step (fusionrs.py:L/14), without a word.
+    "xla_disable_hlo_passes": "rematerialization",
+}
+OPTIONS_OF_SEVERAL: dict[str, Any] = {
     # With mesh.fsdp the parameters of a layer are gathered while the one before it computes. A loop
     # over layers gathers them at the beginning of its turn otherwise, and waits.
     "xla_gpu_enable_pipelined_all_gather": True,
@@ -24,7 +29,7 @@ OPTIONS: dict[str, Any] = {
 def compile_for(
     lowered: jax.stages.Lowered, devices: Iterable[Any], **more: Any
 ) -> jax.stages.Compiled:
-    """Compile with OPTIONS where the devices are several GPUs; what XLA does not know is left out.
+    """Compile with the options for these devices; what XLA does not know is left out.
 
     Flags that the user has in XLA_FLAGS win, one by one.
 
@@ -54,10 +59,11 @@ def compile_for(
 def options_for(devices: Iterable[Any], xla_flags: str) -> dict[str, Any]:
     """Return the options for these devices that `xla_flags` does not name."""
     platforms = [device.platform for device in devices]
-    if len(platforms) < 2 or platforms[0] != "gpu":
+    if platforms[0] != "gpu":
         return {}
     given = {flag.lstrip("-").split("=")[0] for flag in xla_flags.split()}
-    return {name: value for name, value in OPTIONS.items() if name not in given}
+    options = OPTIONS | OPTIONS_OF_SEVERAL if len(platforms) > 1 else OPTIONS
+    return {name: value for name, value in options.items() if name not in given}
 
 
 @functools.cache  # a run may compile several steps
