@@ -11,7 +11,7 @@ from benchmarks.bare_step import BareStep, product_rate
 from benchmarks.gpu.rows import Row, Stage
 from rsclip_jax.training.flops import device_peak
 
-# The model and its texts -> batches to try, the greatest first: one that does not fit is halved.
+# The model and its texts -> settings of a `BareStep`, and the batch, halved until it fits.
 SHAPES: dict[str, tuple[dict[str, Any], int]] = {
     "B/16+248+77": ({"variant": "B/16", "context_length": 248, "long": True}, 512),
     "B/16+77": ({"variant": "B/16"}, 1024),
@@ -22,7 +22,7 @@ SHAPES: dict[str, tuple[dict[str, Any], int]] = {
 }
 USUAL = {"model.remat": "dots", "model.scan": True}
 TOY_SIZES = (16, 64, 2, 2, 64, 2, 2, 32, 32)  # `Sizes` of models/clip.py
-OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|[Oo]ut of memory")
+OUT_OF_MEMORY = re.compile("MemoryError|RESOURCE_EXHAUSTED|[Oo]ut of memory")
 SMALLEST = 32  # batch that is tried
 
 
@@ -61,9 +61,7 @@ def measure(settings: dict[str, Any], toy: bool) -> Row:
         try:
             return _measure({**settings, "batch_size": batch_size}, toy)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and not OUT_OF_MEMORY.search(
-                str(error)
-            ):
+            if not OUT_OF_MEMORY.search(repr(error)):
                 raise
             if batch_size // 2 < (8 if toy else SMALLEST):
                 raise MemoryError(f"not even a batch of {batch_size} fits: {error}") from error
