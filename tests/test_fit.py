@@ -274,7 +274,7 @@ def test_a_compiler_that_gives_up_for_want_of_memory_is_heard(small, tmp_path, m
     compile_lowered = ahead.compile_lowered
 
     def refuse(message):
-        def compile_once(lowered, size):
+        def compile_once(*_):
             monkeypatch.setattr(ahead, "compile_lowered", compile_lowered)
             raise jax.errors.JaxRuntimeError(message)
 
