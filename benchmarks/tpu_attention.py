@@ -10,12 +10,18 @@ prints a row for each tower and kind of attention:
 - Mcycles: the sum of its own `estimated_cycles`, loops as often as they turn. It has no estimate of
   the kernels: their rows count only what surrounds them (projections, padding, changes of layout)
 
+`--kernels` prints a floor for these instead: the instruction bundles of a kernel's schedule, one
+cycle each, once for every row, head and layer. What it waits for memory is not in it.
+
 The kernels want rows in multiples of 128: tokens are padded, and what was added is masked.
 """
 
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -25,7 +31,7 @@ from absl import app, flags
 from jax.experimental.pallas.ops.tpu import flash_attention as flash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import SingleDeviceSharding
 
 from rsclip_jax import aot
 from rsclip_jax.models.blocks import dot_product_attention
@@ -123,12 +129,15 @@ KINDS = {
 
 _TOWERS = flags.DEFINE_multi_enum("tower", list(SHAPES), list(SHAPES), "May be repeated.")
 _KINDS = flags.DEFINE_multi_enum("kind", list(KINDS), list(KINDS), "May be repeated.")
+_KERNELS = flags.DEFINE_boolean("kernels", False, "The schedules of the kernels instead.")
 _ROWS = flags.DEFINE_integer("rows", 64, "Of the batch, on one device.", lower_bound=1)
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "TPU generation and shape; one is used.")
 
 
 def main(argv: list[str]) -> None:
     """Print the table row by row."""
+    if _KERNELS.value:
+        return kernels()
     print("| tower | attention | MiB | Mcycles |\n|---|---|---|---|")
     device = aot.devices_of(_TOPOLOGY.value)[0]
     for name in _TOWERS.value:
@@ -137,6 +146,46 @@ def main(argv: list[str]) -> None:
             cycles = estimated_cycles(compiled.as_text(), SHAPES[name].layers)
             memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
             print(f"| {name} | {kind} | {memory:,.0f} | {cycles / 1e6:,.1f} |", flush=True)
+
+
+def kernels() -> None:
+    """Print the bundles of every kernel, and what they come to in a tower."""
+    print("| tower | attention | bundles of its kernels | Mcycles, at least |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["LIBTPU_INIT_ARGS"] = (  # read when the compiler is loaded, not before
+            f"--xla_jf_dump_to={place} --xla_jf_dump_llo_text=true "
+            "--xla_jf_dump_llo_pass_label_regex=final_bundles"
+        )
+        device = aot.devices_of(_TOPOLOGY.value)[0]
+        for name in _TOWERS.value:
+            for kind in [kind for kind in _KINDS.value if kind in ("flash", "splash")]:
+                for file in Path(place).iterdir():
+                    file.unlink()
+                shape = SHAPES[name]
+                hlo = row(KINDS[kind](shape), shape, device).compile().as_text()
+                calls = re.findall(r'%(\S+) = .*custom_call_target="tpu_custom_call"', hlo)
+                found = [bundles(Path(place), call) for call in calls]
+                cycles = sum(found) * _ROWS.value * shape.heads * shape.layers
+                print(f"| {name} | {kind} | {' + '.join(map(str, found))} | {cycles / 1e6:,.1f} |")
+
+
+def bundles(place: Path, call: str) -> int:
+    """Read how many bundles the schedule of a kernel has, in the compiler's dump."""
+    (file,) = place.glob(f"*-{call}-*schedule-analysis_final_bundles.txt")
+    return int(re.findall(r"total scheduled bundles:\s*(\d+)", file.read_text())[0])
+
+
+def row(attend: Attend, shape: Shape, device: jax.Device) -> jax.stages.Lowered:
+    """Trace the attention of one row, forward and backward."""
+
+    def gradient(q: jax.Array, k: jax.Array, v: jax.Array, dy: jax.Array) -> tuple:
+        y, pullback = jax.vjp(attend, q, k, v)
+        return y, pullback(dy)
+
+    place = SingleDeviceSharding(device)
+    heads = (1, shape.tokens, shape.heads, shape.width // shape.heads)
+    x = jax.ShapeDtypeStruct(heads, jnp.bfloat16)
+    return jax.jit(gradient, in_shardings=place, out_shardings=place).lower(x, x, x, x)
 
 
 def tower(attend: Attend, shape: Shape, device: jax.Device) -> jax.stages.Lowered:
@@ -155,7 +204,7 @@ def tower(attend: Attend, shape: Shape, device: jax.Device) -> jax.stages.Lowere
     def gradient(params: dict[str, jax.Array], x: jax.Array, dy: jax.Array) -> tuple:
         return jax.vjp(output, params, x)[1](dy)
 
-    place = NamedSharding(Mesh(np.array([device]), ("data",)), PartitionSpec())
+    place = SingleDeviceSharding(device)
     matrices = {"in": (shape.layers, width, 3 * width), "out": (shape.layers, width, width)}
     params = {name: jax.ShapeDtypeStruct(s, jnp.bfloat16) for name, s in matrices.items()}
     x = jax.ShapeDtypeStruct((_ROWS.value, shape.tokens, width), jnp.bfloat16)
