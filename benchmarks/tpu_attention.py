@@ -34,7 +34,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import SingleDeviceSharding
 
 from rsclip_jax import aot
-from rsclip_jax.models.blocks import dot_product_attention
+from rsclip_jax.models.attention import plain
 
 
 class Shape(NamedTuple):
@@ -60,7 +60,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # over [B, L, H
 def xla(shape: Shape) -> Attend:
     """Return the attention that this package has."""
     mask = jnp.tri(shape.tokens, dtype=bool) if shape.causal else None
-    return partial(dot_product_attention, mask=mask)
+    return partial(plain, mask=mask)
 
 
 def recomputed(shape: Shape) -> Attend:

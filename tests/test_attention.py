@@ -218,11 +218,22 @@ def test_a_recomputed_activation_has_the_same_gradient():
 )
 @pytest.mark.parametrize("causal", [False, True])
 def test_what_a_layer_keeps_for_the_backward_pass(monkeypatch, causal, remat, most):
-    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    assert 1.9 < kept_of_a_layer(monkeypatch, "gpu", causal, remat) < most
+
+
+def test_a_tpu_keeps_no_attention_weights(monkeypatch):
+    assert kept_of_a_layer(monkeypatch, "tpu", False, "none") < 1.25 * 34
+    stored = kept_of_a_layer(monkeypatch, "cpu", False, "none")
+    assert stored > 1.25 * 34  # 2 heads of 200 x 200 numbers
+
+
+def kept_of_a_layer(monkeypatch, platform, causal, remat) -> float:
+    """Return the bytes that a layer keeps, for each token and unit of width."""
+    monkeypatch.setattr(attention, "platform", lambda: platform)
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     attention.refusal.cache_clear()
-    tokens, width = 64 * 197, 128
-    x = jax.ShapeDtypeStruct((64, 197, width), jnp.bfloat16)
+    tokens, width = 64 * 200, 128
+    x = jax.ShapeDtypeStruct((64, 200, width), jnp.bfloat16)
     at = jnp.zeros(64, jnp.int32)
 
     def kept(depth):
@@ -231,9 +242,9 @@ def test_what_a_layer_keeps_for_the_backward_pass(monkeypatch, causal, remat, mo
         params = jax.eval_shape(model.init, jax.random.key(0), x)
         residuals = jax.eval_shape(lambda p, x: jax.vjp(model.apply, p, x, at)[1], params, x)
         leaves = jax.tree.leaves(residuals)
-        # Activations of 198 tokens; parameters do not count.
-        return sum(a.size * a.dtype.itemsize for a in leaves if a.size % (64 * 198) == 0)
+        # Activations; parameters do not count.
+        return sum(a.size * a.dtype.itemsize for a in leaves if a.size % (64 * 200) == 0)
 
     layer = (kept(5) - kept(3)) / 2 / tokens / width
     attention.refusal.cache_clear()
-    assert 1.9 < layer < most
+    return layer

@@ -196,7 +196,10 @@ class Attention(nn.Module):
                 q, k, v, None if told else mask(), causal=told and self.causal, length=keys
             )
         else:
-            y = attention.plain(q, k, v, mask())
+            attend = attention.plain
+            if attention.platform() == "tpu":  # docs/performance.md: instead of a fused kernel
+                attend = recomputed(attend, cfg.scan)
+            y = attend(q, k, v, mask())
         out_init = nn.initializers.normal(width**-0.5 * (2 * cfg.depth) ** -0.5)
         y = y.reshape(batch, -1, width)
         if asking is None:
