@@ -22,6 +22,7 @@ from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
 from rsclip_jax.training.step import make_loss, make_train_step, text_rows
+from rsclip_jax.training.xla_options import compile_for
 
 VOCABULARY, END = 49408, 49407  # CLIP's
 TOTAL_STEPS = 10**6
@@ -36,7 +37,7 @@ class BareStep:
         LRSCLIP; `set`, a list of FIELD=VALUE of the config. May be left out: `tokens`, the mean
         length of captions (else they fill their rows); `donate` (True): the old state's memory
         serves the new one; `cast_once` (False): matrices are rounded to `dtype` before the towers,
-        not in every layer; `options`: XLA's flags for this program by name.
+        not in every layer; `options`: XLA's flags for this program by name, beside the trainer's.
 
     Attributes:
       config: the resolved config.
@@ -70,7 +71,7 @@ class BareStep:
         )
         start = time.perf_counter()
         lowered = step.lower(jax.eval_shape(wrap), self.batch)
-        self._step = lowered.compile(compiler_options=settings.get("options"))
+        self._step = compile_for(lowered, mesh.devices.flat, **settings.get("options", {}))
         self.compile_s = time.perf_counter() - start
         memory = self._step.memory_analysis()
         self.temporary, self.arguments = memory.temp_size_in_bytes, memory.argument_size_in_bytes
