@@ -1,5 +1,6 @@
 """Where the runs of a sweep are trained: on this machine, by SLURM, on Cloud TPUs."""
 
+import math
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launch import processes
+from rsclip_jax.startup import MEMORY_FRACTION, MEMORY_VARIABLES
 
 
 class Job(Protocol):
@@ -52,23 +54,32 @@ class _Process:
 
 
 class Local:
-    """Processes on this machine; several at a time take the GPUs in turn, one each."""
+    """Processes on this machine; several at a time take the GPUs in turn.
+
+    Where there are more runs than GPUs, those that share one share its memory, unless the
+    environment says how much a process takes.
+    """
 
     def __init__(self, parallel: int):
-        self._gpus = _gpus() if parallel > 1 else []
-        self._jobs: dict[str, Job] = {}  # GPU -> the run that it was given to
+        gpus = _gpus() if parallel > 1 else []
+        self._jobs: dict[str, list[Job]] = {gpu: [] for gpu in gpus}  # that each was given to
+        self._environment: dict[str, str] = {}
+        sharing = math.ceil(parallel / len(gpus)) if gpus else 1
+        if sharing > 1 and not any(os.environ.get(name) for name in MEMORY_VARIABLES):
+            self._environment[MEMORY_VARIABLES[0]] = f"{MEMORY_FRACTION / sharing:.3f}"
 
     def start(self, name: str, arguments: Sequence[str], workdir: Path) -> Job:
-        free = [gpu for gpu in self._gpus if not self._taken(gpu)]
-        environment = {"CUDA_VISIBLE_DEVICES": free[0]} if free else {}
         log = workdir / "logs" / "process-0.log"
-        job = _Process(processes.start([*processes.TRAINER, *arguments], log, environment))
-        if free:
-            self._jobs[free[0]] = job
+        gpu = min(self._jobs, key=self._taken, default=None)
+        visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+        command = [*processes.TRAINER, *arguments]
+        job = _Process(processes.start(command, log, self._environment | visible))
+        if gpu is not None:
+            self._jobs[gpu].append(job)
         return job
 
-    def _taken(self, gpu: str) -> bool:
-        return gpu in self._jobs and self._jobs[gpu].running()
+    def _taken(self, gpu: str) -> int:
+        return sum(job.running() for job in self._jobs[gpu])
 
 
 def _gpus() -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch import backends, local, processes
-from rsclip_jax import distributed
+from rsclip_jax import distributed, startup
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -351,7 +351,8 @@ def test_other_processes_are_noticed_in_the_environment(environment, others, mon
 
 
 def test_local_runs_at_the_same_time_take_gpus_in_turn(fake, stand_ins, tmp_path, monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", *startup.MEMORY_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
     stand_ins.add("nvidia-smi", "printf '0\\n1\\n'")
     monkeypatch.setenv("PATH", f"{stand_ins.directory}:{os.environ['PATH']}")
     given = []
@@ -361,16 +362,24 @@ def test_local_runs_at_the_same_time_take_gpus_in_turn(fake, stand_ins, tmp_path
             return None
 
     def start(command, log, environment):
-        given.append(environment.get("CUDA_VISIBLE_DEVICES"))
+        given.append(environment)
         return Running()
 
     monkeypatch.setattr(processes, "start", start)
     backend = backends.Local(parallel=2)
     for name in "ab":
         backend.start(name, [], tmp_path / name)
-    assert given == ["0", "1"]
+    assert given == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     backends.Local(parallel=1).start("c", [], tmp_path / "c")
-    assert given[-1] is None  # alone, a run takes all of them
+    assert given[-1] == {}  # alone, a run takes all of them
+    backend = backends.Local(parallel=4)  # two runs share a GPU, and its memory
+    for name in "defg":
+        backend.start(name, [], tmp_path / name)
+    assert [x["CUDA_VISIBLE_DEVICES"] for x in given[-4:]] == ["0", "1", "0", "1"]
+    assert {x["XLA_CLIENT_MEM_FRACTION"] for x in given[-4:]} == {"0.460"}
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    backends.Local(parallel=4).start("h", [], tmp_path / "h")
+    assert "XLA_CLIENT_MEM_FRACTION" not in given[-1]
 
 
 def test_a_flag_joins_the_hosts_of_a_tpu(monkeypatch):
