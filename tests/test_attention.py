@@ -1,6 +1,7 @@
 """Fused attention, with XLA's in the place of cuDNN's kernel: what it is given, and when."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -180,6 +181,12 @@ def test_the_kernel_is_chosen_only_where_it_applies(monkeypatch):
         assert attention.implementation("auto", "bfloat16", head_dim)[0] == "cudnn"
     kind, why = attention.implementation("auto", "bfloat16", 20)
     assert kind == "xla" and "multiple of 8" in why
+    attention.refusal.cache_clear()
+    old = [types.SimpleNamespace(compute_capability="7.5")]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: old)
+    kind, why = attention.implementation("auto", "bfloat16", 64)
+    assert kind == "xla" and "8.0 or more" in why
     attention.refusal.cache_clear()
 
 

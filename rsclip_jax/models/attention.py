@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from rsclip_jax.sharding import spread
 
 CHOICES = ("auto", "xla", "cudnn")
+OLDEST = 8.0  # compute capability that cuDNN's kernel wants
 
 
 def platform() -> str:
@@ -58,6 +59,9 @@ def refusal(dtype: str, head_dim: int) -> str:
     """Tell why JAX does not take cuDNN's kernel in training, "" where it does."""
     if dtype not in ("bfloat16", "float16"):
         return f"the fused kernel wants bfloat16 or float16, and config.model.dtype is {dtype}"
+    if jax.default_backend() == "gpu":  # else the GPU is described, and all that are have it
+        if float(jax.local_devices()[0].compute_capability) < OLDEST:
+            return f"the fused kernel wants a GPU of compute capability {OLDEST} or more (Ampere)"
     x = jax.ShapeDtypeStruct((1, 7, 1, head_dim), dtype)
     try:
         jax.eval_shape(jax.grad(lambda x: fused(x, x, x).astype(jnp.float32).sum()), x)
