@@ -11,7 +11,7 @@ ROWS = (100_000, 1_000_000)
 
 def run(stage: Stage) -> None:
     """Localise, then search: what takes the longest comes last."""
-    side, small = (1500, 800) if stage.toy else (10_000, 1500)
+    side, small = (800, 800) if stage.toy else (10_000, 1500)
     flags.FLAGS(["searching", f"--side={side}", f"--small_side={small}", "--rounds=1"])
     stage.measure("semantic localisation", f"{side} x {side} px, tiny model", localise)
     few, many = (500, 1000) if stage.toy else ROWS
