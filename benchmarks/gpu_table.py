@@ -1,9 +1,9 @@
 """What the papers' configs need of GPUs that are not there: memory, kernels, collectives, FLOPs.
 
-    python -m benchmarks.gpu_table [--rows=papers,models] [--cards=h100:1,h100:8] [--out=gpu_table]
+    python -m benchmarks.gpu_table [--rows=papers,models] [--cards=h100:1,h100:8] [--table=gpu_table]
 
-Compiles every row (rsclip_jax.aot; needs the CUDA packages and no GPU) and writes it to OUT.jsonl
-and, as a table, to OUT.md. The same command goes on after any stop: rows of OUT.jsonl are not
+Compiles every row (rsclip_jax.aot; needs the CUDA packages and no GPU) and writes it to TABLE.jsonl
+and, as a table, to TABLE.md. The same command goes on after any stop: rows of TABLE.jsonl are not
 compiled again, but for those that failed. Ends with code 1 if a row failed.
 
 papers are the configs with each word that changes shapes, at their own batch; models the four sizes
@@ -38,7 +38,7 @@ TITLES = ["config", "GPUs", "batch", "recomputed", "parts", "GiB: state + batch 
 
 _ROWS = flags.DEFINE_list("rows", list(CARDS), "papers, models or both.")
 _CARDS = flags.DEFINE_list("cards", None, "GPUs, as for rsclip_jax.aot; unless given, by rows.")
-_OUT = flags.DEFINE_string("out", "gpu_table", "Name of the files without its ending.")
+_TABLE = flags.DEFINE_string("table", "gpu_table", "Name of the files without its ending.")
 _FINISH = flags.DEFINE_boolean("finish", False, "Generate machine code as well.")
 
 
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Compile what is missing."""
-    store = Path(f"{_OUT.value}.jsonl")
+    store = Path(f"{_TABLE.value}.jsonl")
     lines = store.read_text().splitlines() if store.exists() else []
     known = {Row(*line["row"]): line for line in map(json.loads, lines) if "error" not in line}
     failed = 0
@@ -63,9 +63,9 @@ def main(argv: list[str]) -> None:
             with store.open("a") as file:
                 print(json.dumps(known[row]), file=file)
         failed += "error" in known[row]
-        Path(f"{_OUT.value}.md").write_text(table([known[r] for r in rows if r in known]))
+        Path(f"{_TABLE.value}.md").write_text(table([known[r] for r in rows if r in known]))
     if failed:
-        sys.exit(f"{failed} of {len(rows)} rows failed, see {_OUT.value}.md")
+        sys.exit(f"{failed} of {len(rows)} rows failed, see {_TABLE.value}.md")
 
 
 def listed(groups: list[str], cards: list[str] | None) -> Iterator[Row]:

@@ -38,7 +38,7 @@ def test_what_is_there_is_not_compiled_again(monkeypatch, tmp_path):
     monkeypatch.setattr(aot, "step_needs", needs)
     monkeypatch.setattr(gpu_table, "PAPERS", ["georsclip:ret2", "georsclip:", "fusionrs:"])
     out = tmp_path / "table"
-    with flagsaver.flagsaver(rows=["papers"], cards=["h100:8"], out=str(out), finish=False):
+    with flagsaver.flagsaver(rows=["papers"], cards=["h100:8"], table=str(out), finish=False):
         with pytest.raises(SystemExit, match="1 of 3 rows failed"):
             gpu_table.main([])
         table = out.with_suffix(".md").read_text().splitlines()
@@ -50,4 +50,4 @@ def test_what_is_there_is_not_compiled_again(monkeypatch, tmp_path):
     assert (
         len(table) == 5 and "1.0 + 1.0 + 3.0 | 60.0 | 24, 12 | 2, 0, 0 | 5.0, 3.0 | 61" in table[2]
     )
-    assert flags.FLAGS.out == "gpu_table"
+    assert flags.FLAGS.table == "gpu_table"

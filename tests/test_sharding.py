@@ -11,7 +11,7 @@ from configs import defaults
 from rsclip_jax import sharding
 from rsclip_jax.models import clip
 from rsclip_jax.sharding import make_mesh, state_shardings
-from rsclip_jax.training.loop import jitted
+from rsclip_jax.training.ahead import jitted
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
