@@ -163,6 +163,9 @@ def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
     print(f"{config.model.variant} on {topology}, batch {config.input.batch_size:,}: "
           f"{needs.memory / GIB:.2f} of {needs.available / GIB:.2f} GiB of each device, "
           f"{fits} ({needs.seconds:.0f} s)", flush=True)  # fmt: skip
+    if config.input.get("pack_text"):
+        print("  compiled as with config.input.pack_text=False: how many rows texts share depends on "
+              "the data")  # fmt: skip
     if not needs.model_flops:  # the compiler gave up
         return needs
     print(f"  state {needs.state / GIB:.2f}, batch {needs.batch / GIB:.2f}, temporary "

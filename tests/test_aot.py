@@ -135,3 +135,7 @@ def test_what_a_config_leaves_open_is_chosen_as_by_the_trainer(monkeypatch, scen
     assert "'dots'" in capsys.readouterr().out
     settled, nothing = aot.settle(config, "any")
     assert settled is config and nothing is None
+    assert "pack_text" not in capsys.readouterr().out
+    config.input.pack_text = True
+    aot.report(config, "any")
+    assert "compiled as with config.input.pack_text=False" in capsys.readouterr().out
