@@ -240,7 +240,7 @@ def family() -> list[int]:
 def _stat(process: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the third, none if it has ended."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -248,7 +248,7 @@ def _stat(process: int) -> list[str]:
 def memory_of(process: int) -> int:
     """Return the proportional set size in bytes, 0 if the process has ended."""
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)

@@ -1,6 +1,6 @@
 """What the papers' configs need of GPUs that are not there: memory, kernels, collectives, FLOPs.
 
-    python -m benchmarks.gpu_table [--rows=papers,models] [--cards=h100:1,h100:8] [--table=gpu_table]
+    python -m benchmarks.gpu_table [--rows=papers,models] [--cards=h100:1,h100:8] [--table=TABLE]
 
 Compiles every row (rsclip_jax.aot; needs the CUDA packages and no GPU) and writes it to TABLE.jsonl
 and, as a table, to TABLE.md. The same command goes on after any stop: rows of TABLE.jsonl are not
@@ -53,17 +53,19 @@ class Row(NamedTuple):
 def main(argv: list[str]) -> None:
     """Compile what is missing."""
     store = Path(f"{_TABLE.value}.jsonl")
-    lines = store.read_text().splitlines() if store.exists() else []
+    lines = store.read_text(encoding="utf-8").splitlines() if store.exists() else []
     known = {Row(*line["row"]): line for line in map(json.loads, lines) if "error" not in line}
     failed = 0
     for row in (rows := list(dict.fromkeys(listed(_ROWS.value, _CARDS.value)))):
         if row not in known:
             print(f"{row.config} on {row.topology}{', greatest batch' * row.greatest}", flush=True)
             known[row] = {"row": row, **compiled(row, _FINISH.value)}
-            with store.open("a") as file:
+            with store.open("a", encoding="utf-8") as file:
                 print(json.dumps(known[row]), file=file)
         failed += "error" in known[row]
-        Path(f"{_TABLE.value}.md").write_text(table([known[r] for r in rows if r in known]))
+        Path(f"{_TABLE.value}.md").write_text(
+            table([known[r] for r in rows if r in known]), encoding="utf-8"
+        )
     if failed:
         sys.exit(f"{failed} of {len(rows)} rows failed, see {_TABLE.value}.md")
 

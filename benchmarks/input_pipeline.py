@@ -47,10 +47,10 @@ import simplejpeg
 from absl import app, flags
 
 from rsclip_jax.data import images
-from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.data.pipeline import train_dataset, train_iterator
 from rsclip_jax.data.records import open_source, write_dataset
 from rsclip_jax.data.text import ClipTokenizer
+from rsclip_jax.host import available_cores
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Directory of the prepared data sets.")
 _NAME = flags.DEFINE_string("name", None, "Data set to read; by default one is made.")

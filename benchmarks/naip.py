@@ -87,7 +87,9 @@ def main(argv: list[str]) -> None:
         rows = manifest(Path(values.input))
     except (OSError, ValueError) as error:
         sys.exit(f"naip: {error}")
-    Path(values.output).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path(values.output).write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     for split in ("train", "val", "test"):
         own = [row for row in rows if row["split"] == split]
         distinct = [len({row[field][0] for row in own}) for field in ("captions", "ir_captions")]

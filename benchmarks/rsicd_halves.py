@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     output = Path(values.output)
     try:
-        lines = Path(values.input).read_text().splitlines()
+        lines = Path(values.input).read_text(encoding="utf-8").splitlines()
         halves = split(json.loads(line) for line in lines if line.strip())
     except (OSError, ValueError) as error:
         sys.exit(f"rsicd_halves: {error}")

@@ -33,11 +33,13 @@ def main(argv: list[str]) -> None:
     del argv
     values = flags.FLAGS
     try:
-        lines = Path(values.input).read_text().splitlines()
+        lines = Path(values.input).read_text(encoding="utf-8").splitlines()
         rows = list(lengthened(json.loads(line) for line in lines if line.strip()))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"rsicd_long: {values.input}: {error!r}")
-    Path(values.output).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path(values.output).write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     print(f"{values.output}: {len(rows):,} of {len(lines):,} images have two captions or more")
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     del argv
     rng = np.random.default_rng(0)
     path = Path(_CAPTIONS.value)
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file) if path.suffix == ".csv" else map(json.loads, file)
         found = [row[_COLUMN.value] for row in rows]
     captions = [x if isinstance(x, str) else x[rng.integers(len(x))] for x in found]

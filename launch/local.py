@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch import processes
+from rsclip_jax import host
 
 POLL_S = 0.2
 PATIENCE_S = 60  # for the others to stop, once one process has failed
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--processes", type=int, default=1)
     args, others = parser.parse_known_args(argv)
-    workdir = Path(args.workdir).absolute()
+    workdir = host.local_path(args.workdir, "--workdir")
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: told.append(number))

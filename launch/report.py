@@ -39,7 +39,10 @@ def write(sweep: Sweep, directory: Path, plots: bool = True) -> list[Path]:
     written = [
         _whole(directory / "results.parquet", lambda path: pq.write_table(whole, path)),
         _whole(directory / "results.csv", lambda path: pa.csv.write_csv(whole, path)),
-        _whole(directory / "table.md", lambda path: path.write_text(results.markdown(sweep, rows))),
+        _whole(
+            directory / "table.md",
+            lambda path: path.write_text(results.markdown(sweep, rows), encoding="utf-8"),
+        ),
     ]
     if plots:
         try:

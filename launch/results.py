@@ -31,7 +31,7 @@ def gather(sweep: Sweep, runs_dir: Path) -> list[dict[str, Any]]:
 
 def ended(workdir: Path) -> dict[str, Any]:
     """Return what a finished run says of itself: its step, and how many parameters it trained."""
-    return json.loads((workdir / FINISHED_FILE).read_text())
+    return json.loads((workdir / FINISHED_FILE).read_text(encoding="utf-8"))
 
 
 def own(sweep: Sweep, run: Run) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def with_own(sweep: Sweep, run: Run, line: dict[str, Any]) -> dict[str, Any]:
 def metrics(workdir: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's metrics.jsonl; one that is being written is left out."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = []
     for line in lines:
         try:

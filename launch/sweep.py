@@ -19,7 +19,6 @@ all of them made anew whenever a run finishes.
 
 import argparse
 import collections
-import fcntl
 import hashlib
 import json
 import os
@@ -35,6 +34,7 @@ import pyarrow as pa
 from launch import plan, processes, report, results
 from launch.backends import BACKENDS, Backend, Job
 from launch.plan import Run, Sweep
+from rsclip_jax import host
 
 POLL_S = 1.0
 SHOW_S = 30.0  # between progress lines where the output is no terminal
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     if args.parallel < 1:
         parser.error(f"--parallel={args.parallel}: expected 1 or more")
     sweep = plan.load(args.sweep, args.scale, extra)
-    directory = Path(args.workdir).absolute()
+    directory = host.local_path(args.workdir, "--workdir")
     state = State(directory)
     state.check(sweep)
     print(show_plan(sweep, state, args.parallel))
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     written = report.write(sweep, directory)
     if written:
-        print((directory / "table.md").read_text())
+        print((directory / "table.md").read_text(encoding="utf-8"))
         print("\n".join(map(str, written)))
     for name, log in failed.items():
         print(f"\n{name} FAILED\n{log}", file=sys.stderr)
@@ -89,7 +89,7 @@ class State:
         self.directory = directory
         self.runs_dir = directory / "runs"
         self._path = directory / "sweep.json"
-        known = json.loads(self._path.read_text()) if self._path.exists() else {}
+        known = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
         self._fields: dict[str, dict[str, str]] = known.get("fields", {})
         self.seconds: dict[str, float] = known.get("seconds", {})
 
@@ -133,7 +133,7 @@ class State:
     def _save(self) -> None:
         unfinished = self._path.with_name(f".{self._path.name}.unfinished")
         content = {"fields": self._fields, "seconds": self.seconds}
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(unfinished, self._path)
 
 
@@ -254,9 +254,10 @@ def ready(run: Run, state: State) -> bool:
     lock = state.workdir(run) / ".lock"
     if not lock.exists():
         return True
-    with lock.open("r+") as file:  # held by the trainer of a sweep that was killed, still saving
+    # Held by the trainer of a sweep that was killed, still saving.
+    with lock.open("r+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            host.lock(file, lock)
         except BlockingIOError:
             return False
     return True
@@ -296,9 +297,9 @@ def clock(seconds: float) -> str:
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as file:
+    with (directory / ".lock").open("w", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            host.lock(file, directory)
         except BlockingIOError:
             raise ValueError(f"another sweep is running in {directory}") from None
         yield

@@ -164,8 +164,8 @@ def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
           f"{needs.memory / GIB:.2f} of {needs.available / GIB:.2f} GiB of each device, "
           f"{fits} ({needs.seconds:.0f} s)", flush=True)  # fmt: skip
     if config.input.get("pack_text"):
-        print("  compiled as with config.input.pack_text=False: how many rows texts share depends on "
-              "the data")  # fmt: skip
+        print("  compiled as with config.input.pack_text=False: "
+              "how many rows texts share depends on the data")  # fmt: skip
     if not needs.model_flops:  # the compiler gave up
         return needs
     print(f"  state {needs.state / GIB:.2f}, batch {needs.batch / GIB:.2f}, temporary "
@@ -296,7 +296,7 @@ def _needs(memory: int, program: str, gpu: bool, **facts: Any) -> Needs:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(errors="replace") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def _compile(fields: dict[str, Any], topology: str, place: str) -> None:
@@ -315,11 +315,11 @@ def _compile(fields: dict[str, Any], topology: str, place: str) -> None:
             "gpu": machine.devices[0].platform == "gpu",
             "model_flops": model_flops(ConfigDict(fields)) / len(machine.devices),
         }
-        (Path(place) / "facts").write_text(json.dumps(facts))
+        (Path(place) / "facts").write_text(json.dumps(facts), encoding="utf-8")
         lowered = lower_step(ConfigDict(fields), machine.devices)
         compile_for(lowered, machine.devices, xla_dump_to=place, xla_dump_hlo_as_text=True)
     except Exception as error:
-        (Path(place) / "error").write_text(str(error) or repr(error))
+        (Path(place) / "error").write_text(str(error) or repr(error), encoding="utf-8")
 
 
 def _written(place: Path) -> tuple[int, str] | None:
@@ -330,9 +330,9 @@ def _written(place: Path) -> tuple[int, str] | None:
     reports = list(place.glob("*jit_train_step*after_optimizations-memory-usage-report.txt"))
     if not found or not reports:
         return None
-    program = found[0].read_text()
+    program = found[0].read_text(encoding="utf-8")
     # The first space of memory is the device's own; others are its caches.
-    sizes = re.findall(r"Total bytes: (\d+)", reports[0].read_text())
+    sizes = re.findall(r"Total bytes: (\d+)", reports[0].read_text(encoding="utf-8"))
     if not sizes or not program.rstrip().endswith("}"):
         return None
     return int(sizes[0]), program

@@ -156,7 +156,7 @@ def _foreign(folders: Sequence[str]) -> str:
 
 
 def _read(path: str) -> str:
-    return Path(path).read_text() if Path(path).exists() else ""
+    return Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
 
 
 def _reason(records: Sequence[logging.LogRecord]) -> str:

@@ -184,7 +184,7 @@ def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / CARD
     if path.exists():
-        old = json.loads(path.read_text())
+        old = json.loads(path.read_text(encoding="utf-8"))
         before, now = old["made_with"], card["made_with"]
         differing = [key for key in now if before.get(key) != now[key]]
         if differing and not overwrite:
@@ -206,7 +206,7 @@ def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
 
 def _write_card(output: Path, card: dict[str, Any]) -> None:
     temporary = output / f".{CARD}.unfinished"
-    temporary.write_text(json.dumps(card, indent=2) + "\n")
+    temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, output / CARD)
 
 

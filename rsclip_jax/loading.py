@@ -14,9 +14,9 @@ from PIL import Image
 
 from rsclip_jax import sharding
 from rsclip_jax.data import images
-from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.data.text import Tokenizer, make_tokenizer
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.host import available_cores
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.state import refit

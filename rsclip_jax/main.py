@@ -10,7 +10,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from rsclip_jax import cuda, distributed, startup
+from rsclip_jax import cuda, distributed, host, startup
 from rsclip_jax.overrides import check_fields
 
 
@@ -71,8 +71,12 @@ def main(argv: list[str]) -> None:
     from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
 
     try:
+        workdir = host.local_path(flags.FLAGS.workdir, "--workdir")
+    except ValueError as error:
+        sys.exit(f"main: {error}")
+    try:
         with startup.started(flags.FLAGS, again="goes on from the newest checkpoint"):
-            train(flags.FLAGS.config, flags.FLAGS.workdir)
+            train(flags.FLAGS.config, workdir)
     except cuda.DeviceError as error:
         sys.exit(f"main: {error}")
 

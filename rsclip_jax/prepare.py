@@ -27,7 +27,6 @@ import concurrent.futures.process
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import sys
 import time
@@ -49,6 +48,7 @@ from rsclip_jax.data.summary import Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.tfds_source import open_tfds
+from rsclip_jax.host import available_cores
 
 SPLIT = "train"  # of samples that name none
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
@@ -110,7 +110,7 @@ def prepare(options: Options) -> Summary:
         source.needs_text,
         source.edit,
     )
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or available_cores()
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
     summary = Summary(options.name, source.expected)
     kept_list = Path(options.output) / f"{options.name}.skipped.jsonl"

@@ -111,7 +111,7 @@ def cpu_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return a short name of this CPU, the same for all of its model and instructions."""
     told = platform.processor()
     if cpuinfo.exists():
-        first = cpuinfo.read_text().split("\n\n")[0]  # of its cores
+        first = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0]  # of its cores
         told += "".join(line for line in first.splitlines() if line.lower().startswith(CPU_LINES))
     return f"{platform.machine()}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 

@@ -392,7 +392,7 @@ def test_the_table_of_the_command_is_what_prepare_reads(tmp_path):
         output = str(tmp_path / "long.jsonl")
         counts = write_table(source, CaptionConfig("long"), endpoint, output)
     assert counts == {"": 2, "too short": 1}
-    assert "too short" in Path(f"{output}.problems.jsonl").read_text()
+    assert "too short" in Path(f"{output}.problems.jsonl").read_text(encoding="utf-8")
     samples = list(open_table("jsonl", output, str(tmp_path / "images")))
     assert [sample.long_captions for sample in samples] == [[LONG], [], [LONG]]
     assert [(sample.image, sample.label) for sample in samples] == [

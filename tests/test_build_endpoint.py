@@ -444,7 +444,7 @@ def test_only_answers_of_the_present_model_are_priced(tmp_path):
     # An answer as earlier versions stored it.
     old = {"model": "sage", "prompt_tokens": 7, "completion_tokens": None, "unanswered": 1}
     Path(config.cache, "00").mkdir()
-    Path(config.cache, "00", f"{'0' * 64}.json").write_text(json.dumps(old))
+    Path(config.cache, "00", f"{'0' * 64}.json").write_text(json.dumps(old), encoding="utf-8")
     told = costs(config)
     assert (told["model"], told["answers"], told["prompt_tokens"]) == ("sage", 2, 200)
     assert told["cost"] == 2 * (100 * 0.01 + 20 * 0.1) and told["unanswered"] == 0

@@ -39,7 +39,7 @@ FAILURES = [
 def write_table(folder, rows):
     """Write rows, whose `image` and `ir` are bytes, as a JSONL table; return its path."""
     folder.mkdir(parents=True)
-    with open(folder / "table.jsonl", "w") as table:
+    with open(folder / "table.jsonl", "w", encoding="utf-8") as table:
         for number, row in enumerate(rows):
             for kind in ("image", "ir"):
                 if kind in row:
@@ -195,7 +195,7 @@ def test_fusionrs_from_images_to_two_data_sets(tmp_path, fusionrs_given):
         with_server(config, server)
         text = fusionrs.build(config, str(workdir), Runner(workers=1))
         assert text.startswith("10 images have no infrared image: translate those that ")
-        with open(workdir / "translate.jsonl") as file:
+        with open(workdir / "translate.jsonl", encoding="utf-8") as file:
             for line in map(json.loads, file):
                 if line["id"] != "rsicd/image12.jpg":
                     path = folder / line["ir"]

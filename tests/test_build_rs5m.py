@@ -31,7 +31,7 @@ def config(tmp_path_factory):
     img2dataset_output(folder / "web")
     # Of laioncoco: an image that laion2b has too, a damaged one, one without a keyword.
     images = [encoded(2), b"no image", encoded(7), *(encoded(20 + n) for n in range(9))]
-    with open(folder / "coco.jsonl", "w") as table:
+    with open(folder / "coco.jsonl", "w", encoding="utf-8") as table:
         for number, data in enumerate(images):
             (folder / f"{number}.jpg").write_bytes(data)
             caption = "a dog" if number == 2 else f"satellite photo {number}"

@@ -250,7 +250,7 @@ def test_stages_depend_on_what_the_models_files_hold(tiny, detector, tmp_path):
     first = fingerprint(tiny[0], detector[0])
     assert first == fingerprint(tiny[0], detector[0])
     changed = tmp_path / "detector.json"
-    told = json.loads(open(detector[0]).read())
+    told = json.loads(open(detector[0], encoding="utf-8").read())
     changed.write_text(json.dumps(told))
     same_name = fingerprint(tiny[0], str(changed))
     changed.write_text(json.dumps(told | {"bias": 1.0}))

@@ -54,7 +54,7 @@ class Threes(beam.PTransform):
 
     def expand(self, rows):
         if self.log:
-            Path(self.log).open("a").write("expanded\n")
+            Path(self.log).open("a", encoding="utf-8").write("expanded\n")
         return rows | beam.FlatMap(decide)
 
 
@@ -148,10 +148,10 @@ class Fragile(beam.PTransform):
 
 
 def note_row(row, seen, broken):
-    done = Path(seen).read_text().split() if Path(seen).exists() else []
+    done = Path(seen).read_text(encoding="utf-8").split() if Path(seen).exists() else []
     if Path(broken).exists() and len(done) >= 12:
         raise ValueError(f"row {row['id']} is too much")
-    with open(seen, "a") as file:
+    with open(seen, "a", encoding="utf-8") as file:
         file.write(f"{row['id']}\n")
     return row
 

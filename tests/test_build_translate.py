@@ -55,7 +55,7 @@ def test_a_second_run_writes_what_is_missing_by_the_same_translator(listed, tmp_
 
 def test_a_long_list_is_not_held_in_memory(listed, tmp_path, monkeypatch):
     path, _ = listed
-    line = json.loads(open(path).readline())
+    line = json.loads(open(path, encoding="utf-8").readline())
     lines = [json.dumps(line | {"ir": f"{number:03d}.png"}) for number in range(40)]
     (tmp_path / "long.jsonl").write_text("\n".join(lines))
     read, made = [], []

@@ -402,7 +402,7 @@ def stalled_run(tmp_path):
 
 def alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
@@ -410,7 +410,7 @@ def alive(pid):
 
 def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path, stalled_run):
     process = stalled_run
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+    with open(f"/proc/{process.pid}/task/{process.pid}/children", encoding="utf-8") as file:
         children = file.read().split()
     assert len(children) >= 2
     leftovers = tmp_path / "data/.toy.incomplete"

@@ -11,8 +11,8 @@ from absl import flags
 from benchmarks import input_pipeline
 from benchmarks.gpu.rows import Row, Stage
 from benchmarks.gpu.step import TOY_SIZES
-from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.data.records import write_dataset
+from rsclip_jax.host import available_cores
 
 NAME = "procedural"
 

@@ -14,12 +14,12 @@ so two workers that ask the same thing at the same moment pay both.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from rsclip_jax import host
 from rsclip_jax.build import files
 
 UNKNOWN_MODEL = "an unknown model"
@@ -187,7 +187,7 @@ def _lock(path: str) -> int:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        host.lock(handle, path, wait=True)
         # Who held the lock before may have removed the file: then it locks nothing any more.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(path)):

@@ -14,7 +14,7 @@ from rsclip_jax.build import files
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.stages import Drop
 from rsclip_jax.data import images
-from rsclip_jax.data.assemble import available_cores
+from rsclip_jax.host import available_cores
 
 if TYPE_CHECKING:
     from rsclip_jax.loading import Clip

@@ -6,7 +6,6 @@ ratings of a caption that has changed since are never taken for ratings of the n
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rsclip_jax import host
 from rsclip_jax.data.records import RecordSource
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.summary import KINDS
@@ -256,7 +256,7 @@ class RatingFile:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         self._file = open(path, "a+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with the process
+            host.lock(self._file, path)  # dies with the process
             self._file.seek(0)
             data = self._file.read()
             ratings, end, self.removed = _parse(path, data)

@@ -17,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from rsclip_jax.build import files
+from rsclip_jax.host import available_cores
 
 LOCAL = "local"
 PARENT = "RSCLIP_BUILD_PARENT"  # see worker.py
@@ -39,7 +40,7 @@ class Runner:
         self.name = name
         self.is_local = name == LOCAL
         self._options = shlex.split(options)
-        self._workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or available_cores()
 
     def pipeline(self, job: str, parts: int, scratch: str) -> beam.Pipeline:
         """Return an empty pipeline.

@@ -21,7 +21,6 @@ import collections
 import contextlib
 import copy
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -36,6 +35,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import MIN_TIMESTAMP
 from apache_beam.utils.windowed_value import WindowedValue
 
+from rsclip_jax import host
 from rsclip_jax.build import files
 from rsclip_jax.build.rows import Row, read_rows, write_dropped, write_rows
 from rsclip_jax.build.runners import Progress, Runner
@@ -189,7 +189,7 @@ def _lock(workdir: str) -> Iterator[None]:
     os.makedirs(workdir, exist_ok=True)
     handle = os.open(workdir, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # dies with the process
+        host.lock(handle, workdir)  # dies with the process
         yield
     except BlockingIOError:
         raise BlockingIOError(f"another process works in {workdir} at this moment") from None

@@ -30,8 +30,8 @@ from rsclip_jax import sharding, startup
 from rsclip_jax.build import files
 from rsclip_jax.build.models import read_pixels
 from rsclip_jax.build.stages import Drop
-from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.data.free_infrared import FREE
+from rsclip_jax.host import available_cores
 from rsclip_jax.models import translator
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.translation import Translation

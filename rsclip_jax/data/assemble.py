@@ -4,7 +4,6 @@ import bisect
 import collections
 import dataclasses
 import math
-import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -14,6 +13,7 @@ import numpy as np
 
 from rsclip_jax.data import images
 from rsclip_jax.data.captions import TextChoice
+from rsclip_jax.host import available_cores
 
 Tokenizer = Callable[[list[str]], np.ndarray]
 
@@ -205,10 +205,3 @@ class _Recycled:
 def from_config(kind: type, input_config: Mapping[str, Any]) -> Any:
     """Make a dataclass from the fields of `config.input` that are called like its own."""
     return kind(**{field.name: input_config[field.name] for field in dataclasses.fields(kind)})
-
-
-def available_cores() -> int:
-    """Count the cores that this process may use, which in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

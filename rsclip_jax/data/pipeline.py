@@ -36,12 +36,12 @@ from rsclip_jax.data.assemble import (
     Assemble,
     Source,
     Tokenizer,
-    available_cores,
     from_config,
 )
 from rsclip_jax.data.captions import TEXT_FIELDS, TextChoice
 from rsclip_jax.data.captions import compose_long as compose_long
 from rsclip_jax.data.records import open_source
+from rsclip_jax.host import available_cores
 
 LISTED = ("id", "source", "label", "captions", "long_captions", "ir_captions")  # by eval_batches
 

@@ -7,7 +7,6 @@ needs TensorFlow.
 import bisect
 import contextlib
 import difflib
-import fcntl
 import hashlib
 import itertools
 import os
@@ -20,6 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
+from rsclip_jax import host
 from rsclip_jax.data.schema import FIELDS, check_name, features, parse, serialize
 
 VERSION = "1.0.0"
@@ -144,7 +144,7 @@ class DatasetWriter:
         self._lock = os.open(self._temporary, os.O_RDONLY)
         try:
             # The lock dies with the process, so a leftover is told from a data set in the making.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            host.lock(self._lock, self._output)
         except BlockingIOError:
             os.close(self._lock)
             raise DatasetBusyError(

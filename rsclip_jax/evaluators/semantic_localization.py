@@ -23,13 +23,13 @@ from tqdm import tqdm
 
 from rsclip_jax import distributed
 from rsclip_jax.data import images
-from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.cell_median import cell_median
 from rsclip_jax.evaluators.examples import SILENT_S
 from rsclip_jax.evaluators.pictures import save_localization_picture, shown_queries
 from rsclip_jax.evaluators.recall import DRAWS
 from rsclip_jax.evaluators.texts import tokenizer_for
+from rsclip_jax.host import available_cores
 
 METRICS = ("Rsu", "Ras", "Rda", "Rmi")
 SCALES = (256, 512, 768)  # window sides in pixels

@@ -72,7 +72,7 @@ def _gpus(topology: str, card: str, shape: str) -> Machine:
 
     from rsclip_jax.startup import MEMORY_FRACTION, MEMORY_VARIABLES
 
-    text = CARDS[card].read_text()
+    text = CARDS[card].read_text(encoding="utf-8")
     try:
         major, minor = importlib.metadata.version("nvidia-cudnn-cu13").split(".")[:2]
         described = topologies.get_topology_desc(

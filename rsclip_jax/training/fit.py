@@ -231,7 +231,7 @@ def _read(path: Path) -> Choice | None:
     Raises:
       ValueError: a file that this module has not written.
     """
-    text = gather(path.read_text() if path.exists() else "")[0]
+    text = gather(path.read_text(encoding="utf-8") if path.exists() else "")[0]
     if not text:
         return None
     try:

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rsclip_jax import evaluators, sharding
+from rsclip_jax import evaluators, host, sharding
 from rsclip_jax.data import pipeline, synthetic
 from rsclip_jax.data.packing import Packing, row_count
 from rsclip_jax.data.records import open_source
@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: str | Path) -> State:
       FloatingPointError: `config.max_bad_steps` steps in a row were not finite.
     """
     with contextlib.ExitStack() as held:
-        return _train(config, Path(workdir).absolute(), held)
+        return _train(config, host.local_path(workdir, "--workdir"), held)
 
 
 def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> State:

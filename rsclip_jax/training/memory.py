@@ -42,7 +42,7 @@ def host_memory(
       groups: where they are mounted.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    lines = membership.read_text().splitlines() if membership.exists() else []
+    lines = membership.read_text(encoding="utf-8").splitlines() if membership.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
         if not controllers:  # version 2
             root, name = groups, "memory.max"
@@ -54,7 +54,7 @@ def host_memory(
         for group in (own, *own.parents):
             file = group / name
             if group.is_relative_to(root) and file.exists():
-                text = file.read_text().strip()
+                text = file.read_text(encoding="utf-8").strip()
                 limits += [] if text == "max" else [int(text)]
     return min(limits)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
-from rsclip_jax.data.assemble import available_cores
 from rsclip_jax.evaluators.report import table
+from rsclip_jax.host import available_cores
 from rsclip_jax.training.flops import device_peak
 from rsclip_jax.training.metrics import MetricWriter
 

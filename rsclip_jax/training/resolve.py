@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from rsclip_jax import host
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
 from rsclip_jax.models import clip, peft, translator
@@ -28,7 +29,9 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     if config.init_from:  # checkpoints of frozen parameters need it, from wherever they are read
         config.init_from = str(Path(config.init_from).absolute())
     data_dir = config.input.data_dir
-    config.input.data_dir = str(Path(data_dir).absolute() if data_dir else workdir / "data")
+    config.input.data_dir = str(
+        host.local_path(data_dir, "config.input.data_dir") if data_dir else workdir / "data"
+    )
 
     config.task = config.get("task", "clip")
     kind = kind_of(config)

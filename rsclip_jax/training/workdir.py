@@ -1,7 +1,6 @@
 """The directory of a run: its config, and that only one run uses it."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -11,6 +10,8 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+
+from rsclip_jax import host
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
@@ -30,9 +31,9 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as file:
+    with (workdir / ".lock").open("w", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            host.lock(file, workdir)
         except BlockingIOError as error:
             raise ValueError(f"another process is training in {workdir}") from error
         yield
@@ -78,7 +79,7 @@ def is_workdir(path: Path) -> bool:
     file = path / CONFIG_FILE
     if not file.exists():
         return (path / "checkpoints").is_dir()
-    return "model" in json.loads(file.read_text())
+    return "model" in json.loads(file.read_text(encoding="utf-8"))
 
 
 def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
@@ -99,7 +100,7 @@ def save_config(path: Path, config: ConfigDict) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file of a workdir, atomically."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -111,7 +112,7 @@ def load_config(path: Path) -> ConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(path.read_text())))
+    return ConfigDict(tuples(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

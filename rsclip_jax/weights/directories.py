@@ -149,4 +149,4 @@ def _tensors(path: Path, state: dict) -> None:
 
 
 def _json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

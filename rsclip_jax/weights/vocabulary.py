@@ -21,9 +21,13 @@ def write_tokenizer(directory: Path, context_length: int) -> None:
     tokens = clip_tokens()
     names = [*(_printable(token) for token in tokens), *SPECIAL]
     vocabulary = {name: number for number, name in enumerate(names)}
-    (directory / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+    (directory / "vocab.json").write_text(
+        json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8"
+    )
     merges = (f"{_printable(a)} {_printable(b)}" for a, b in clip_merges(tokens))
-    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (directory / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8"
+    )
     start, end = SPECIAL
     settings = {
         "tokenizer_class": "CLIPTokenizer",
@@ -34,7 +38,9 @@ def write_tokenizer(directory: Path, context_length: int) -> None:
         "unk_token": end,
         "pad_token": end,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def clip_tokens() -> list[Token]:

@@ -1,0 +1,64 @@
+"""What differs between operating systems and file systems: locks, paths, the number of cores."""
+
+import errno
+import fcntl
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import IO
+
+# What file systems without locks answer; EBADF: NFS, asked to lock a directory.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF}
+
+
+def lock(file: int | IO, path: str | os.PathLike, wait: bool = False) -> bool:
+    """Lock an open file or directory until it is closed or the process ends.
+
+    Args:
+      file: the open file, or its descriptor.
+      path: its name, for the warning.
+      wait: wait for a process that holds the lock.
+
+    Returns:
+      Whether it is locked. False, with a warning: the file system has no locks (Lustre without
+      `flock`, some NFS), and nothing keeps a second process out.
+
+    Raises:
+      BlockingIOError: another process holds the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {path} does not support locks ({error.strerror}): make sure "
+            "yourself that no second process writes there",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def local_path(given: str | os.PathLike, flag: str) -> Path:
+    """Return the absolute path of a local file or directory, a leading `~` expanded.
+
+    Raises:
+      ValueError: a URL such as gs://bucket/run.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(given)):
+        raise ValueError(
+            f"{flag}={os.fspath(given)}: expected a local path. Buckets are not supported: mount "
+            "one (gcsfuse, s3fs, a shared disk), or copy from and to local files"
+        )
+    return Path(given).expanduser().absolute()
