@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsclip_jax.data.image_check import check_image, shrink
+from rsclip_jax.data.image_check import check_image, inspect_image, shrink
 from rsclip_jax.data.images import decode
 
 LIMIT = 10**6
@@ -131,3 +131,22 @@ def test_images_that_are_small_already_keep_their_bytes():
 def test_extreme_shapes_shrink_to_at_least_the_side_asked_for():
     strip = encode(np.repeat(PIXELS[:4], 30, axis=1), "PNG")
     assert decode(shrink(strip, 1)).shape == (1, 450, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+def test_what_is_odd_about_an_image_is_named(form):
+    def remarks(pixels):
+        return inspect_image(encode(pixels, form), LIMIT)[1]
+
+    assert remarks(PIXELS) == []
+    assert remarks(np.zeros((40, 60, 3), np.uint8)) == ["black, or constant"]
+    assert remarks(np.full((40, 60, 3), 128, np.uint8)) == ["constant, every pixel alike"]
+    assert remarks(PIXELS[:1, :1]) == ["of one pixel"]
+    checks = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((4, 4)))[..., None]
+    assert remarks(np.repeat(128 + 20 * checks, 3, axis=2).astype(np.uint8)) == []
+
+
+def test_a_header_that_the_decoder_contradicts_is_refused(monkeypatch):
+    monkeypatch.setattr("rsclip_jax.data.images.decode", lambda data: PIXELS[:10])
+    with pytest.raises(ValueError, match="says 60 x 40 pixels, its decoder finds 60 x 10"):
+        check_image(WHOLE["png"], LIMIT)

@@ -2,14 +2,16 @@
 
 import io
 import math
+import tracemalloc
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rsclip_jax.data import images
+from rsclip_jax.data.image_check import check_image, shrink
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "preprocess.npz"
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
@@ -110,13 +112,47 @@ def test_a_constant_or_blank_16_bit_image_becomes_black():
     assert images.decode(encode(np.full((4, 5), np.nan, np.float32), "TIFF")).max() == 0
 
 
-def test_exif_orientation_is_left_alone():
+@pytest.mark.parametrize("way", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_applied_as_pillow_does(form, way):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    for file_format in ("JPEG", "PNG", "WEBP"):
-        data = encode(photograph(20, 40), file_format, exif=exif)
-        assert images.decode(data).shape == (20, 40, 3)
-        assert images.dimensions(data) == (20, 40)
+    exif[0x0112] = way
+    data = encode(photograph(200, 400), form, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    np.testing.assert_array_equal(images.decode(data), expected)
+    assert images.dimensions(data) == check_image(data, 10**6) == expected.shape[:2]
+    upright = encode(expected)
+    geometry = images.Geometry((0.1, 0.5, 0.8, 0.4), 1.0, 0.0, False, False, False)
+    for size in (100, 20):  # decoded whole, and at a part of the size; another way up: 60 and more
+        assert rms(view(data, geometry, size), view(upright, geometry, size)) < 12
+    assert decode_size(shrink(data, 50)) == ((100, 50) if way >= 5 else (50, 100))
+
+
+def decode_size(data):
+    return images.decode(data).shape[:2]
+
+
+@pytest.mark.parametrize("value", [0, 9, 700])
+def test_an_orientation_that_is_none_is_left_alone(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert images.decode(encode(photograph(20, 40), "JPEG", exif=exif)).shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 300), (300, 4), (2, 17), (30, 900)])
+def test_a_thin_image_is_cropped_as_if_it_had_been_enlarged_as_a_whole(height, width):
+    image = photograph(height, width)
+    found = images.eval_preprocess(image, 64).astype(int)
+    assert np.abs(found - torchvision_preprocess(image, 64)).max() <= 1
+
+
+def test_a_line_of_pixels_takes_little_memory():
+    line = np.random.default_rng(0).integers(0, 255, (20000, 1, 3), dtype=np.uint8)
+    tracemalloc.start()
+    images.eval_preprocess(line, 224)
+    assert images.eval_preprocess(line.swapaxes(0, 1).copy(), 224).shape == (224, 224, 3)
+    assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    tracemalloc.stop()
 
 
 PHOTO_JPEG = encode(photograph(64, 64), "JPEG")

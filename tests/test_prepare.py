@@ -452,3 +452,24 @@ def test_a_write_that_fails_leaves_no_data_set(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("prepare: cannot write a shard of ")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_odd_images_are_kept_counted_and_said(tmp_path):
+    with open(tmp_path / "data.jsonl", "w") as file:
+        for name, pixels in {
+            "black": np.zeros((8, 8, 3), np.uint8),
+            "grey": np.full((8, 8, 3), 90, np.uint8),
+            "grey2": np.full((8, 8, 3), 91, np.uint8),
+            "dot": np.zeros((1, 1, 3), np.uint8),
+            "fine": np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8),
+        }.items():
+            Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+            file.write(json.dumps({"image": f"{name}.png", "captions": ["a field"]}) + "\n")
+    summary = prepare(options(tmp_path, input=str(tmp_path / "data.jsonl"), images=str(tmp_path)))
+    assert summary.records.total() == 5
+    assert summary.as_dict()["odd_images"] == {
+        "black, or constant": 1,
+        "constant, every pixel alike": 2,
+        "of one pixel": 1,
+    }
+    assert "       2  constant, every pixel alike" in summary.table()

@@ -1,15 +1,21 @@
 """Uncertainty and ceiling of recall, against direct resampling and counting."""
 
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsclip_jax.evaluators.recall import Ranks, bootstrap, oracle
+from rsclip_jax.evaluators import recall
+from rsclip_jax.evaluators.recall import Ahead, Ranks, bootstrap, oracle, wrong_answers_ahead
 from rsclip_jax.evaluators.texts import caption_groups
 
 CAPTIONS = Path(__file__).parents[2] / "shared/data/captions_textonly/rsitmd_4743x5_textonly.jsonl"
+
+
+def untied(wrong):
+    return Ahead(wrong, np.zeros_like(wrong), np.ones_like(wrong))
 
 
 def some_ranks(names=("i2t", "t2i"), mean="mean_recall", seed=0):
@@ -18,7 +24,8 @@ def some_ranks(names=("i2t", "t2i"), mean="mean_recall", seed=0):
     ease = rng.exponential(size=300)
     rows = (ease * rng.exponential(8, 300)).astype(int)
     columns = (ease[:, None] * rng.exponential(8, (300, 5))).astype(int)
-    return Ranks(names, mean, rows, columns.ravel(), np.repeat(np.arange(300), 5))
+    owner = np.repeat(np.arange(300), 5)
+    return Ranks(names, mean, untied(rows), untied(columns.ravel()), owner)
 
 
 def resampled(ranks, draws=1500):
@@ -29,7 +36,8 @@ def resampled(ranks, draws=1500):
     for _ in range(draws):
         drawn = rng.integers(0, 300, 300)
         texts = np.concatenate([by_image[image] for image in drawn])
-        one = Ranks(ranks.names, ranks.mean, ranks.rows[drawn], ranks.columns[texts], texts)
+        rows, columns = untied(ranks.rows.wrong[drawn]), untied(ranks.columns.wrong[texts])
+        one = Ranks(ranks.names, ranks.mean, rows, columns, texts)
         found.append(one.metrics())
     return {name: np.percentile([m[name] for m in found], [2.5, 97.5]) for name in found[0]}
 
@@ -62,7 +70,7 @@ def test_oracle_of_a_hand_made_case():
     groups, row_of = np.array([0, 0, 0, 1, 2]), np.array([0, 1, 0, 1, 2])
     found = oracle(row_of, groups, ks=(1, 2))
     assert found["t2i_R@1"] == pytest.approx(80)  # the "a" of image 1 loses to image 0
-    assert found["i2t_R@1"] == pytest.approx(200 / 3)  # image 0 has none that is its own alone
+    assert found["i2t_R@1"] == pytest.approx(800 / 9)  # image 0 has two of three equal texts
     assert found["t2i_R@2"] == found["i2t_R@2"] == 100
     assert set(oracle(np.arange(4), np.arange(4)).values()) == {100.0}
 
@@ -77,3 +85,39 @@ def test_oracle_of_rsitmd_is_the_published_one():
     assert (len(test), len(captions)) == (452, 2260)
     groups = caption_groups(captions, str)
     assert oracle(row_of, groups)["t2i_R@1"] == pytest.approx(99.87, abs=0.005)
+
+
+@pytest.mark.parametrize("wrong, tied, right", [(0, 3, 1), (2, 1, 3), (1, 4, 2), (5, 0, 2)])
+def test_hits_are_the_mean_over_all_orders_of_a_tie(wrong, tied, right):
+    ahead = Ahead(*(np.array([number]) for number in (wrong, tied, right)))
+    orders = list(itertools.permutations([False] * tied + [True] * right))
+    for k in range(1, 10):
+        hits = [any(([False] * wrong + list(order))[:k]) for order in orders]
+        assert ahead.hits(k)[0] == pytest.approx(np.mean(hits)), k
+        assert ahead.worst_hits(k)[0] == min(hits), k
+
+
+def test_repeated_texts_score_what_random_orders_of_them_score_on_average():
+    rng = np.random.default_rng(0)
+    distinct = rng.normal(size=(40, 8))
+    text = np.minimum(rng.geometric(0.1, 300) - 1, 39)  # some captions are of many images
+    row = np.repeat(np.arange(60), 5)
+    zimg = rng.normal(size=(60, 8)) + distinct[text].reshape(60, 5, 8).mean(axis=1)
+    zimg, ztxt = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (zimg, distinct[text]))
+    ranks = Ranks(("i2t", "t2i"), "m", *wrong_answers_ahead(zimg, ztxt, row, np.arange(300)), row)
+    similarity = np.round(zimg @ ztxt.T, 9)
+    for k in (1, 5, 10):
+        drawn = []
+        for _ in range(2000):
+            order = np.lexsort((rng.random(similarity.shape), -similarity), axis=1)[:, :k]
+            drawn.append(100 * (row[order] == np.arange(60)[:, None]).any(axis=1).mean())
+        found = ranks.metrics((k,))["i2t_R@" + str(k)]
+        assert found == pytest.approx(np.mean(drawn), abs=0.35)
+        assert ranks.worst_case((k,))[f"worst_i2t_R@{k}"] < found - 1
+    assert some_ranks().worst_case() == {}
+
+
+def test_draws_in_parts_are_the_same_draws(monkeypatch):
+    whole = bootstrap([some_ranks()])
+    monkeypatch.setattr(recall, "DRAW_BLOCK", 2000)
+    assert bootstrap([some_ranks()]) == whole

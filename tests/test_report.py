@@ -18,6 +18,14 @@ def test_prefixes_are_rows_and_long_names_keep_their_distance():
     assert header.endswith("  linear_16shot_std") and len(first) == len(header)
 
 
+def test_rows_of_the_protocol_without_a_prefix_name_it():
+    rows = ("", "worst_", "multi_", "long_", "long_worst_", "long_multi_worst_")
+    _, *lines = table({f"{row}i2t_R@1": 1.0 for row in rows}).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        *("any", "any_worst", "multi", "long_any", "long_any_worst", "long_multi_worst")
+    ]
+
+
 def test_columns_stay_below_each_other_and_fractions_have_four_places():
     found = table({"long_skyscript_i2t_mean": 5.0, "i2t_mean": 7.5, "ir2t_R@1": 1.0, "Rmi": 0.7447})
     header, skyscript, plain = found.splitlines()

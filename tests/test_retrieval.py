@@ -13,7 +13,7 @@ from rsclip_jax import evaluators
 from rsclip_jax.data.records import write_dataset
 from rsclip_jax.evaluators import recall
 from rsclip_jax.evaluators.pictures import _hits_and_misses, save_retrieval_picture
-from rsclip_jax.evaluators.retrieval import retrieval_metrics
+from rsclip_jax.evaluators.retrieval import retrieval_metrics, retrieval_ranks
 from rsclip_jax.evaluators.texts import caption_groups
 
 GOLDEN = Path(__file__).parent / "data" / "golden" / "retrieval.json"
@@ -73,22 +73,31 @@ def test_more_images_than_a_byte_can_count_are_counted():
     zimg = np.tile([[1.0, 0.0]], (601, 1))
     zimg[0] = [0.0, 1.0]
     ztxt = np.tile([[1.0, 0.0]], (601, 1))
-    metrics = retrieval_metrics(zimg, ztxt, np.arange(601), ks=(100, 599, 601))
-    assert metrics["t2i_R@100"] == metrics["t2i_R@599"] == 0
-    assert metrics["t2i_R@601"] == 100
+    ranks = retrieval_ranks(zimg, ztxt, np.arange(601))
+    assert ranks.columns.wrong.tolist() == [600] + [0] * 600
+    assert ranks.columns.tied.tolist() == [0] + [599] * 600
+    worst = ranks.worst_case((100, 599, 601))
+    assert worst["worst_t2i_R@100"] == worst["worst_t2i_R@599"] == 0
+    assert worst["worst_t2i_R@601"] == 100
 
 
-def test_a_tie_counts_as_wrong():
+def test_a_tie_counts_as_chance_and_as_wrong_in_the_worst_case():
     zimg, ztxt = np.eye(2)[[0, 0, 1]], np.eye(2)[[0, 0, 1]]
     metrics = retrieval_metrics(zimg, ztxt, np.arange(3), ks=(1, 2))
-    assert metrics["i2t_R@1"] == metrics["t2i_R@1"] == pytest.approx(100 / 3)
+    assert metrics["i2t_R@1"] == metrics["t2i_R@1"] == pytest.approx(200 / 3)
     assert metrics["i2t_R@2"] == metrics["t2i_R@2"] == 100
+    worst = retrieval_ranks(zimg, ztxt, np.arange(3)).worst_case((1, 2))
+    assert worst["worst_i2t_R@1"] == worst["worst_t2i_R@1"] == pytest.approx(100 / 3)
+    assert worst["worst_i2t_R@2"] == 100
 
 
-def test_embeddings_collapsed_up_to_rounding_score_zero():
+def test_embeddings_collapsed_up_to_rounding_score_chance():
     # Each pair is 2.5e-7 more similar than the others: float32 shows it, and it means nothing.
     z = np.concatenate([np.ones((40, 1)), 5e-4 * np.eye(40)], axis=1)
-    assert set(retrieval_metrics(z, z, np.arange(40)).values()) == {0.0}
+    found = retrieval_metrics(z, z, np.arange(40))
+    for k in (1, 5, 10):
+        assert found[f"i2t_R@{k}"] == found[f"t2i_R@{k}"] == pytest.approx(100 * k / 40)
+    assert set(retrieval_ranks(z, z, np.arange(40)).worst_case().values()) == {0.0}
 
 
 def test_equal_texts_of_other_images_are_wrong_unless_grouped():
@@ -98,7 +107,7 @@ def test_equal_texts_of_other_images_are_wrong_unless_grouped():
     own = retrieval_metrics(zimg, ztxt, np.arange(3), ks=(1,))
     # Texts 0 and 1 are one: image 1's text finds image 0, and the two texts tie for both images.
     assert own["t2i_R@1"] == pytest.approx(200 / 3)
-    assert own["i2t_R@1"] == pytest.approx(100 / 3)
+    assert own["i2t_R@1"] == pytest.approx(200 / 3)
     groups = caption_groups(captions)
     assert groups.tolist() == [0, 0, 1]
     assert retrieval_metrics(zimg, ztxt, np.arange(3), ks=(1,), text_groups=groups) == {
@@ -215,7 +224,9 @@ def test_evaluator_sees_wrong_answers(config, monkeypatch):
 def test_evaluator_takes_equal_captions_for_one_in_the_multi_protocol(config):
     config.evals.r.split = "twins"  # two of three images are alike, captions too
     metrics = dict(evaluators.build(config, ColourEncoder())["r"].run({}))
-    assert metrics["t2i_R@1"] == pytest.approx(100 / 3)
+    assert metrics["t2i_R@1"] == pytest.approx(200 / 3)
+    assert metrics["worst_t2i_R@1"] == pytest.approx(100 / 3)
+    assert not any(name.startswith("multi_worst") for name in metrics)
     assert metrics["multi_t2i_R@1"] == metrics["multi_i2t_R@1"] == 100
 
 
@@ -231,7 +242,7 @@ def test_skyscript_prefixes_captions_and_merges_those_that_are_exactly_equal(con
     config.evals.r.texts, config.evals.r.protocols = ("short",), ("any", "skyscript")
     evaluator = evaluators.build(config, Encoder())["r"]
     metrics = dict(evaluator.run({}))
-    assert metrics["t2i_R@1"] == pytest.approx(100 / 3)
+    assert metrics["t2i_R@1"] == pytest.approx(200 / 3)
     assert metrics["skyscript_t2i_R@1"] == metrics["skyscript_t2i_mean"] == 100
     assert metrics["skyscript_i2t_mean"] == 100
     assert evaluator._texts["short", "a satellite image. "].captions[0] == (
@@ -252,9 +263,10 @@ def test_details_tell_sizes_protocols_and_what_is_possible(config):
     ]
     # Two captions of three images are another's as well: half of those searches must fail.
     assert details["oracle"]["t2i_R@1"] == pytest.approx(100 * 4 / 6)
-    assert details["oracle"]["i2t_R@1"] == pytest.approx(100 / 3)
+    assert details["oracle"]["i2t_R@1"] == pytest.approx(200 / 3)
     assert details["oracle"]["t2i_R@5"] == details["oracle"]["i2t_R@5"] == 100
-    assert set(details["intervals"]) == set(dict(evaluator.run({})))
+    metrics = [name for name in dict(evaluator.run({})) if "worst_" not in name]
+    assert set(details["intervals"]) == set(metrics)
     assert details["intervals"]["multi_t2i_R@1"] == [100, 100]
 
 

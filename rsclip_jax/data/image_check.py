@@ -6,12 +6,12 @@ import warnings
 
 import numpy as np
 import simplejpeg
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
-from rsclip_jax.data import images
+from rsclip_jax.data import images, tiff
+from rsclip_jax.data.orientation import orientation, upright_size
 
 JPEG_QUALITY = 95
-_WIDTH_TAG, _HEIGHT_TAG = 256, 257  # TIFF 6.0, section 8
 
 
 def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
@@ -27,6 +27,15 @@ def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
     Raises:
       ValueError: with the reason to skip the sample.
     """
+    return inspect_image(data, max_pixels)[0]
+
+
+def inspect_image(data: bytes, max_pixels: int) -> tuple[tuple[int, int], list[str]]:
+    """Check an image as `check_image` does, and name what is odd about it though it can be used.
+
+    Returns:
+      (height, width), and remarks: of one pixel; black; constant; a TIFF band that is left out.
+    """
     if not data:
         raise ValueError("empty file")
     try:
@@ -38,8 +47,16 @@ def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
                     f"image too large: {width:,} x {height:,} pixels, more than "
                     f"--max_pixels={max_pixels:,}"
                 )
-            if not (_is_jpeg(data) and _is_flawless_jpeg(data)):
-                images.decode(data)
+            pixels = _eighth_of_flawless_jpeg(data) if _is_jpeg(data) else None
+            if pixels is None:
+                pixels = images.decode(data)
+                if pixels.shape[:2] != (height, width):
+                    raise ValueError(
+                        f"its header says {width:,} x {height:,} pixels, its decoder finds "
+                        f"{pixels.shape[1]:,} x {pixels.shape[0]:,}"
+                    )
+            elif not _varies(pixels):  # averages of 8 x 8 pixels can be alike, though those differ
+                pixels = images.decode(data)
     except _TooLarge as error:
         raise ValueError(str(error)) from None
     except Image.UnidentifiedImageError:
@@ -48,7 +65,23 @@ def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
         # Pillow tells an address in memory: the same file shall have the same reason every time.
         reason = re.sub(r"<_io.BytesIO[^>]*>", "", str(error))
         raise ValueError(f"unreadable image: {reason}"[:300]) from error
-    return height, width
+    return (height, width), _remarks(data, pixels)
+
+
+def _remarks(data: bytes, pixels: np.ndarray) -> list[str]:
+    found = []
+    if pixels.shape[:2] == (1, 1):
+        found.append("of one pixel")
+    elif not _varies(pixels):
+        found.append("constant, every pixel alike" if pixels.any() else "black, or constant")
+    if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
+        if layout.bands == 4 and not layout.alpha and layout.photometric != tiff.CMYK:
+            found.append("of four bands, of which the fourth is left out")
+    return found
+
+
+def _varies(pixels: np.ndarray) -> bool:
+    return bool((pixels != pixels[0, 0]).any())
 
 
 class _TooLarge(Exception):
@@ -61,31 +94,25 @@ def _is_jpeg(data: bytes) -> bool:
 
 def _header_size(data: bytes) -> tuple[int, int]:
     if _is_jpeg(data):
-        return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+        height, width = simplejpeg.decode_jpeg_header(data, strict=False)[:2]
+        return upright_size(height, width, orientation(data))
+    if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
+        tiff.refuse_bands(layout)  # Pillow would call them no known format
+        return upright_size(layout.height, layout.width, layout.orientation)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # The user's limit counts.
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.height, image.width
-    except Image.UnidentifiedImageError:
-        if data[:4] not in (b"II*\0", b"MM\0*"):
-            raise
-        # Pillow knows no RGB of 16 bits per channel, OpenCV does: at least read its size.
-        directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
-        file = io.BytesIO(data)
-        file.seek(directory.next)
-        directory.load(file)
-        return directory[_HEIGHT_TAG], directory[_WIDTH_TAG]
+            return upright_size(image.height, image.width, orientation(data))
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _is_flawless_jpeg(data: bytes) -> bool:
+def _eighth_of_flawless_jpeg(data: bytes) -> np.ndarray | None:
     """Decode at 1/8 scale, which still reads every coefficient, in a third of the time."""
     try:
-        simplejpeg.decode_jpeg(data, min_height=1, min_width=1, min_factor=8, strict=True)
+        return simplejpeg.decode_jpeg(data, min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError:
-        return False  # Truncated, or merely odd (stray bytes between markers): `decode` can tell.
-    return True
+        return None  # Truncated, or merely odd (stray bytes between markers): `decode` can tell.
 
 
 def shrink(data: bytes, side: int) -> bytes:

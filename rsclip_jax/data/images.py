@@ -11,6 +11,7 @@ angle puts all of it into one affine warp.
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,14 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from rsclip_jax.data import tiff
+from rsclip_jax.data.orientation import orientation, upright, upright_size
+
 # The pipeline decodes one image per thread; OpenCV's own threads would only fight with those.
 cv2.setNumThreads(0)
+# It writes a line for every unknown tag at every decoding: a thousand in one evaluation.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 
 # What stands for the infrared image: itself, or FusionRS's controls, made of the RGB image.
 IR_VIEWS = ("translated", "grayscale", "rgb_duplicate")
@@ -30,6 +37,9 @@ ASPECT_RANGE = (3 / 4, 4 / 3)
 # with a blur of 3 x 3 pixels before it (41 dB in a third of the time of area averaging).
 _LINEAR_UP_TO = 3 / 2
 _BLUR_UP_TO = 3.0
+_THIN = 8  # times the shorter side: longer images are cropped before they are resized
+# Stand for no data in signed and floating numbers, tagged or not: the custom, and GDAL's least.
+_MISSING, _LEAST_DATA = -9999, -1e38
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -37,21 +47,27 @@ def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
     """Decode an encoded image into uint8 [H, W, 3] RGB.
 
     JPEG pixels equal Pillow's. Grey is replicated to three channels, alpha is dropped, palettes
-    and CMYK are converted, an EXIF orientation is not applied, of an animation the first frame
-    counts. Images of more than 8 bits (16-bit infrared, float) are stretched linearly from their
-    1st to their 99th percentile, jointly over the channels: sensors fill 10 to 14 of 16 bits, so
-    a division by 257 would leave most of them black.
+    and CMYK are converted, an EXIF or TIFF orientation is applied, of an animation the first frame
+    counts. Images of other numbers than 8-bit ones (16-bit infrared, float) are stretched linearly
+    from their 1st to their 99th percentile, jointly over the channels: sensors fill 10 to 14 of 16
+    bits, so a division by 257 would leave most of them black. Pixels without data stay out of the
+    stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not finite, or
+    are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
 
     Args:
       data: a whole file: JPEG, PNG, WebP, TIFF, BMP, or what else OpenCV or Pillow read.
       fast: allow JPEG decoding shortcuts; pixels then differ a little from Pillow's.
 
     Raises:
-      ValueError: the data are not an image, or a truncated one.
+      ValueError: the data are not an image, or a truncated one, or a TIFF file whose bands are
+        not grey, RGB or RGB and another.
     """
+    if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
+        return _decode_tiff(data, layout)
     image = _decode_jpeg(data, fast) if data[:3] == _JPEG_MAGIC else _decode_opencv(data)
     # Pillow also reads what the fast decoders refuse, and tells best what is wrong with the rest.
-    return _decode_pillow(data) if image is None else image
+    image = _decode_pillow(data) if image is None else image
+    return upright(image, orientation(data))
 
 
 def to_rgb8(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -61,7 +77,7 @@ def to_rgb8(image: Image.Image | np.ndarray) -> np.ndarray:
       ValueError: an array that is neither [H, W], [H, W, 1] nor [H, W, 3], or that is empty.
     """
     if isinstance(image, Image.Image):
-        if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        if not _is_deep(image):
             return np.asarray(image.convert("RGB"))
         image = np.asarray(image)
     image = np.asarray(image)
@@ -73,17 +89,22 @@ def to_rgb8(image: Image.Image | np.ndarray) -> np.ndarray:
 def dimensions(data: bytes) -> tuple[int, int]:
     """Return (height, width) in pixels of an encoded image, from its header where possible.
 
+    They are those of `decode`: after an orientation.
+
     Raises:
       ValueError: the data are not an image.
     """
     if data[:3] == _JPEG_MAGIC:
         try:
-            return simplejpeg.decode_jpeg_header(data)[:2]
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
         except ValueError:
             return decode(data).shape[:2]
+        return upright_size(height, width, orientation(data))
+    if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
+        return upright_size(layout.height, layout.width, layout.orientation)
     try:
         with Image.open(io.BytesIO(data)) as image:  # Reads the header only.
-            return image.height, image.width
+            return upright_size(image.height, image.width, orientation(data))
     except (OSError, ValueError, Image.DecompressionBombError):
         return decode(data).shape[:2]
 
@@ -101,9 +122,15 @@ def eval_preprocess(image: np.ndarray, size: int) -> np.ndarray:
     height, width = image.shape[:2]
     short = min(height, width)
     new_height, new_width = (int(size * side / short) for side in (height, width))
-    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
     top = round((new_height - size) / 2)
     left = round((new_width - size) / 2)
+    if max(height, width) > _THIN * short:
+        # Enlarged as a whole, a line of 8,000 pixels would take 1.6 GB: make the crop alone.
+        down, right = height / new_height, width / new_width
+        box = (left * right, top * down, (left + size) * right, (top + size) * down)
+        some = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(some)
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
@@ -318,11 +345,13 @@ def _decode_at_least(data: bytes, min_height: int, min_width: int) -> np.ndarray
     """
     if data[:3] != _JPEG_MAGIC:
         return decode(data)
+    way_up = orientation(data)
+    min_height, min_width = upright_size(min_height, min_width, way_up)  # as stored
     try:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
         factor = min(height // min_height, width // min_width)
         factor = next((scale for scale in (8, 4, 2) if scale <= factor), 1)
-        return simplejpeg.decode_jpeg(
+        image = simplejpeg.decode_jpeg(
             data,
             fastdct=True,
             fastupsample=True,
@@ -332,6 +361,32 @@ def _decode_at_least(data: bytes, min_height: int, min_width: int) -> np.ndarray
         )
     except ValueError:
         return decode(data)
+    return upright(image, way_up)
+
+
+def _decode_tiff(data: bytes, layout: tiff.Layout) -> np.ndarray:
+    """Decode a TIFF file; OpenCV and Pillow apply its orientation, `tiff.read_planes` does not."""
+    tiff.refuse_bands(layout)
+    if layout.bits <= 8:
+        image = _decode_opencv(data, layout.nodata)
+        return _decode_pillow(data) if image is None else image
+    bands = min(layout.bands, 3)
+    if layout.planar and bands > 1:
+        planes = tiff.read_planes(data, bands)
+        raw = None if planes is None else upright(planes, layout.orientation)
+    else:
+        raw = _opencv(data)
+        if raw is not None and raw.ndim == 3:
+            raw = raw[..., 2::-1]
+    if raw is not None:
+        return _rgb8(raw, layout.nodata, layout.inverted)
+    if bands == 1:
+        return _decode_pillow(data, layout.nodata, layout.inverted)
+    raise ValueError(  # Pillow would divide colours of 16 bits instead of stretching them
+        f"cannot decode {len(data)} bytes starting with {bytes(data[:12])!r} as an image: a TIFF "
+        f"file of {layout.bands} bands of {layout.bits} bits, truncated or compressed in an "
+        "unknown way"
+    )
 
 
 def _decode_jpeg(data: bytes, fast: bool) -> np.ndarray | None:
@@ -341,25 +396,31 @@ def _decode_jpeg(data: bytes, fast: bool) -> np.ndarray | None:
         return None
 
 
-def _decode_opencv(data: bytes) -> np.ndarray | None:
+def _opencv(data: bytes) -> np.ndarray | None:
     if not data:
         return None
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         return None
+
+
+def _decode_opencv(data: bytes, nodata: float | None = None) -> np.ndarray | None:
+    image = _opencv(data)
     if image is None or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         return None
     if image.shape[2:] == (4,) and data[:2] in (b"II", b"MM"):
         return None  # OpenCV multiplies the colours of a TIFF file by its alpha.
     if image.ndim == 3 and image.shape[2] > 1:
         image = image[..., 2::-1]  # BGR or BGRA.
-    return _rgb8(image)
+    return _rgb8(image, nodata)
 
 
-def _decode_pillow(data: bytes) -> np.ndarray:
+def _decode_pillow(data: bytes, nodata: float | None = None, inverted: bool = False) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if _is_deep(image):
+                return _rgb8(np.asarray(image), nodata, inverted)
             return to_rgb8(image)
     except Exception as error:  # Damaged files make Pillow's plugins raise whatever they please.
         raise ValueError(
@@ -368,14 +429,32 @@ def _decode_pillow(data: bytes) -> np.ndarray:
         ) from error
 
 
-def _rgb8(image: np.ndarray) -> np.ndarray:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in ("I", "F") or image.mode.startswith("I;")
+
+
+def _rgb8(image: np.ndarray, nodata: float | None = None, inverted: bool = False) -> np.ndarray:
     """Turn grey or RGB of any number type into uint8 [H, W, 3]."""
     if image.dtype != np.uint8:
-        finite = np.isfinite(image)
-        low, high = np.percentile(image[finite], (1, 99)) if finite.any() else (0, 0)
+        valid = _valid(image, nodata)
+        low, high = np.percentile(image[valid], (1, 99)) if valid.any() else (0, 0)
         scale = 255 / (high - low) if high > low else 0
-        stretched = (np.where(finite, image, low) - low) * scale
+        stretched = (np.where(valid, image, low) - low) * scale
+        if inverted:
+            stretched = np.where(valid, 255 - stretched, 0)
         image = np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
     if image.ndim == 3 and image.shape[2] == 3:
         return np.ascontiguousarray(image)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+
+
+def _valid(image: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Return where an image has data: booleans of its shape."""
+    valid = np.isfinite(image)
+    if nodata is not None:
+        valid &= image != image.dtype.type(nodata) if image.dtype.kind == "f" else image != nodata
+    if image.dtype.kind in "if":
+        valid &= image != _MISSING
+    if image.dtype.kind == "f":
+        valid &= image > _LEAST_DATA
+    return valid

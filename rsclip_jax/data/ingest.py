@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 
 import cv2
 
-from rsclip_jax.data.image_check import check_image, shrink
+from rsclip_jax.data.image_check import inspect_image, shrink
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
 from rsclip_jax.data.sources import Sample, read_file
 from rsclip_jax.data.text import ClipTokenizer
@@ -60,6 +60,8 @@ class Outcome:
     image_bytes: int = 0
     # CLIP tokens of each text, start and end marks included, by list field
     lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    # what is odd about its images though they can be used
+    remarks: list[str] = dataclasses.field(default_factory=list)
 
 
 def process(sample: Sample, recipe: Recipe) -> Outcome:
@@ -73,9 +75,12 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
         texts = {field: getattr(sample, field) for field in LIST_FIELDS}
         if recipe.needs_text and not sample.label and not any(texts.values()):
             raise ValueError("no caption and no label")
-        image, outcome.size = _image(sample.image, recipe)
+        image, outcome.size, outcome.remarks = _image(sample.image, recipe)
+        ir = b""
         try:
-            ir = _image(sample.ir, recipe)[0] if sample.ir else b""
+            if sample.ir:
+                ir, _, remarks = _image(sample.ir, recipe)
+                outcome.remarks += [f"{remark} (infrared)" for remark in remarks]
         except ValueError as error:
             raise ValueError(f"infrared: {error}") from error
         outcome.record = serialize(
@@ -98,16 +103,16 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
     return outcome
 
 
-def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int]]:
+def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int], list[str]]:
     data = read_file(recipe.root, given) if isinstance(given, str) else given
-    size = check_image(data, recipe.max_pixels)
+    size, remarks = inspect_image(data, recipe.max_pixels)
     if recipe.edit is not None:
         data = recipe.edit(data)
-        size = check_image(data, recipe.max_pixels)
+        size, remarks = inspect_image(data, recipe.max_pixels)
     if recipe.resize and min(size) > recipe.resize:
         data = shrink(data, recipe.resize)
-        size = check_image(data, recipe.max_pixels)
-    return data, size
+        size, _ = inspect_image(data, recipe.max_pixels)  # a JPEG file now: no remark is lost
+    return data, size, remarks
 
 
 def ingest(

@@ -60,6 +60,7 @@ class Summary:
         self.expected = expected
         self.records: collections.Counter[str] = collections.Counter()
         self.skipped: collections.Counter[str] = collections.Counter()
+        self.odd: collections.Counter[str] = collections.Counter()  # images, by what is odd
         self.image_bytes = 0
         self.widths = Distribution()
         self.heights = Distribution()
@@ -72,6 +73,7 @@ class Summary:
             self.skipped[outcome.reason.split(":")[0]] += 1
             return
         self.records[outcome.split] += 1
+        self.odd.update(outcome.remarks)
         self.image_bytes += outcome.image_bytes
         height, width = outcome.size
         self.heights.add(height)
@@ -85,6 +87,7 @@ class Summary:
         """Count what another summary has counted too."""
         self.records.update(other.records)
         self.skipped.update(other.skipped)
+        self.odd.update(other.odd)
         self.image_bytes += other.image_bytes
         self.widths.update(other.widths)
         self.heights.update(other.heights)
@@ -111,6 +114,7 @@ class Summary:
             "name": self.name,
             "records": dict(sorted(self.records.items())),
             "skipped": dict(sorted(self.skipped.items())),
+            **({"odd_images": dict(sorted(self.odd.items()))} if self.odd else {}),
             "image_bytes": self.image_bytes,
             "image_width": _range(self.widths),
             "image_height": _range(self.heights),
@@ -166,6 +170,9 @@ class Summary:
                 f" {per['min']:>6} {per['mean']:>6.1f} {per['max']:>6}"
                 f" {tokens['mean']:>8.1f}{tokens['p95']:>6}{tokens['max']:>7}{shares}"
             ]
+        if self.odd:
+            lines += ["", "images that were kept though odd: look at them"]
+            lines += [f"  {count:>8,}  {what}" for what, count in self.odd.most_common()]
         if self.skipped:
             lines += ["", "skipped"]
             lines += [f"  {count:>8,}  {reason}" for reason, count in self.skipped.most_common()]

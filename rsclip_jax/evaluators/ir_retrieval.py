@@ -28,6 +28,7 @@ class IrRetrieval:
     `ir2rgb_R@K` and their mean `pair_mean`; `mean_recall`, the mean of the two means, which is
     FusionRS's Mean R. K = 1, 5, 10. Captions with the same key (`caption_key`) are right for all
     their images, but stay in the gallery each; the infrared image of an RGB image is its own only.
+    Ties are as in `retrieval`: in random order, with their worst case as `worst_...`.
 
     With a `fusion_split` also `rgb2t_R@K`, `t2rgb_R@K`, `rgb_mean`, and `fused2t_R@K`,
     `t2fused_R@K`, `fused_mean` of the late fusion `normalise(a * zimg + (1 - a) * zir)`, whose a,
@@ -93,7 +94,7 @@ class IrRetrieval:
         means = []
         for one in self._ranks:
             metrics = one.metrics()
-            yield from metrics.items()
+            yield from (metrics | one.worst_case()).items()
             means.append(metrics[one.mean])
         yield "mean_recall", float(np.mean(means))
         if self._validation is not None:
@@ -115,7 +116,7 @@ class IrRetrieval:
         found: dict[str, Any] = {
             "size": len(self._examples),
             "data": [f"{self._examples.name}: {len(self._examples):,} pairs{texts}"],
-            "protocol": [equal, TIES] if captions else [TIES],
+            "protocol": [equal, TIES] if captions else [],
             "intervals": {"mean_recall": intervals[self._ranks[0].mean], **intervals},
         }
         if self._validation is None:
@@ -159,7 +160,7 @@ class IrRetrieval:
         alpha = _best(self._sweep)
         self._fusion_ranks = [z.ranks(z.rgb, ("rgb2t", "t2rgb"), "rgb_mean"), fused(z, alpha)]
         for one in self._fusion_ranks:
-            yield from one.metrics().items()
+            yield from (one.metrics() | one.worst_case()).items()
         yield "fused_alpha", alpha
 
     def _embed(self, params: Any, examples: Examples) -> "_Embedded":

@@ -16,12 +16,16 @@ _FRACTIONS = ("Rsu", "Ras", "Rda", "Rmi")  # from 0 to 1; everything else is in 
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """Lay metrics out with a row for each prefix ("long_multi_") and a column for what follows."""
+    """Lay metrics out with a row for each prefix ("long_multi_") and a column for what follows.
+
+    The rows of the retrieval protocol that has no prefix name it all the same: "any".
+    """
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         match = _COLUMN.search(name)
         column = match[0] if match else name
-        rows.setdefault(name.removesuffix(column).rstrip("_"), {})[column] = value
+        prefix = name.removesuffix(column).rstrip("_")
+        rows.setdefault(_with_protocol(prefix, metrics), {})[column] = value
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     widths = [max(10, len(column) + 2) for column in columns]
     pairs = list(zip(columns, widths, strict=True))
@@ -31,6 +35,14 @@ def table(metrics: Mapping[str, float]) -> str:
         cells = (f"{_number(c, row.get(c)):>{width}}" for c, width in pairs)
         lines.append(f"  {prefix:{left - 2}}" + "".join(cells))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _with_protocol(row: str, metrics: Mapping[str, float]) -> str:
+    words = row.split("_") if row else []
+    if {"multi", "skyscript"} & set(words) or f"{row}_i2t_R@1".lstrip("_") not in metrics:
+        return row
+    words.insert(len(words) - words.count("worst"), "any")
+    return "_".join(words)
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -39,8 +39,9 @@ def retrieval_metrics(
     texts of one group are merged to one text (the embedding of the first), whose images are those
     of all the merged texts.
 
-    Ties are broken pessimistically: a right answer ranks behind every wrong one that is as similar
-    (to 1e-6), so that collapsed embeddings score zero and the order of the data cannot matter.
+    Answers as similar (to 1e-6) as the best right one are in random order, and the result is the
+    expectation over all orders: what a sort of similarities that leaves ties to chance finds on
+    average. `retrieval_ranks(...).worst_case()` gives the recalls with the wrong ones first.
 
     Exact for any number of rows: the similarity matrix is computed in blocks.
 
@@ -139,8 +140,9 @@ PROTOCOLS = {
 }
 SKYSCRIPT_PREFIX = "a satellite image. "
 TIES = (
-    "of equal similarities (to 1e-6) the right answer ranks last; published numbers leave them to "
-    "chance, which finds up to a point more from image to text where captions repeat"
+    "equal similarities (to 1e-6), such as those of repeated captions, are in random order: the "
+    "numbers are the expectation over all orders, those named worst_ have every wrong answer of a "
+    "tie first"
 )
 
 
@@ -149,7 +151,8 @@ class Retrieval:
 
     Metrics, in percent: `i2t_R@K`, `t2i_R@K` (K = 1, 5, 10) and `mean_recall`; those of long
     captions begin with `long_`, those of other protocols than "any" with their names
-    (`long_multi_i2t_R@1`). See `retrieval_metrics`. Numbers of different protocols must not be
+    (`long_multi_i2t_R@1`). Where ties change a number, those of their worst order follow
+    (`multi_worst_i2t_R@1`). See `retrieval_metrics`. Numbers of different protocols must not be
     compared.
 
     Args:
@@ -205,7 +208,7 @@ class Retrieval:
             name = ("long_" if kind == "long" else "") + PROTOCOLS[protocol][0]
             self._ranks[name] = ranks
             found = ranks.metrics()
-            for metric, value in found.items():
+            for metric, value in (found | ranks.worst_case()).items():
                 yield name + metric, value
             if protocol == "skyscript":  # what FarSLIP's tables show
                 for side in ranks.names:
