@@ -10,8 +10,8 @@ def words(label: str) -> str:
     """Turn a folder or label name into lower-case words: "AnnualCrop" becomes "annual crop".
 
     Words are told apart by "_", "/" and white space, and, in a label without white space, by "-"
-    and by capitals: "storage-tanks", "SeaLake", "Storage_Tanks/old". Capitals in a row are one word:
-    "UAVs", "RSImage" become "uavs", "rs image". Numbers stay as they are.
+    and by capitals: "storage-tanks", "SeaLake", "Storage_Tanks/old". Capitals in a row are one
+    word: "UAVs", "RSImage" become "uavs", "rs image". Numbers stay as they are.
     """
     if number(label) is not None:
         return label

@@ -16,7 +16,6 @@ from rsclip_jax.evaluators.confusion_picture import save_confusion_picture
 from rsclip_jax.evaluators.examples import LabelledExamples
 from rsclip_jax.evaluators.texts import tokenizer_for
 
-
 SAID = 100  # classes that the log names
 
 
