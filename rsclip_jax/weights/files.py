@@ -78,7 +78,9 @@ def _torch_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     content, numbers, inert, script = pytorch.read(path)
     # OpenAI's own files are TorchScript archives, in half precision.
     hints = {"activation": "quick_gelu"} if script else {}
-    state, at, unused = content, [], []
+    state: Any = content
+    at: list[str] = []
+    unused: list[str] = []
     for key in STATE_KEYS:  # a trainer's checkpoint
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             unused += [str(other) for other in state if other != key]
