@@ -73,6 +73,7 @@ def get_config():
     # Text of the infrared image (text_ir): "ir_caption", "caption" (text itself), or "mixed".
     c.input.ir_text_source = "ir_caption"
     c.input.caption = "random"  # or "first"
+    c.input.label_words = True  # labels in captions as words; False: as they are written
     c.input.long_caption = "auto"  # "record", "compose", or composed where the record has none
     c.input.crop = ()  # area range of the random resized crop; (): CLIP's resize and centre crop
     c.input.flip = False  # horizontal and vertical, each half of the time

@@ -33,8 +33,8 @@ def load(
     """Load a model: a workdir of ours, or weights of OpenAI, open_clip, Hugging Face or Long-CLIP.
 
     Args:
-      path: a workdir, a file (.safetensors; .pt and .bin with PyTorch installed), or a directory
-        of Hugging Face or open_clip.
+      path: a workdir, a file (.safetensors, .pt, .bin), or a directory of Hugging Face or
+        open_clip.
       activation: "quick_gelu" or "gelu", or whose weights they are ("openai", "laion", ...:
         `rsclip_jax.weights.PRESETS`); None takes what the files say, else the architecture's own.
       context_length: another number of text positions; more are made by knowledge-preserved
@@ -42,7 +42,7 @@ def load(
       image_size: another size in pixels; positions are resampled bicubically.
 
     Raises:
-      FileNotFoundError, ImportError, ValueError: nothing there that can be read.
+      FileNotFoundError, ValueError: nothing there that can be read.
     """
     mesh = sharding.make_mesh()
     config, params, _ = load_for_inference(path, mesh=mesh, activation=activation)

@@ -4,6 +4,10 @@ Skipped where they are not installed; `bash tests/torch_parity.sh` installs them
 in an environment of its own and runs this.
 """
 
+import argparse
+import datetime
+import pathlib
+
 import numpy as np
 import pytest
 from golden_models import FILES, GOLDEN
@@ -164,3 +168,46 @@ def test_truncated_pytorch_files_are_refused(keep, tmp_path):
     (tmp_path / "x.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"x\.pt"):
         files.read(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_trainers_checkpoints_are_read_whatever_lies_beside_the_weights(zipped, tmp_path, capsys):
+    whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    weights = {
+        "turned": whole.T[1:, ::2],
+        "shared": whole[2],
+        "half": whole.half(),
+        "brain": whole.to(torch.bfloat16),
+        "number": torch.tensor(3),
+        "scale": torch.nn.Parameter(torch.tensor(0.5)),
+        "none": torch.zeros(0, 4),
+    }
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(3))])
+    beside = {
+        "epoch": 3,
+        "best": np.float64(0.3),
+        "metrics": [np.int64(1), np.zeros(3), np.array(["a"], dtype=object)],
+        "args": argparse.Namespace(lr=np.float32(1), out=pathlib.PurePosixPath("x")),
+        "optimizer": optimizer.state_dict(),
+        "when": datetime.datetime(2020, 1, 1),
+        "own": Own(),
+        "odd": torch.zeros(2, dtype=torch.complex64),
+    }
+    torch.save(
+        {"state_dict": weights, **beside},
+        tmp_path / "x.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
+    state, _ = files.read(tmp_path / "x.pt")
+    assert state.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(state[name], value.detach().float().numpy(), err_msg=name)
+        assert state[name].shape == tuple(value.shape)
+    assert "state_dict is read, nothing of epoch, best, metrics, args" in capsys.readouterr().out
+
+
+class Own:
+    """A class that the reader of the file has not."""
+
+    def __init__(self):
+        self.lr = 1

@@ -1,5 +1,8 @@
 import itertools
 import json
+import pickle
+import zipfile
+from pathlib import Path
 
 import golden_models
 import jax
@@ -186,8 +189,6 @@ def test_absent_files_are_named(tmp_path):
 
 
 def test_an_archive_that_would_unfold_is_refused(tmp_path):
-    import zipfile
-
     path = tmp_path / "x.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\0" * 10**6)
@@ -228,3 +229,80 @@ def _words(text: str) -> list[str]:
 def test_clips_without_a_vision_transformer_are_told_apart(name):
     with pytest.raises(ValueError, match="expected a CLIP with a vision transformer"):
         weights.from_state_dict({**golden_state(), name: np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.clip."],
+)
+@pytest.mark.parametrize("layout", ["open_clip", "huggingface"])
+def test_what_wrappers_put_before_the_names_is_dropped(prefix, layout):
+    config, params = weights.from_state_dict(golden_state())
+    state = weights.to_state_dict(config, params, layout)
+    wrapped = {prefix + name: value for name, value in state.items()}
+    assert equal(weights.from_state_dict(wrapped)[1], params)
+
+
+def test_parts_that_were_compiled_or_wrapped_are_found():
+    state = {
+        name.replace("visual.", "visual._orig_mod.").replace(
+            "resblocks.0.", "resblocks.0._checkpoint_wrapped_module."
+        ): value
+        for name, value in golden_state().items()
+    }
+    assert equal(weights.from_state_dict(state)[1], weights.from_state_dict(golden_state())[1])
+
+
+def test_two_models_and_tensors_beside_the_model_are_named():
+    state = golden_state()
+    two = {f"{p}.{k}": v for p in ("student", "teacher") for k, v in state.items()}
+    with pytest.raises(ValueError, match=r"several models.* student\., teacher\."):
+        weights.from_state_dict(two)
+    beside = {f"model.{k}": v for k, v in state.items()} | {"loss.weight": np.zeros(3)}
+    with pytest.raises(ValueError, match=r"unexpected: loss\.weight"):
+        weights.from_state_dict(beside)
+
+
+@pytest.mark.parametrize("name", ["trainer", "legacy"])  # PyTorch wrote them, in both its formats
+def test_a_trainers_numpy_numbers_and_arguments_do_not_hide_its_weights(name, capsys):
+    state, _ = files.read(Path(__file__).parent / "data" / "pytorch" / f"{name}.pt")
+    whole = np.arange(12, dtype=np.float32).reshape(3, 4)
+    expected = {"turned": whole.T[1:], "half": whole, "number": 7}
+    assert state.keys() == {f"module.{k}" for k in expected}
+    for k, value in expected.items():
+        np.testing.assert_array_equal(state[f"module.{k}"], value)
+    said = capsys.readouterr().out
+    assert "state_dict is read, nothing of epoch, best, args, nor of" in said
+    assert "argparse.Namespace" in said
+
+
+class Evil:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch pwned",)
+
+
+def test_a_pickle_that_does_harm_is_not_run_and_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickle.dumps({"state_dict": {}, "more": Evil()}))
+    with pytest.raises(ValueError, match=r"x\.pt is refused: .* runs (posix|nt)\.system"):
+        files.read(tmp_path / "x.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"", "is damaged or no PyTorch file"),
+        (b"no pickle at all", "is damaged or no PyTorch file"),
+        (pickle.dumps({"a": 1}), "does not begin as PyTorch's files do"),
+    ],
+)
+def test_what_is_no_weights_file_is_told(content, message, tmp_path):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        files.read(tmp_path / "x.pt")

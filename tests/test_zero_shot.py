@@ -14,7 +14,6 @@ from rsclip_jax.data.records import write_dataset
 from rsclip_jax.evaluators import prompts
 from rsclip_jax.evaluators.zero_shot import (
     accuracies,
-    class_index,
     classifier_weights,
     confusion,
     wilson,
@@ -125,37 +124,6 @@ def test_accuracies_of_a_hand_made_case():
     assert set(accuracies(logits[:, :5], labels)) == {"top1", "mean_class"}
     with pytest.raises(ValueError, match="NaN"):
         accuracies(logits * np.nan, labels)
-
-
-def test_class_names_come_from_the_labels_or_match_them():
-    labels = ["Storage_Tanks", "Bare_Land", "Bare_Land"]
-    names, index = class_index(labels)
-    assert (names, index.tolist()) == (["bare land", "storage tanks"], [1, 0, 0])
-    # By name, in any order, with a class that this split does not have.
-    names, index = class_index(labels, ("Storage Tanks", "harbour", "bare land"))
-    assert (names, index.tolist()) == (["Storage Tanks", "harbour", "bare land"], [0, 2, 2])
-    # By place: other words for the sorted labels.
-    names, index = class_index(labels, ("desert", "oil tanks"))
-    assert (names, index.tolist()) == (["desert", "oil tanks"], [1, 0, 0])
-    with pytest.raises(ValueError, match=r"3 names for 2 labels, .* Bare_Land, Storage_Tanks"):
-        class_index(labels, ("desert", "oil tanks", "sea"))
-    with pytest.raises(ValueError, match="same name"):
-        class_index(["a_b", "a b"])
-    # One misspelt name does not shift the others.
-    with pytest.raises(ValueError, match="none for harbor"):
-        class_index(["harbor", "road", "forest"], ("harbour", "road", "forest"))
-    names, index = class_index(["b", "a"], ("a", "bee"))  # "a" stands in its own place
-    assert (names, index.tolist()) == (["a", "bee"], [1, 0])
-
-
-def test_class_names_come_from_a_published_list_whatever_the_folders_are_called():
-    names, index = class_index(["Bare Land", "storagetanks", "BareLand"], "aid")
-    assert len(names) == 30
-    assert [names[k] for k in index] == ["bare land", "storage tanks", "bare land"]
-    with pytest.raises(ValueError, match="no class for the labels 'Sea'"):
-        class_index(["Sea"], "aid")
-    with pytest.raises(ValueError, match="did you mean 'eurosat'"):
-        class_index(["Sea"], "eurosatt")
 
 
 def test_confusion_counts_true_by_predicted_class_and_ties_as_wrong():

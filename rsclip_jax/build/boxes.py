@@ -19,6 +19,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rsclip_jax.data import class_names
+
 NUMBER_WORDS = ("no", *"one two three four five six seven eight nine ten".split())
 _CENTRE = (1 / 3, 2 / 3)
 _VIEWS = ("an aerial view", "a satellite view", "an overhead view")
@@ -208,4 +210,4 @@ def plural(label: str) -> str:
 
 def clean_label(label: str) -> str:
     """Write a class name as words: "Ground_Track-Field" as "ground track field"."""
-    return " ".join(label.replace("_", " ").replace("-", " ").lower().split())
+    return " ".join(class_names.words(label).replace("-", " ").split())

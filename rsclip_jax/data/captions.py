@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rsclip_jax.data import class_names
+
 TEXT_FIELDS = ("text", "text_long", "text_ir")
 CAPTION_CHOICES = ("random", "first")
 LONG_CAPTION_CHOICES = ("auto", "record", "compose")
@@ -18,7 +20,8 @@ LABEL_SENTENCE = "a remote sensing image of {}"
 class TextChoice:
     """How the texts of a batch are chosen from a record.
 
-    A record without captions but with a label is captioned "a remote sensing image of LABEL".
+    A record without captions but with a label is captioned "a remote sensing image of LABEL", the
+    label as words (`class_names.words`).
 
     Attributes:
       caption: "random" draws one of the record's texts, "first" takes the first.
@@ -30,12 +33,14 @@ class TextChoice:
         infrared-aware captions; "mixed": half of the time these, where there are any, else what
         `text` is.
       ir: whether the batch has infrared images, with a mask for records that have none.
+      label_words: False leaves labels as they are written.
     """
 
     caption: str = "random"
     long_caption: str = "auto"
     ir_text_source: str = "ir_caption"
     ir: bool = False
+    label_words: bool = True
 
     # How many random numbers `choose` needs, one for each field.
     draws = len(TEXT_FIELDS)
@@ -68,7 +73,7 @@ class TextChoice:
         """
         draw = draws[TEXT_FIELDS.index(field)]
         if field == "text":
-            return self._one_of(_captions(record), draw)
+            return self._one_of(self._captions(record), draw)
         if field == "text_long":
             return self._long(record, draw)
         if self.ir_text_source == "mixed":
@@ -94,7 +99,14 @@ class TextChoice:
             )
         # `random`'s generator is made three times as fast as NumPy's.
         rng = random.Random(int(draw * 2**53)) if self.caption == "random" else None
-        return compose_long(_captions(record), rng)
+        return compose_long(self._captions(record), rng)
+
+    def _captions(self, record: Mapping[str, Any]) -> Sequence[str]:
+        if record["captions"]:
+            return record["captions"]
+        if label := record["label"]:
+            return (LABEL_SENTENCE.format(class_names.words(label) if self.label_words else label),)
+        raise ValueError('it has neither captions nor a label (fields "captions" and "label")')
 
     def _one_of(self, texts: Sequence[str], draw: float) -> str:
         return texts[int(draw * len(texts))] if self.caption == "random" else texts[0]
@@ -121,11 +133,3 @@ def compose_long(
     if rng is not None:
         rng.shuffle(order)
     return " ".join(order)
-
-
-def _captions(record: Mapping[str, Any]) -> Sequence[str]:
-    if record["captions"]:
-        return record["captions"]
-    if record["label"]:
-        return (LABEL_SENTENCE.format(record["label"].replace("_", " ")),)
-    raise ValueError('it has neither captions nor a label (fields "captions" and "label")')

@@ -24,8 +24,3 @@ def templates(choice: str | Sequence[str]) -> tuple[str, ...]:
     if not choice or any("{}" not in template for template in choice):
         raise ValueError(f'templates={choice!r}: every template needs "{{}}", for the class name')
     return tuple(choice)
-
-
-def readable(label: str) -> str:
-    """Turn a folder or label name into words: "Storage_Tanks/old" becomes "storage tanks old"."""
-    return label.replace("_", " ").replace("/", " ").lower()

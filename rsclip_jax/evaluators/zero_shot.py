@@ -5,15 +5,18 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators import class_lists, prompts
+from rsclip_jax.evaluators.class_index import class_index
 from rsclip_jax.evaluators.confusion_picture import save_confusion_picture
 from rsclip_jax.evaluators.examples import LabelledExamples
-from rsclip_jax.evaluators.prompts import readable
 from rsclip_jax.evaluators.texts import tokenizer_for
+
+SAID = 100  # classes that the log names
 
 
 class TextEncoder(Protocol):
@@ -124,11 +127,13 @@ class ZeroShot:
         (105), "skyscript" (2), "clip_eurosat", "clip_resisc45", "plain", "thermal" (3, worded for
         infrared images) (`prompts.json`). Numbers of different protocols must not be compared.
       modality: "image", or "ir": the infrared images of the records are classified.
-      class_list: "labels" takes the data set's labels for class names, "_" and "/" turned into
-        spaces, lower case; a name of `class_lists`, such as "aid", the words published for that
-        data set.
-      class_names: own words in their place: names that include every label, in any order and with
-        further classes among them, or one for each of the sorted labels.
+      class_list: "labels" takes the data set's labels for class names, as words
+        (`data.class_names.words`); a name of `class_lists`, such as "aid", the words published for
+        that data set.
+      class_names: own words in their place (see `class_index`): names that include every label, in
+        any order and with further classes among them; one for each of the sorted labels; or, sure
+        in any case, "LABEL=WORDS" for each label.
+      label_words: False leaves the labels of class_list="labels" as they are written.
       templates: a tuple of own templates in place of the protocol's.
       limit: only the first so many records; 0 for all. The classes of "labels" are those of the
         records that are read.
@@ -145,6 +150,7 @@ class ZeroShot:
         modality: str = "image",
         class_list: str = "labels",
         class_names: Sequence[str] = (),
+        label_words: bool = True,
         templates: Sequence[str] = (),
         limit: int = 0,
     ):
@@ -154,14 +160,18 @@ class ZeroShot:
         self._own_templates = bool(templates)
         if class_names and class_list != "labels":
             raise ValueError(f"class_list={class_list!r} and class_names: expected one of them")
+        self._label_words = label_words
         self._given_names = class_list if class_list != "labels" else tuple(class_names)
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, "text")
         self._examples = LabelledExamples(
             config, encoder, data, split, modality=modality, limit=limit
         )
+        first = self._examples.source[0]["label"]
         if class_list != "labels":  # an unknown list, or one of another data set
-            class_lists.match(class_list, [self._examples.source[0]["label"]])
+            class_lists.match(class_list, [first])
+        elif not class_names:  # labels that are numbers
+            class_index([first], (), label_words)
         self._names: list[str] = []
         self._confusion = np.zeros((0, 0), np.int64)
         self._metrics: dict[str, float] = {}
@@ -169,7 +179,10 @@ class ZeroShot:
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield the names and values of the metrics, in percent."""
         zimg, labels = self._examples.embeddings(params)
-        self._names, index = class_index(labels, self._given_names)
+        known = self._names
+        self._names, index = class_index(labels, self._given_names, self._label_words)
+        if not known and jax.process_index() == 0:
+            print(_named(self._examples.name, self._names, labels, index), flush=True)
         weights = classifier_weights(
             _Side(self._encoder, params, self._tokenizer),
             self._names,
@@ -211,35 +224,17 @@ class ZeroShot:
         save_confusion_picture(path, self._names, self._confusion, title=title)
 
 
-def class_index(
-    labels: Sequence[str], given_names: Sequence[str] | str = ()
-) -> tuple[list[str], np.ndarray]:
-    """Return the class names that go into the prompts and the class of each label, [N] integers.
-
-    Raises:
-      ValueError: `given_names` can be matched to the labels neither by name nor by number, or two
-        classes have the same name.
-    """
-    if isinstance(given_names, str):
-        words, numbers = class_lists.match(given_names, labels)
-        return words, np.array(numbers)
-    present = sorted(set(labels))
-    names = list(given_names) or [readable(label) for label in present]
-    position = {readable(name): number for number, name in enumerate(names)}
-    if len(position) < len(names):
-        raise ValueError(f"two classes have the same name in {', '.join(names)}")
-    if all(readable(label) in position for label in present):
-        return names, np.array([position[readable(label)] for label in labels])
-    # By place, but not where some names say otherwise: a single misspelt one must not shift others.
-    matching = {place: label for place, label in enumerate(present) if readable(label) in position}
-    elsewhere = [x for place, x in matching.items() if position[readable(x)] != place]
-    if len(names) != len(present) or elsewhere:
-        unknown = [label for label in present if readable(label) not in position]
-        raise ValueError(
-            f"class_names has {len(names)} names for {len(present)} labels, and none for "
-            f"{', '.join(unknown)}; give one for each of {', '.join(present)}, in this order"
-        )
-    return names, np.searchsorted(present, labels)
+def _named(data: str, names: list[str], labels: list[str], index: np.ndarray) -> str:
+    """Say what the prompts call the classes, and which labels that are written otherwise are."""
+    own: dict[int, list[str]] = {}
+    for label, place in sorted(set(zip(labels, index.tolist(), strict=True))):
+        if label != names[place]:
+            own.setdefault(place, []).append(label)
+    said = [
+        f"{x} ({', '.join(own[place])})" if place in own else x for place, x in enumerate(names)
+    ]
+    more = f", and {len(said) - SAID:,} more" if len(said) > SAID else ""
+    return f"{data}: the prompts name {', '.join(said[:SAID])}{more}"
 
 
 class _Side:

@@ -35,7 +35,7 @@ def read(path: str | os.PathLike, activation: str | None = None) -> tuple[Config
         weights, else the architecture's own.
 
     Raises:
-      FileNotFoundError, ImportError, ValueError: see `files.read`, `from_state_dict`.
+      FileNotFoundError, ValueError: see `files.read`, `from_state_dict`.
     """
     state, hints = files.read(Path(path))
     try:
@@ -50,7 +50,8 @@ def from_state_dict(state: Mapping[str, Any], preset: str | None = None) -> tupl
     Layout, architecture, image size and context length are recognised from the tensors.
 
     Args:
-      state: NumPy arrays by name; a leading `module.` of every name is dropped.
+      state: NumPy arrays by name; what wrappers put before them (`module.`, `_orig_mod.`,
+        `model.`, ...) is dropped.
       preset: whose weights they are (PRESETS), or an activation: what the tensors do not show. None
         takes the architecture's own: GELU for H/14, QuickGELU for all others.
 
@@ -133,9 +134,7 @@ def _convert(
             f"{preset!r}: expected an activation, 'quick_gelu' or 'gelu', or one of "
             f"{', '.join(PRESETS)}"
         )
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    state = {name: np.asarray(value) for name, value in state.items()}
+    state = {name: np.asarray(value) for name, value in layouts.without_prefix(state).items()}
     layout = layouts.recognise(state)
     hints = dict(hints)
     if layout == "longclip":

@@ -1,14 +1,15 @@
 """Reading the files that weights are published in, without running code that lies in them."""
 
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
+
+from rsclip_jax.weights import pytorch
 
 # Weights in a directory of open_clip or Hugging Face; the first that is there is read.
 IN_DIRECTORY = (
@@ -21,6 +22,10 @@ IN_DIRECTORY = (
 )
 
 
+# Where trainers keep the weights beside their own state.
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
+
+
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a weights file (safetensors, or PyTorch's), or that of a directory with its settings.
 
@@ -30,8 +35,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
     Raises:
       FileNotFoundError: nothing there.
-      ImportError: a PyTorch file, and PyTorch is not installed.
-      ValueError: not a weights file, a damaged one, or one that would run code.
+      ValueError: not a weights file, a damaged one, or one that does harm where it is unpickled.
     """
     if path.is_dir():
         present = [path / name for name in IN_DIRECTORY if (path / name).exists()]
@@ -56,6 +60,11 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
+        what = "a pointer of Git LFS (`git lfs pull`)" if start[:1] == b"v" else "a web page"
+        raise ValueError(f"{path} is {what}, and not the weights; fetch them")
     if path.suffix == ".safetensors":
         try:
             with safetensors.safe_open(path, "np") as file:
@@ -66,55 +75,34 @@ def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _torch_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    archive = zipfile.is_zipfile(path) and _archive_members(path)
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{path} is read through PyTorch: pip install 'rsclip_jax[torch]', or give a "
-            ".safetensors file"
-        ) from error
-    try:
-        if archive and any(name.endswith("/constants.pkl") for name in archive):
-            # OpenAI's own files are TorchScript archives, in half precision.
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()
-            hints = {"activation": "quick_gelu"}
-        else:
-            state, hints = torch.load(path, map_location="cpu", weights_only=True), {}
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is refused: it holds more than tensors, and unpickling it could run code "
-            f"({_first_line(error)})"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {_first_line(error)}; fetch it again") from error
-    for key in ("state_dict", "model_state_dict", "model"):  # a trainer's checkpoint
+    content, numbers, inert, script = pytorch.read(path)
+    # OpenAI's own files are TorchScript archives, in half precision.
+    hints = {"activation": "quick_gelu"} if script else {}
+    state: Any = content
+    at: list[str] = []
+    unused: list[str] = []
+    for key in STATE_KEYS:  # a trainer's checkpoint
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
+            unused += [str(other) for other in state if other != key]
+            state, at = state[key], [*at, key]
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, no state dict")
-    arrays = {
-        name: value.detach().float().numpy() if value.is_floating_point() else value.numpy()
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
-    return arrays, hints
+    tensors = {str(k): value for k, value in state.items() if isinstance(value, pytorch.Tensor)}
+    if not tensors:
+        raise ValueError(
+            f"{path} holds no tensors by name: expected a state dict, or one under "
+            f"{', '.join(STATE_KEYS)}; it has {_some(list(map(str, state)))}"
+        )
+    if at and (unused or inert) and jax.process_index() == 0:
+        also = f", nor of {_some(inert)}" if inert else ""
+        read_only = f"{'/'.join(at)} is read, nothing of {_some(unused) or 'others'}{also}"
+        print(f"{path.name}: {read_only}", flush=True)
+    return {name: numbers(value) for name, value in tensors.items()}, hints
 
 
-def _archive_members(path: Path) -> list[str]:
-    """List an archive's members; PyTorch stores them as they are, so nothing may unfold.
-
-    Raises:
-      ValueError: the members are larger than the file.
-    """
-    with zipfile.ZipFile(path) as file:
-        size = sum(member.file_size for member in file.infolist())
-        if size > path.stat().st_size:
-            raise ValueError(
-                f"{path} is refused: {path.stat().st_size} bytes that would unfold to {size}, "
-                "which no PyTorch file does"
-            )
-        return file.namelist()
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _settings(directory: Path) -> dict[str, Any]:
@@ -156,10 +144,6 @@ def _settings(directory: Path) -> dict[str, Any]:
             names = {"mean": "image_mean", "std": "image_std"}
             known |= {k: tuple(preprocess[v]) for k, v in names.items() if v in preprocess}
     return known
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _json(path: Path) -> Any:

@@ -78,7 +78,9 @@ OPEN_CLIP = Layout(
         *_dense("mlp.c_proj", "mlp/fc2"),
     ),
     stems={"img": "visual.transformer.resblocks.", "txt": "transformer.resblocks."},
-    constants=re.compile("attn_mask|mask1|mask2|input_resolution|context_length|vocab_size"),
+    constants=re.compile(
+        r"(.*\.)?attn_mask|mask1|mask2|input_resolution|context_length|vocab_size"
+    ),
 )
 
 HUGGINGFACE = Layout(
@@ -111,7 +113,38 @@ HUGGINGFACE = Layout(
     constants=re.compile(r".*\.position_ids"),
 )
 
+# Segments of names that stand for a wrapper around a part of the model.
+_WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+
 LAYOUTS = {"open_clip": OPEN_CLIP, "longclip": OPEN_CLIP, "huggingface": HUGGINGFACE}
+
+
+def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what a wrapper put into the names of the tensors.
+
+    torch.compile puts `_orig_mod.` before the names of what it compiles, FSDP and checkpointing of
+    activations likewise; DataParallel `module.`, Lightning the attribute that holds the model
+    before all names. Names without the last kind of prefix are left as they are.
+
+    Raises:
+      ValueError: there are several models, under different prefixes.
+    """
+    bare = {_WRAPPERS.sub("", name): value for name, value in state.items()}
+    if len(bare) < len(state):
+        raise ValueError("it holds the same tensor under two names, with and without _orig_mod.")
+    anchors = [LAYOUTS[name].top[0].theirs for name in ("open_clip", "huggingface")]
+    anchors.append(HUGGINGFACE.top[1].theirs)
+    ends = re.compile(rf"(|.*\.)(?:{'|'.join(map(re.escape, anchors))})")
+    found = {match[1] for name in bare if (match := ends.fullmatch(name))}
+    if len(found) > 1:
+        raise ValueError(
+            f"it holds several models, their names begin with {', '.join(sorted(found))}: keep "
+            "the tensors of one, and save them without the prefix"
+        )
+    prefix = found.pop() if found else ""
+    return {name.removeprefix(prefix): value for name, value in bare.items()}
 
 
 def recognise(names: Any) -> str:
