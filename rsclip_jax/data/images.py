@@ -12,6 +12,7 @@ import dataclasses
 import io
 import math
 import os
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -375,7 +376,10 @@ def _decode_tiff(data: bytes, layout: tiff.Layout) -> np.ndarray:
         return _decode_pillow(data) if image is None else image
     bands = min(layout.bands, 3)
     if layout.planar and bands > 1:
-        planes = tiff.read_planes(data, bands)
+        try:
+            planes = tiff.read_planes(data, bands)
+        except (LookupError, ArithmeticError, struct.error, cv2.error):  # of a damaged directory
+            planes = None
         raw = None if planes is None else upright(planes, layout.orientation)
     else:
         raw = _opencv(data)
