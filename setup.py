@@ -26,6 +26,7 @@ CORE = [
     "pyarrow>=25",  # and <26
     "tqdm>=4.70",
     "tensorboardX>=2.6.5",
+    "threadpoolctl>=3.6",
 ]
 BUILD = [
     "apache-beam>=2.77,<3",

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from rsclip_jax.build.captioning import CaptionConfig, caption_rows, count_prove
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError, costs
 from rsclip_jax.build.files import read_image
 from rsclip_jax.build.ingest import Input, read_piece
+from rsclip_jax.build.pace import Pace
 from rsclip_jax.build.rows import new_row, read_rows, write_rows
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.stages import Drop, Stage
@@ -243,6 +245,27 @@ def test_a_stage_drops_what_fails_and_is_done_again_for_nothing(tmp_path):
         assert len(tables[1]) == 12 == len(server.bodies)
         told = run(tmp_path / "a", keep=False)
         assert told[1].fingerprint != tables[1].fingerprint
+
+
+def test_captions_of_a_bundle_are_counted_while_it_runs(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Pace, "FIRST", 0.0)
+    paths = write_images(tmp_path / "images", 3)
+    rows = [new_row(id=f"r{i}", image=path, source="s") for i, path in enumerate(paths)]
+    write_rows(str(tmp_path / "rows.parquet"), rows)
+    with serve(lambda *_: saying("caption", SHORT)) as server:
+        steps = [
+            Stage("given", Given(str(tmp_path / "rows.parquet")), "source"),
+            caption_stage("caption", CaptionConfig("short"), endpoint_config(server, tmp_path)),
+        ]
+        stages.run(steps, str(tmp_path / "w"), Runner(workers=1), say=lambda _: None)
+    assert re.search(r"short captions: 1 rows, [\d,.]+/s in a bundle", capfd.readouterr().err)
+
+
+def test_the_line_of_pace_comes_early_and_then_seldom(monkeypatch):
+    times = iter([0.0, 1.0, 2.0, 3.0, 11.9, 12.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    pace = Pace()
+    assert [pace.add("rows") for _ in range(5)] == ["", "2 rows, 1.0/s", "", "", "5 rows, 0.4/s"]
 
 
 def test_a_server_that_refuses_fails_the_stage_with_its_message(tmp_path):

@@ -381,6 +381,19 @@ def test_images_are_sent_so_that_servers_can_read_them(tmp_path, mode, side, siz
         assert (sent.format, sent.mode, sent.size) == ("JPEG", "RGB", size)
 
 
+def test_a_turned_photograph_is_sent_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (90, 60)).save(file, "JPEG", exif=exif)
+    with serve(replies()) as server:
+        endpoint = open_endpoint(server, tmp_path)
+        endpoint.ask(dataclasses.replace(REQUEST, images=(file.getvalue(),)))
+    url = server.bodies[0]["messages"][1]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as sent:
+        assert sent.size == (60, 90) and 0x0112 not in sent.getexif()
+
+
 class Kept(LocalFileSystem):
     """A file system of Beam that is not local: kept:///PATH is /PATH."""
 

@@ -32,6 +32,23 @@ def test_the_fit_is_where_the_penalised_gradient_vanishes(strength):
     assert np.abs(gradient).max() < 1e-3 * max(1.0, strength)
 
 
+def test_fits_run_in_one_thread_of_the_blas(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    seen = []
+
+    def minimize(*given, **options):
+        seen.extend(
+            pool["num_threads"]
+            for pool in threadpoolctl.threadpool_info()
+            if pool["user_api"] == "blas"
+        )
+        return SimpleNamespace(x=np.zeros(9 * 3))
+
+    monkeypatch.setattr(probe, "minimize", minimize)
+    probe.logistic_regression(*clusters(), 3, 1.0)
+    assert set(seen) == {1}
+
+
 def test_neighbours_are_those_of_a_full_sort():
     z_train, labels = clusters(200)
     z, _ = clusters(40, noise=0.9)

@@ -142,3 +142,17 @@ def test_a_fourth_band_that_is_left_out_is_said():
     ]
     assert inspect_image(tiff(made("u2", 4), extra=2), 10**6)[1] == []
     assert inspect_image(tiff(made("u2", 3)), 10**6)[1] == []
+
+
+def test_damaged_directories_are_refused_whatever_is_wrong_with_them():
+    whole = tiff(made("u2", 3, 9, 7), planar=True, nodata="0")
+    start = int.from_bytes(whole[4:8], "little")
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in rng.integers(start, len(data), 3):
+            data[place] = rng.integers(256)
+        try:
+            assert images.decode(bytes(data)).ndim == 3
+        except ValueError:
+            pass

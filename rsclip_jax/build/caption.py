@@ -18,7 +18,6 @@ import functools
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -27,6 +26,7 @@ from absl import app, flags
 from rsclip_jax.build.captioning import TASKS, CaptionConfig, Outcome, caption_rows
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError
 from rsclip_jax.build.files import read_image
+from rsclip_jax.build.pace import Pace
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.data.columns import texts_of
 from rsclip_jax.data.sources import InputError, Source, open_folder
@@ -34,7 +34,6 @@ from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.text import without_surrogates
 
 FORMATS = ("folder", "jsonl", "csv", "json")
-_INTERVAL = 10.0  # seconds between lines of progress
 
 
 def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]:
@@ -91,21 +90,19 @@ def write_table(
     """
     counts: collections.Counter[str] = collections.Counter()
     outcomes = caption_rows(rows_of(source, counts), config, endpoint, read_image)
-    start = last = time.monotonic()
+    pace = Pace()
     unfinished = f"{output}.unfinished"
     # Names of files may have half characters: in JSON, Python's escape for them means the same.
     write = functools.partial(open, mode="w", encoding="utf-8", errors="backslashreplace")
     with write(unfinished) as file, write(f"{output}.problems.jsonl") as problems:
-        for number, outcome in enumerate(outcomes, start=1):
+        for outcome in outcomes:
             row = outcome.row
             counts[outcome.problem.split(":")[0]] += 1
             if outcome.problem:
                 line = {"id": row["id"], "problem": outcome.problem}
                 problems.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.write(_line(outcome, source.root) + "\n")
-            if time.monotonic() - last > _INTERVAL:
-                last = time.monotonic()
-                told = f"{number:,} samples, {number / (last - start):,.1f}/s"
+            if told := pace.add("samples"):
                 print(f"{told}; paid now: {_usage(endpoint)}", file=sys.stderr)
     os.replace(unfinished, output)
     return counts

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from rsclip_jax.build.captioning import (
 )
 from rsclip_jax.build.endpoint import EndpointConfig, shared_endpoint
 from rsclip_jax.build.files import read_image
+from rsclip_jax.build.pace import Pace
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.stages import DROPPED, Drop, Stage, drop_row, each_row
 
@@ -61,6 +63,7 @@ class _WriteCaptions(beam.DoFn):
     def start_bundle(self):
         endpoint = shared_endpoint(self._endpoint)
         self._captioner = Captioner(self._config, endpoint, read_image)
+        self._pace = Pace()
 
     def process(self, row: Row):
         try:
@@ -82,6 +85,10 @@ class _WriteCaptions(beam.DoFn):
             self._captioner.close()
 
     def _result(self, outcome: Outcome) -> Any:
+        # The stage's own line counts files, which a bundle writes at its end: that may take hours.
+        if told := self._pace.add("rows"):
+            line = f"{self._config.task} captions: {told} in a bundle of this process"
+            print(line, file=sys.stderr, flush=True)
         if outcome.problem and not self._keep_failed:
             return drop_row(outcome.row, outcome.problem)
         return with_problem(outcome, self._config)

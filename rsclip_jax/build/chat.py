@@ -16,6 +16,7 @@ from PIL import Image
 
 from rsclip_jax.build.answers import Fields, json_schema
 from rsclip_jax.data import images
+from rsclip_jax.data.orientation import UPRIGHT, orientation
 from rsclip_jax.data.text import without_surrogates
 
 _JPEG_QUALITY = 90
@@ -130,12 +131,13 @@ def read_body(text: str, model: str) -> dict[str, Any]:
 
 
 def _data_url(data: bytes, side: int) -> str:
-    """Encode an image as every server can read it: JPEG or PNG of 8 bits, not too large."""
+    """Encode an image as every server can read it: upright JPEG or PNG of 8 bits, not too large."""
     form, mode = "", ""
     with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:  # reads the header
         form, mode = image.format or "", image.mode
     fits = not side or max(images.dimensions(data)) <= side
-    if form not in ("JPEG", "PNG") or mode not in ("L", "RGB") or not fits:
+    turned = orientation(data) != UPRIGHT  # which servers may not look at
+    if form not in ("JPEG", "PNG") or mode not in ("L", "RGB") or turned or not fits:
         pixels = Image.fromarray(images.decode(data))
         if not fits:
             pixels.thumbnail((side, side), Image.Resampling.BICUBIC)

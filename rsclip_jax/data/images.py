@@ -12,6 +12,7 @@ import dataclasses
 import io
 import math
 import os
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,9 +26,10 @@ from rsclip_jax.data.orientation import orientation, upright, upright_size
 
 # The pipeline decodes one image per thread; OpenCV's own threads would only fight with those.
 cv2.setNumThreads(0)
-# It writes a line for every unknown tag at every decoding: a thousand in one evaluation.
+# It writes a line for every unknown tag, and for every file that Pillow reads after it: a thousand
+# in one evaluation. What neither reads is an error of `decode`.
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # What stands for the infrared image: itself, or FusionRS's controls, made of the RGB image.
 IR_VIEWS = ("translated", "grayscale", "rgb_duplicate")
@@ -369,10 +371,15 @@ def _decode_tiff(data: bytes, layout: tiff.Layout) -> np.ndarray:
     tiff.refuse_bands(layout)
     if layout.bits <= 8:
         image = _decode_opencv(data, layout.nodata)
+        if image is None and layout.signed:
+            raise _undecodable(data, layout)  # Pillow would take the numbers for unsigned ones
         return _decode_pillow(data) if image is None else image
     bands = min(layout.bands, 3)
     if layout.planar and bands > 1:
-        planes = tiff.read_planes(data, bands)
+        try:
+            planes = tiff.read_planes(data, bands)
+        except (LookupError, ArithmeticError, struct.error, cv2.error):  # of a damaged directory
+            planes = None
         raw = None if planes is None else upright(planes, layout.orientation)
     else:
         raw = _opencv(data)
@@ -382,10 +389,13 @@ def _decode_tiff(data: bytes, layout: tiff.Layout) -> np.ndarray:
         return _rgb8(raw, layout.nodata, layout.inverted)
     if bands == 1:
         return _decode_pillow(data, layout.nodata, layout.inverted)
-    raise ValueError(  # Pillow would divide colours of 16 bits instead of stretching them
+    raise _undecodable(data, layout)  # Pillow would divide 16-bit colours instead of stretching
+
+
+def _undecodable(data: bytes, layout: tiff.Layout) -> ValueError:
+    return ValueError(
         f"cannot decode {len(data)} bytes starting with {bytes(data[:12])!r} as an image: a TIFF "
-        f"file of {layout.bands} bands of {layout.bits} bits, truncated or compressed in an "
-        "unknown way"
+        f"file of {layout.bands} bands of {layout.bits} bits, truncated or stored in an unknown way"
     )
 
 

@@ -1,13 +1,11 @@
 """What a TIFF file says of its pixels, and reading those that OpenCV gets wrong."""
 
-import io
 import math
 import struct
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import TiffImagePlugin
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # TIFF 6.0, section 8 and those on tiles, planes and numbers; 42113 is GDAL's.
@@ -15,9 +13,12 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _ORIENTATION, _SAMPLES, _ROWS, _PLANAR, _PREDICTOR = 274, 277, 278, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA, _FORMAT, _NODATA = 322, 323, 338, 339, 42113
 _STRIPS, _TILES = (273, 279), (324, 325)  # tags of offsets and of sizes
-_FLOAT = 3
+_SIGNED, _FLOAT = 2, 3
 CMYK = 5  # photometric
 _HALF_BITS = 16
+# Of a directory's numbers; LONG8 and IFD8 are BigTIFF's.
+_ASCII = 2
+_TYPES = {1: "B", _ASCII: "s", 3: "H", 4: "I", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
 
 class Layout(NamedTuple):
@@ -27,6 +28,7 @@ class Layout(NamedTuple):
       height, width: in pixels, as stored: before the orientation.
       bands: numbers a pixel.
       bits: of a number.
+      signed: the numbers are signed integers.
       floating: the numbers are floats.
       planar: each band is stored apart.
       alpha: the last band is an opacity.
@@ -39,6 +41,7 @@ class Layout(NamedTuple):
     width: int
     bands: int
     bits: int
+    signed: bool
     floating: bool
     planar: bool
     alpha: bool
@@ -58,15 +61,16 @@ def layout(data: bytes) -> Layout | None:
         tags = _tags(data)
         text = str(tags.get(_NODATA, "")).strip(" \0")
         return Layout(
-            height=int(tags[_HEIGHT]),
-            width=int(tags[_WIDTH]),
-            bands=int(tags.get(_SAMPLES, 1)),
-            bits=int(_first(tags.get(_BITS, 1))),
+            height=_first(tags[_HEIGHT]),
+            width=_first(tags[_WIDTH]),
+            bands=_first(tags.get(_SAMPLES, 1)),
+            bits=_first(tags.get(_BITS, 1)),
+            signed=_first(tags.get(_FORMAT, 1)) == _SIGNED,
             floating=_first(tags.get(_FORMAT, 1)) == _FLOAT,
-            planar=tags.get(_PLANAR, 1) == 2,
+            planar=_first(tags.get(_PLANAR, 1)) == 2,
             alpha=_first(tags.get(_EXTRA, 0)) in (1, 2),
-            photometric=int(tags.get(_PHOTOMETRIC, 1)),
-            orientation=int(tags.get(_ORIENTATION, 1)),
+            photometric=_first(tags.get(_PHOTOMETRIC, 1)),
+            orientation=_first(tags.get(_ORIENTATION, 1)),
             nodata=_number(text),
         )
     except Exception:  # a damaged directory; the decoders say what is wrong with it
@@ -103,18 +107,16 @@ def read_planes(data: bytes, bands: int) -> np.ndarray | None:
     Returns:
       [H, W, bands] of the file's own number type; None where one cannot be read.
     """
-    if data[:4] not in MAGICS[:2]:
-        return None  # BigTIFF
     tags = _tags(data)
     offsets_tag, sizes_tag = _TILES if _TILES[0] in tags else _STRIPS
-    offsets, sizes = _all(tags[offsets_tag]), _all(tags[sizes_tag])
-    blocks = len(offsets) // int(tags[_SAMPLES])
+    offsets, sizes = tags[offsets_tag], tags[sizes_tag]
+    blocks = len(offsets) // _first(tags[_SAMPLES])
     planes = []
     for band in range(bands):
         own = slice(band * blocks, (band + 1) * blocks)
-        entries = {tag: [int(_first(tags[tag]))] for tag in _KEPT if tag in tags}
+        entries = {tag: [_first(tags[tag])] for tag in _KEPT if tag in tags}
         entries |= {_PHOTOMETRIC: [1], _SAMPLES: [1], _PLANAR: [1]}
-        entries |= {offsets_tag: offsets[own], sizes_tag: sizes[own]}
+        entries |= {offsets_tag: list(offsets[own]), sizes_tag: list(sizes[own])}
         plane = cv2.imdecode(
             np.frombuffer(_with_directory(data, entries), np.uint8), cv2.IMREAD_UNCHANGED
         )
@@ -146,23 +148,35 @@ def _with_directory(data: bytes, entries: dict[int, list[int]]) -> bytes:
             directory += struct.pack(order + "HHII", tag, 4, len(values), place)
             arrays += packed
     body = data[8:] + b"\0" * (len(data) % 2) + directory + struct.pack(order + "I", 0) + arrays
-    return data[:4] + struct.pack(order + "I", start) + body
+    magic = MAGICS[0] if order == "<" else MAGICS[1]  # of a BigTIFF file as well: below 4 GiB
+    return magic + struct.pack(order + "I", start) + body
 
 
-def _tags(data: bytes) -> Any:
-    directory = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])
-    file = io.BytesIO(data)
-    file.seek(directory.next)
-    directory.load(file)
-    return directory
+def _tags(data: bytes) -> dict[int, Any]:
+    """Read the first directory: whole numbers as tuples, texts as such; other types are left."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
+    start += 8 if big else 2
+    entry = order + ("HHQ" if big else "HHI")
+    length, inline = (20, 8) if big else (12, 4)
+    tags: dict[int, Any] = {}
+    for place in range(start, start + length * count, length):
+        tag, kind, number = struct.unpack_from(entry, data, place)
+        if kind not in _TYPES:
+            continue
+        form = f"{order}{number}{_TYPES[kind]}"
+        where = place + length - inline
+        if struct.calcsize(form) > inline:
+            (where,) = struct.unpack_from(order + ("Q" if big else "I"), data, where)
+        values = struct.unpack_from(form, data, where)
+        tags[tag] = values[0].decode("latin-1") if kind == _ASCII else values
+    return tags
 
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
-
-
-def _all(value: Any) -> list[int]:
-    return list(value) if isinstance(value, tuple) else [value]
 
 
 def _number(text: str) -> float | None:

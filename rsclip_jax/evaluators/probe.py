@@ -1,11 +1,14 @@
 """Classification on frozen image embeddings: linear probe, few-shot, nearest neighbours."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from tqdm import tqdm
 
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import LabelledExamples
@@ -22,7 +25,8 @@ def logistic_regression(
 ) -> np.ndarray:
     """Fit a multinomial logistic regression with L2 penalty, as scikit-learn's.
 
-    Minimises `strength * sum of cross-entropies + |weights|^2 / 2` by L-BFGS, biases unpenalised.
+    Minimises `strength * sum of cross-entropies + |weights|^2 / 2` by L-BFGS, biases unpenalised,
+    in one thread of the BLAS: more of them would spend their time waiting for each other.
 
     Args:
       z: [N, D]; labels: [N] integers in [0, classes).
@@ -46,9 +50,22 @@ def logistic_regression(
 
     start = np.zeros(x.shape[1] * classes)
     options = {"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12}
-    return minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x.reshape(
-        -1, classes
-    )
+    with _one_blas_thread():
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
+    return found.x.reshape(-1, classes)
+
+
+def _one_blas_thread() -> contextlib.AbstractContextManager:
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # of an installation older than this requirement
+        warnings.warn(
+            "threadpoolctl is not installed: fits of probes may take 20 times as long; "
+            "pip install threadpoolctl",
+            stacklevel=2,
+        )
+        return contextlib.nullcontext()
+    return threadpool_limits(1, user_api="blas")
 
 
 def predict(w: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -79,14 +96,17 @@ def nearest_neighbours(
 
 
 def choose_strength(
-    z: np.ndarray, labels: np.ndarray, z_val: np.ndarray, val_labels: np.ndarray, classes: int
+    z: np.ndarray,
+    labels: np.ndarray,
+    z_val: np.ndarray,
+    val_labels: np.ndarray,
+    classes: int,
+    fit: Callable[..., np.ndarray] = logistic_regression,
 ) -> float:
     """Return the strength that is best on validation images, of equals the weakest fit."""
     return max(
         STRENGTHS,
-        key=lambda s: np.mean(
-            predict(logistic_regression(z, labels, classes, s), z_val) == val_labels
-        ),
+        key=lambda s: np.mean(predict(fit(z, labels, classes, s), z_val) == val_labels),
     )
 
 
@@ -168,24 +188,33 @@ class Probe:
         else:
             keep = _held_out(labels["train"])
             fitted, held = (train[0][~keep], train[1][~keep]), (train[0][keep], train[1][keep])
-        strength = choose_strength(*fitted, *held, len(names))
+        fits = len(STRENGTHS) + 1 + len(self._shots) * self._seeds
+        progress = tqdm(total=fits, desc="probe", unit="fit", delay=1)
+
+        def fit(*given: Any) -> np.ndarray:
+            w = logistic_regression(*given)
+            progress.update()
+            return w
+
+        strength = choose_strength(*fitted, *held, len(names), fit)
 
         def accuracy(found: np.ndarray) -> float:
             return 100 * float(np.mean(found == test[1]))
 
         yield (
             "linear",
-            accuracy(predict(logistic_regression(*train, len(names), strength), test[0])),
+            accuracy(predict(fit(*train, len(names), strength), test[0])),
         )
         yield "knn", accuracy(nearest_neighbours(*train, test[0]))
         for shots in self._shots:
             scores = []
             for seed in range(self._seeds):
                 some = draw_shots(train[1], shots, np.random.default_rng(seed))
-                w = logistic_regression(train[0][some], train[1][some], len(names), strength)
+                w = fit(train[0][some], train[1][some], len(names), strength)
                 scores.append(accuracy(predict(w, test[0])))
             yield f"linear_{shots}shot", float(np.mean(scores))
             yield f"linear_{shots}shot_std", float(np.std(scores))
+        progress.close()
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:
