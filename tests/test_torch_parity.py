@@ -99,7 +99,7 @@ def test_transformers_settings_are_computed_with(eos, epsilon, tmp_path):
     ).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter.mul_(8)
+            parameter.mul_(4)
     theirs.save_pretrained(tmp_path)
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, 49, (4, 12))
@@ -112,7 +112,7 @@ def test_transformers_settings_are_computed_with(eos, epsilon, tmp_path):
         (ours.encode_image(image.transpose(0, 2, 3, 1)), found.image_embeds),
         (ours.encode_text(tokens), found.text_embeds),
     ):
-        np.testing.assert_allclose(z, unit(expected), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(z, unit(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_transformers_tokenizer_and_preprocessing_are_ours(tmp_path):
