@@ -25,6 +25,7 @@ def get_config():
     c.model.image_size = 0  # pixels; 0: the variant's own
     c.model.context_length = 77  # text positions
     c.model.activation = ""  # "quick_gelu" (OpenAI), "gelu" (laion); "": laion's for H/14 only
+    c.model.layer_norm_eps = 1e-5  # of every CLIP but few
     c.model.vocab_size = 0  # 0: the tokenizer's
     c.model.eot_id = -1  # -1: the tokenizer's
     c.model.mean = CLIP_MEAN

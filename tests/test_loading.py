@@ -152,7 +152,15 @@ def test_a_run_is_loaded_and_classifies(scenes, tmp_path):
     clip = rsclip_jax.load(tmp_path / "run")
     classifier = classifier_weights(clip, ["harbor", "runway"], "plain")
     assert classifier.shape == (2, 64)
-    convert.main([f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'hf'}", "--to=huggingface"])
-    state, _ = weights.files.read(tmp_path / "hf")
+    convert.main([f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'oc'}", "--to=open_clip"])
+    state, hints = weights.files.read(tmp_path / "oc")
     np.testing.assert_array_equal(state["logit_scale"], clip.params["t"])
-    assert not (tmp_path / "hf" / "vocab.json").exists()  # its words are not CLIP's
+    assert hints["eot_id"] == clip.config.model.eot_id == 2  # SentencePiece's, not the highest
+    ids = np.array([[1, 5, 9, 2, 0, 0], [1, 90, 2, 0, 0, 0]])
+    again = rsclip_jax.load(tmp_path / "oc")
+    np.testing.assert_array_equal(again.encode_text(ids), clip.encode_text(ids))
+    for layout in ("huggingface", "longclip"):  # which would read texts at another token
+        with pytest.raises(ValueError, match="texts at their highest id, this model at"):
+            convert.main(
+                [f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'x'}", f"--to={layout}"]
+            )

@@ -81,6 +81,40 @@ def test_transformers_loads_what_we_export(model, tmp_path):
     np.testing.assert_array_equal(again.encode_text(tokens), ours.encode_text(tokens))
 
 
+@pytest.mark.parametrize("eos", [2, 50, 96])
+@pytest.mark.parametrize("epsilon", [1e-5, 0.1])
+def test_transformers_settings_are_computed_with(eos, epsilon, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}
+    shared = {**sizes, "num_attention_heads": 4, "layer_norm_eps": epsilon, "hidden_act": "gelu"}
+    text = {**shared, "vocab_size": 97, "eos_token_id": eos, "bos_token_id": 0, "pad_token_id": 1}
+    vision = {**shared, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    theirs = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            text_config={**text, "projection_dim": 24},
+            vision_config={**vision, "projection_dim": 24},
+            projection_dim=24,
+        )
+    ).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(4)
+    theirs.save_pretrained(tmp_path)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(3, 49, (4, 12))
+    tokens[:, 5], tokens[:, 8] = 50, 96
+    image = rng.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    with torch.no_grad():
+        found = theirs(input_ids=torch.tensor(tokens), pixel_values=torch.tensor(image))
+    ours = rsclip_jax.load(tmp_path)
+    for z, expected in (
+        (ours.encode_image(image.transpose(0, 2, 3, 1)), found.image_embeds),
+        (ours.encode_text(tokens), found.text_embeds),
+    ):
+        np.testing.assert_allclose(z, unit(expected), rtol=1e-4, atol=1e-4)
+
+
 def test_transformers_tokenizer_and_preprocessing_are_ours(tmp_path):
     transformers = pytest.importorskip("transformers")
     from rsclip_jax.data.text import ClipTokenizer

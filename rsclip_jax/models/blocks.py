@@ -64,10 +64,11 @@ class Tower:
     remat: str = "none"
     scan: bool = True
     peft: Peft = NONE
+    epsilon: float = 1e-5
 
 
 class LayerNorm(nn.Module):
-    """CLIP's LayerNorm: epsilon 1e-5, statistics in float32 by the exact two-pass formula.
+    """CLIP's LayerNorm, its statistics in float32 by the exact two-pass formula.
 
     Its backward pass starts from the input anew. Of what lies between nothing is stored: in
     bfloat16 that would be several times the input. `scan` as in `Tower`.
@@ -75,6 +76,7 @@ class LayerNorm(nn.Module):
 
     dtype: str  # of the result
     scan: bool = True
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
@@ -86,7 +88,7 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(x * x, axis=-1, keepdims=True)
-        return (x * (jax.lax.rsqrt(variance + 1e-5) * scale) + bias).astype(self.dtype)
+        return (x * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(self.dtype)
 
 
 def recomputed(function: Callable, scan: bool) -> Callable:
@@ -254,10 +256,10 @@ class Block(nn.Module):
         segments: jax.Array | None = None,
     ) -> jax.Array:
         cfg, peft = self.tower, self.tower.peft
-        h = LayerNorm(cfg.dtype, cfg.scan, name="ln_1")(x_BxLxD)
+        h = LayerNorm(cfg.dtype, cfg.scan, cfg.epsilon, name="ln_1")(x_BxLxD)
         attend = Attention(cfg, self.causal, self.real_tokens, name="attn")
         x = take_tokens(x_BxLxD, at) + attend(h, at, prefix, real, segments)
-        h = LayerNorm(cfg.dtype, cfg.scan, name="ln_2")(x)
+        h = LayerNorm(cfg.dtype, cfg.scan, cfg.epsilon, name="ln_2")(x)
         x = x + Mlp(cfg, name="mlp")(h, real)
         return Adapter(peft, name="adapter")(x, real) if peft.reduction else x
 

@@ -196,6 +196,7 @@ def build(config: Mapping[str, Any]) -> CLIP:
     if shared["remat"] == "auto":  # what training has not settled: nobody asks for gradients
         shared["remat"] = "none"
     shared["activation"] = config["activation"] or sizes.activation
+    shared["epsilon"] = config.get("layer_norm_eps", 1e-5)
     shared["peft"] = peft.make(config.get("peft"))
     return CLIP(
         image=Tower(sizes.image_width, sizes.image_depth, sizes.image_heads, **shared),

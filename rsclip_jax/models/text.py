@@ -58,7 +58,7 @@ class TextTower(nn.Module):
             # The gradient of a place is summed over its many tokens: in float32.
             x = table[tokens].astype(cfg.dtype) + positions[places].astype(cfg.dtype)
             x = transformer(x, at=starts + eot, segments=segments)
-        x = LayerNorm(cfg.dtype, cfg.scan, name="ln_final")(x)
+        x = LayerNorm(cfg.dtype, cfg.scan, cfg.epsilon, name="ln_final")(x)
         proj_init = nn.initializers.normal(cfg.width**-0.5)
         proj = self.param("proj", proj_init, (cfg.width, self.embed_dim))
         return jnp.dot(x, proj.astype(cfg.dtype)).astype(jnp.float32)

@@ -85,9 +85,9 @@ class VisionTower(nn.Module):
         positions = self.param("pos_embedding", init, (1 + x.shape[1], cfg.width))
         cls = jnp.broadcast_to(cls.astype(cfg.dtype), (x.shape[0], 1, cfg.width))
         x = jnp.concatenate([cls, x], axis=1) + positions.astype(cfg.dtype)
-        x = LayerNorm(cfg.dtype, cfg.scan, name="ln_pre")(x)
+        x = LayerNorm(cfg.dtype, cfg.scan, cfg.epsilon, name="ln_pre")(x)
         first = jnp.zeros(x.shape[0], jnp.int32)
         x = Transformer(cfg, name="transformer")(x, at=first)[:, 0]
-        x = LayerNorm(cfg.dtype, cfg.scan, name="ln_post")(x)
+        x = LayerNorm(cfg.dtype, cfg.scan, cfg.epsilon, name="ln_post")(x)
         proj = self.param("proj", init, (cfg.width, self.embed_dim))
         return jnp.dot(x, proj.astype(cfg.dtype)).astype(jnp.float32)

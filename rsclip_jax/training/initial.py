@@ -32,7 +32,8 @@ def parameters_from(
         model = clip.build(config.model)
         heads = {"image heads": model.image.heads, "text heads": model.text.heads}
         fields = {f"model.{field}": getattr(model, field) for field in ("mean", "std", "eot_id")}
-        activation = {"model.activation": model.image.activation}
+        activation: dict[str, Any] = {"model.activation": model.image.activation}
+        activation["model.layer_norm_eps"] = model.image.epsilon
         added = {"model.peft": model.image.peft}
         added |= {f"model.{k}": getattr(model, k) for k in ("ir_lora", "ir_wavelength")}
         return {"tokenizer": config.tokenizer, **activation, **fields, **heads, **added}

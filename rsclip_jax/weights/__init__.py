@@ -90,6 +90,19 @@ def to_state_dict(config: ConfigDict, params: Any, layout: str) -> dict[str, np.
             f"{config.model.peft.method} cannot be merged into the weights of a plain CLIP, only "
             "LoRA can: keep the model in our own format"
         )
+    if config.model.get("layer_norm_eps", 1e-5) != 1e-5 and layout == "longclip":
+        raise ValueError(
+            f"Long-CLIP's code has no place for layer_norm_eps={config.model.layer_norm_eps}"
+        )
+    if layout == "longclip" and not reads_highest_id(config.model):
+        raise ValueError(
+            f"Long-CLIP's code reads texts at their highest id, this model at {config.model.eot_id}"
+        )
+    if layout == "huggingface" and config.model.eot_id == 2:  # an old mistake of theirs
+        raise ValueError(
+            "where eos_token_id is 2, transformers reads texts at their highest id, this model at "
+            "token 2: export it to open_clip"
+        )
     params = jax.device_get(params)
     return {k: np.asarray(v, order="C") for k, v in layouts.to_tensors(params, layout).items()}
 
@@ -112,6 +125,11 @@ def settle_peft(config: ConfigDict, params: Any) -> tuple[ConfigDict, Any]:
         config.model.peft.folded = True
         return config, peft.fold_prefix(params, given)
     return config, params
+
+
+def reads_highest_id(model: ConfigDict) -> bool:
+    """Tell whether the end-of-text token has the highest id that a text can have."""
+    return model.eot_id == min(model.vocab_size - 1, CLIP_EOT)
 
 
 def describe(config: ConfigDict) -> str:
@@ -202,6 +220,17 @@ def recognise_model(
         if [getattr(sizes, field) for field in SHOWN] == [getattr(known, field) for field in SHOWN]:
             variant, sizes = name, known
             break
+    # The highest id of a text: in CLIP's vocabulary the last, but for tokens added behind it.
+    eot_id = hints.get("eot_id", min(vocab_size - 1, CLIP_EOT))
+    if not 0 <= eot_id < vocab_size:
+        raise ValueError(f"its texts are read at token {eot_id}, and there are {vocab_size} tokens")
+    context_length = shape("txt/pos_embedding")[0]
+    shown = {**sizes._asdict(), "image_size": grid * patch, "context_length": context_length}
+    shown["vocab_size"] = vocab_size
+    said = hints.get("sizes", {})
+    if wrong := [f"{k} {v} where the tensors have {shown[k]}" for k, v in said.items()
+                 if v != shown[k]]:  # fmt: skip
+        raise ValueError(f"the configuration beside is another model's: {', '.join(wrong)}")
     heads = {k: hints[k] for k in ("image_heads", "text_heads") if k in hints}
     if sizes != sizes._replace(**heads):
         variant, sizes = "custom", sizes._replace(**heads)
@@ -210,10 +239,11 @@ def recognise_model(
             "variant": variant,
             "sizes": tuple(sizes)[:-1] if variant == "custom" else (),
             "image_size": grid * patch,
-            "context_length": shape("txt/pos_embedding")[0],
+            "context_length": context_length,
             "activation": hints.get("activation", sizes.activation),
             "vocab_size": vocab_size,
-            "eot_id": vocab_size - 1,  # the highest id in every CLIP vocabulary
+            "eot_id": eot_id,
+            "layer_norm_eps": hints.get("epsilon", 1e-5),
             "mean": tuple(hints.get("mean", clip.CLIP_MEAN)),
             "std": tuple(hints.get("std", clip.CLIP_STD)),
             "init_scale": 1 / 0.07,

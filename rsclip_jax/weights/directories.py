@@ -38,7 +38,10 @@ def write(directory: Path, config: ConfigDict, params: Any, layout: str) -> None
 
 
 def _open_clip(directory: Path, model: ConfigDict, state: dict) -> None:
-    sizes = clip.sizes_of(model)
+    sizes, epsilon = clip.sizes_of(model), model.get("layer_norm_eps", 1e-5)
+    norm = {"norm_kwargs": {"eps": epsilon}} if epsilon != 1e-5 else {}
+    highest = weights.reads_highest_id(model)
+    pooling = {} if highest else {"pool_type": "eos", "eos_id": model.eot_id}
     _json(
         directory / "open_clip_config.json",
         {
@@ -51,6 +54,7 @@ def _open_clip(directory: Path, model: ConfigDict, state: dict) -> None:
                     "width": sizes.image_width,
                     "head_width": sizes.image_width // sizes.image_heads,
                     "patch_size": sizes.patch_size,
+                    **norm,
                 },
                 "text_cfg": {
                     "context_length": model.context_length,
@@ -58,6 +62,8 @@ def _open_clip(directory: Path, model: ConfigDict, state: dict) -> None:
                     "width": sizes.text_width,
                     "heads": sizes.text_heads,
                     "layers": sizes.text_depth,
+                    **norm,
+                    **pooling,
                 },
             },
             "preprocess_cfg": {
@@ -75,7 +81,7 @@ def _huggingface(directory: Path, model: ConfigDict, state: dict) -> None:
     sizes = clip.sizes_of(model)
     shared = {
         "hidden_act": model.activation,
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": model.get("layer_norm_eps", 1e-5),
         "attention_dropout": 0.0,
         "projection_dim": sizes.embed_dim,
     }

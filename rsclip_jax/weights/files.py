@@ -1,6 +1,5 @@
 """Reading the files that weights are published in, without running code that lies in them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 import safetensors
 
-from rsclip_jax.weights import pytorch
+from rsclip_jax.weights import pytorch, settings
 
 # Weights in a directory of open_clip or Hugging Face; the first that is there is read.
 IN_DIRECTORY = (
@@ -30,8 +29,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a weights file (safetensors, or PyTorch's), or that of a directory with its settings.
 
     Returns:
-      (state dict, what was said beside it): `activation`, `image_heads`, `text_heads`, `mean`,
-      `std`, those that are known.
+      (state dict, what was said beside it: see `settings.read`).
 
     Raises:
       FileNotFoundError: nothing there.
@@ -48,7 +46,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory")
     if path.name.endswith(".index.json"):
-        shards = sorted(set(_json(path)["weight_map"].values()))
+        shards = sorted(set(settings.load_json(path)["weight_map"].values()))
         if any(Path(shard).name != shard for shard in shards):
             raise ValueError(f"{path}: its shards lie outside its directory")
         parts = [_tensors(path.parent / shard)[0] for shard in shards]
@@ -56,7 +54,10 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         hints: dict[str, Any] = {}
     else:
         state, hints = _tensors(path)
-    return state, {**hints, **(_settings(path.parent) if path.name in IN_DIRECTORY else {})}
+    return state, {
+        **hints,
+        **(settings.read(path.parent, path.name) if path.name in IN_DIRECTORY else {}),
+    }
 
 
 def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -103,51 +104,3 @@ def _torch_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _some(names: list[str], most: int = 8) -> str:
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _settings(directory: Path) -> dict[str, Any]:
-    """Read what open_clip's or Hugging Face's files beside the weights say of the model.
-
-    Raises:
-      ValueError: they describe another kind of model.
-    """
-    known: dict[str, Any] = {}
-    if (directory / "open_clip_config.json").exists():
-        config = _json(directory / "open_clip_config.json")
-        model, preprocess = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
-        known["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
-        if heads := model.get("text_cfg", {}).get("heads"):
-            known["text_heads"] = heads
-        vision = model.get("vision_cfg", {})
-        if "width" in vision:
-            known["image_heads"] = vision["width"] // vision.get("head_width", 64)
-        known |= {k: tuple(preprocess[k]) for k in ("mean", "std") if k in preprocess}
-    elif (directory / "config.json").exists():
-        config = _json(directory / "config.json")
-        if config.get("model_type") != "clip":
-            raise ValueError(
-                f"{directory / 'config.json'}: model_type is {config.get('model_type')!r}, "
-                "expected 'clip'"
-            )
-        vision, text = config.get("vision_config", {}), config.get("text_config", {})
-        activations = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
-        if len(activations) > 1 or not activations <= {"quick_gelu", "gelu"}:
-            raise ValueError(
-                f"{directory / 'config.json'}: hidden_act is {' and '.join(sorted(activations))}; "
-                "expected quick_gelu or gelu, the same in both towers"
-            )
-        known["activation"] = activations.pop()
-        known["image_heads"] = vision.get("num_attention_heads", 12)
-        known["text_heads"] = text.get("num_attention_heads", 8)
-        if (directory / "preprocessor_config.json").exists():
-            preprocess = _json(directory / "preprocessor_config.json")
-            names = {"mean": "image_mean", "std": "image_std"}
-            known |= {k: tuple(preprocess[v]) for k, v in names.items() if v in preprocess}
-    return known
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error

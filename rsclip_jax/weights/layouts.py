@@ -113,6 +113,7 @@ HUGGINGFACE = Layout(
     constants=re.compile(r".*\.position_ids"),
 )
 
+_TEXT = r"token_embedding\.|positional_embedding$|transformer\.|ln_final\.|text_projection$"
 # Segments of names that stand for a wrapper around a part of the model.
 _WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -132,6 +133,8 @@ def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: there are several models, under different prefixes.
     """
     bare = {_WRAPPERS.sub("", name): value for name, value in state.items()}
+    # open_clip's `custom_text` models have the same text tower under a name of its own.
+    bare = {re.sub(rf"(^|\.)text\.({_TEXT})", r"\1\2", k): v for k, v in bare.items()}
     if len(bare) < len(state):
         raise ValueError("it holds the same tensor under two names, with and without _orig_mod.")
     anchors = [LAYOUTS[name].top[0].theirs for name in ("open_clip", "huggingface")]
