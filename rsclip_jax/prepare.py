@@ -92,6 +92,7 @@ class Options:
     encoding: str = ""
     delimiter: str = ""  # of csv; "": guessed
     ignore: tuple[str, ...] = ()  # columns and extensions left out on purpose
+    follow_links: bool = False
     resize: int = 0
     max_pixels: int = 200_000_000
     max_skipped: float = 0.01
@@ -120,6 +121,7 @@ def prepare(options: Options) -> Summary:
         options.max_pixels,
         source.needs_text,
         source.edit,
+        options.follow_links,
     )
     workers = options.workers or len(os.sched_getaffinity(0))
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
@@ -177,7 +179,7 @@ def check(options: Options) -> Source:
         raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
-        return open_folder(options.input, options.class_folder or "first")
+        return open_folder(options.input, options.class_folder or "first", options.ignore)
     if options.format == "webdataset":
         return open_tars(options.input, options.columns)
     if options.format == "tfds":
@@ -322,6 +324,9 @@ def define_flags() -> None:
         "",
         "Between the cells of csv files: one character, or tab; default: a tab in .tsv files, else "
         "the comma, tab, semicolon or bar that the first line has most of.",
+    )
+    flags.DEFINE_boolean(
+        "follow_links", False, "Read images that links below the image root point to elsewhere."
     )
     flags.DEFINE_list(
         "ignore",
