@@ -27,6 +27,7 @@ import concurrent.futures.process
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -51,17 +52,26 @@ from rsclip_jax.data.tfds_source import open_tfds
 from rsclip_jax.host import available_cores
 
 SPLIT = "train"  # of samples that name none
+OPTIONAL = ("images", "encoding", "delimiter", "ignore", "class_folder")
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
-    "jsonl": ("class_folder",),
+    "jsonl": ("class_folder", "delimiter"),
     "csv": ("class_folder",),
-    "json": ("class_folder",),
-    "folder": ("images", "encoding", *(flag for flag, _ in ROLES.values())),
-    "webdataset": ("images", "encoding", "class_folder", "image_column", "ir_column"),
-    "tfds": ("images", "encoding", "class_folder", "split", *(flag for flag, _ in ROLES.values())),
+    "json": ("class_folder", "delimiter"),
+    "folder": ("images", "encoding", "delimiter", *(flag for flag, _ in ROLES.values())),
+    "webdataset": (
+        *("images", "encoding", "delimiter", "class_folder", "image_column", "ir_column"),
+    ),
+    "tfds": (
+        *("images", "encoding", "delimiter", "ignore", "class_folder", "split"),
+        *(flag for flag, _ in ROLES.values()),
+    ),
     **{
-        name: ("images", "encoding", "class_folder", *(flag for flag, _ in ROLES.values()))
+        name: (
+            *("images", "encoding", "delimiter", "ignore", "class_folder"),
+            *(flag for flag, _ in ROLES.values()),
+        )
         + (() if known.may_lack_splits else ("split",))
         for name, known in SETS.items()
     },
@@ -81,6 +91,9 @@ class Options:
     class_folder: str = ""  # "first" or "last" of nested folders; "": first
     columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     encoding: str = ""
+    delimiter: str = ""  # of csv; "": guessed
+    ignore: tuple[str, ...] = ()  # columns and extensions left out on purpose
+    follow_links: bool = False
     resize: int = 0
     max_pixels: int = 200_000_000
     max_skipped: float = 0.01
@@ -109,9 +122,12 @@ def prepare(options: Options) -> Summary:
         options.max_pixels,
         source.needs_text,
         source.edit,
+        options.follow_links,
     )
     workers = options.workers or available_cores()
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
+    for note in source.notes:
+        print(f"{options.name}: {note}", file=sys.stderr)
     summary = Summary(options.name, source.expected)
     kept_list = Path(options.output) / f"{options.name}.skipped.jsonl"
     with records.DatasetWriter(
@@ -154,15 +170,17 @@ def check(options: Options) -> Source:
         except ValueError as error:
             raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
     given = {ROLES[role][0] for role in options.columns}
-    given |= {flag for flag in ("images", "encoding", "class_folder") if getattr(options, flag)}
+    given |= {flag for flag in OPTIONAL if getattr(options, flag)}
     given |= {"split"} if options.split != SPLIT else set()
     if useless := sorted(given & set(USELESS[options.format])):
         raise InputError(
             f"--{useless[0]} means nothing for --format={options.format}: leave it out"
         )
+    if len(options.delimiter) > 1 and options.delimiter not in ("tab", "\\t"):
+        raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
-        return open_folder(options.input, options.class_folder or "first")
+        return open_folder(options.input, options.class_folder or "first", options.ignore)
     if options.format == "webdataset":
         return open_tars(options.input, options.columns)
     if options.format == "tfds":
@@ -170,7 +188,13 @@ def check(options: Options) -> Source:
     if options.format in SETS:
         return open_pairs(options.format, options.input)
     return open_table(
-        options.format, options.input, options.images, options.columns, options.encoding or "utf-8"
+        options.format,
+        options.input,
+        options.images,
+        options.columns,
+        options.encoding or "utf-8",
+        {"tab": "\t", "\\t": "\t"}.get(options.delimiter, options.delimiter),
+        options.ignore,
     )
 
 
@@ -296,6 +320,21 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "encoding", "", "Of jsonl, csv and json files, such as gb18030; default: utf-8."
     )
+    flags.DEFINE_string(
+        "delimiter",
+        "",
+        "Between the cells of csv files: one character, or tab; default: a tab in .tsv files, else "
+        "the comma, tab, semicolon or bar that the first line has most of.",
+    )
+    flags.DEFINE_boolean(
+        "follow_links", False, "Read images that links below the image root point to elsewhere."
+    )
+    flags.DEFINE_list(
+        "ignore",
+        [],
+        "Columns, or extensions of files, that look like captions, images, infrared images or "
+        "splits and are left out on purpose.",
+    )
     flags.DEFINE_integer(
         "resize",
         0,
@@ -322,6 +361,9 @@ def options_from_flags() -> Options:
     }
     fields = [field.name for field in dataclasses.fields(Options) if field.name != "columns"]
     others: dict[str, Any] = {field: values[field].value for field in fields}
+    others["ignore"] = tuple(others["ignore"])
+    for path in ("input", "output", "images"):
+        others[path] = os.path.expanduser(others[path])  # bash leaves --output=~/data as it is
     return Options(columns=columns, **others)
 
 

@@ -135,3 +135,35 @@ def test_nested_folders_can_name_the_class_by_the_last(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     assert [s.label for s in open_folder(str(tmp_path))] == ["town", "transport", "water"]
     assert [s.label for s in open_folder(str(tmp_path), "last")] == ["town", "runway", "river"]
+
+
+def test_split_folders_are_found_beside_folders_without_images(tmp_path):
+    touch(tmp_path, "Train/port/a.jpg", "test/port/b.jpg", "__MACOSX/x.txt", "annotations/y.txt")
+    source = open_folder(str(tmp_path), ignore=())
+    assert [(s.label, s.split) for s in source] == [("port", "train"), ("port", "test")]
+    assert source.notes == ["folders without images are not used: __MACOSX, annotations"]
+
+
+def test_split_folders_taken_for_classes_are_noted(tmp_path):
+    touch(tmp_path, "train/port/a.jpg", "port/b.jpg")
+    (note,) = open_folder(str(tmp_path)).notes
+    assert note.startswith("folders train are taken for classes")
+
+
+@pytest.mark.parametrize("suffix", ["txt", "json"])
+def test_captions_beside_the_images_of_class_folders_are_refused(tmp_path, suffix):
+    touch(tmp_path, "00000/000000000.jpg", f"00000/000000000.{suffix}")
+    with pytest.raises(InputError, match=f"webdataset.*--ignore={suffix}$"):
+        open_folder(str(tmp_path), ignore=())
+    assert len(list(open_folder(str(tmp_path), ignore=(suffix,)))) == 1
+
+
+def test_links_that_lead_outside_are_followed_if_asked(tmp_path):
+    touch(tmp_path, "blobs/a", "root/b.jpg")
+    root = str((tmp_path / "root").resolve())
+    os.symlink("../blobs/a", f"{root}/link.jpg")
+    with pytest.raises(ValueError, match="--follow_links"):
+        read_file(root, "link.jpg")
+    assert read_file(root, "link.jpg", follow_links=True) == b"blobs/a"
+    with pytest.raises(ValueError, match="path leaves the image root"):
+        read_file(root, "../blobs/a", follow_links=True)

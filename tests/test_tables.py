@@ -410,3 +410,42 @@ def test_sentences_without_text_are_a_problem_not_nothing(tmp_path):
     row = {"filename": "a.jpg", "sentences": [{"tokens": ["a", "pond"]}]}
     sample = only(open_table("jsonl", jsonl(tmp_path, row)))
     assert "not a text: column 'sentences'" in sample.problem
+
+
+@pytest.mark.parametrize("names", ["caption_1 caption_2", "caption1 caption2", "raw0 raw1"])
+def test_numbered_captions_need_no_column_without_a_number(tmp_path, names):
+    one, two = names.split()
+    row = {"filename": "a.jpg", "label": "port", one: "first", two: "second"}
+    source = open_table("jsonl", jsonl(tmp_path, row), ignore=())
+    assert only(source).captions == ["first", "second"]
+
+
+def test_nir_and_subset_are_known(tmp_path):
+    row = {"filename": "a.jpg", "caption": "one", "nir": "b.png", "subset": "test"}
+    sample = only(open_table("jsonl", jsonl(tmp_path, row), ignore=()))
+    assert (sample.ir, sample.split) == ("b.png", "test")
+
+
+@pytest.mark.parametrize("name", ["title", "my_caption", "thermal", "data_split", "image_path2"])
+def test_columns_that_look_used_and_are_not_are_refused(tmp_path, name):
+    row = {"filename": "a.jpg", "caption": "one", "ir": "a.jpg", "split": "val", name: "x", "w": 3}
+    path = jsonl(tmp_path, row)
+    with pytest.raises(InputError, match=f"--ignore={name}$"):
+        open_table("jsonl", path, ignore=())
+    assert open_table("jsonl", path, ignore=(name,)).notes == [f"columns not used: {name}, w"]
+
+
+@pytest.mark.parametrize("delimiter", ",\t;|")
+def test_the_delimiter_is_detected_or_given(tmp_path, delimiter):
+    path = text(tmp_path, f"filename{delimiter}title\na.jpg{delimiter}a harbour\n")
+    for given in ("", delimiter):
+        sample = only(open_table("csv", path, delimiter=given))
+        assert (sample.image, sample.captions) == ("a.jpg", ["a harbour"])
+
+
+def test_backslashes_of_windows_are_read_as_slashes(tmp_path):
+    (tmp_path / "im").mkdir()
+    (tmp_path / "im" / "a.jpg").touch()
+    source = open_table("csv", text(tmp_path, "filename,title\r\nim\\a.jpg,one\r\n"))
+    assert only(source).image == "im/a.jpg"
+    assert "backslashes" in source.notes[0]

@@ -26,21 +26,35 @@ ROLES = {
         ("captions", "caption", "text", "texts", "title", "sentences", "sentence", "raw"),
     ),
     "long_captions": ("long_caption_columns", ("long_captions", "long_caption")),
-    "ir": ("ir_column", ("ir", "ir_path", "ir_image", "infrared")),
+    "ir": (
+        "ir_column",
+        (
+            *("ir", "ir_path", "ir_image", "infrared", "infrared_path", "infrared_image"),
+            *("nir", "nir_path", "nir_image", "thermal", "thermal_path", "thermal_image"),
+        ),
+    ),
     "ir_captions": ("ir_caption_columns", ("ir_captions", "ir_caption")),
     "label": ("label_column", ("label", "class", "category", "class_name")),
-    "split": ("split_column", ("split",)),
+    "split": ("split_column", ("split", "subset")),
     "source": ("source_column", ("source",)),
 }
 LIST_ROLES = ("captions", "long_captions", "ir_captions")
 Columns = Mapping[str, tuple[str, ...]]
+
+# Names that look like a role's: lost without a word, they cost captions, images or splits.
+_LOOKS_LIKE = {
+    "captions": re.compile(r"(.*_)?(captions?|sentences?|descriptions?|texts?|title|raw)_?\d*"),
+    "ir": re.compile(r"(.*_)?(ir|nir|infrared|thermal)(_(path|image|file|filename))?_?\d*"),
+    "split": re.compile(r"(.*_)?(split|subset)_?\d*"),
+    "image": re.compile(r"(image|img|rgb)(_?(path|file|name))?_?\d*|filepath|file_path|filename"),
+}
 
 
 def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tuple[str, ...]]:
     """Map each role to its columns.
 
     A role of several texts whose column is not named by the user has that column's numbered
-    siblings too: `caption`, `caption_1`, `caption_2`.
+    siblings too, whether or not there is one without a number: `caption`, `caption_1`, `caption2`.
 
     Args:
       present: the columns that the first rows have.
@@ -60,15 +74,46 @@ def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tup
             if name not in present:
                 raise InputError(_no_column(flag, name, present, where))
         if not names:
-            found = (by_lower_case.get(alias) for alias in aliases)
-            names = tuple(name for name in found if name and name not in claimed)[:1]
-            if names and role in LIST_ROLES:
-                # NWPU-Captions has raw, raw_1, ..., raw_4: one of five captions is not enough.
-                more = re.compile(re.escape(names[0]) + r"_\d+")
-                names += tuple(n for n in present if more.fullmatch(n) and n not in claimed)
+            for alias in aliases:
+                name = by_lower_case.get(alias)
+                names = (name,) if name and name not in claimed else ()
+                if role in LIST_ROLES:
+                    # NWPU-Captions has raw, raw_1, ..., raw_4: one of five is not enough.
+                    more = re.compile(re.escape(alias) + r"_?\d+", re.IGNORECASE)
+                    names += tuple(n for n in present if more.fullmatch(n) and n not in claimed)
+                if names:
+                    break
         if names:
             columns[role] = names
     return columns
+
+
+def check_unused(
+    present: Iterable[str], columns: Columns, ignore: Iterable[str], where: str
+) -> list[str]:
+    """Return the columns that no role uses.
+
+    Args:
+      present, columns, where: see `resolve`.
+      ignore: columns that are left out on purpose.
+
+    Raises:
+      InputError: one of them looks like captions, an image, an infrared image or a split.
+    """
+    used = {name for names in columns.values() for name in names}
+    unused = [name for name in present if name not in used]
+    for name in unused:
+        if name in ignore:
+            continue
+        for role, pattern in _LOOKS_LIKE.items():
+            if pattern.fullmatch(name.lower()):
+                flag = ROLES[role][0]
+                named = ",".join((*columns.get(role, ()), name)) if role in LIST_ROLES else name
+                raise InputError(
+                    f"{where}: column {name!r} looks like {role} and is not used; "
+                    f"use it with --{flag}={named}, or leave it out with --ignore={name}"
+                )
+    return unused
 
 
 def _no_column(flag: str, name: str, present: Sequence[str], where: str) -> str:

@@ -34,6 +34,7 @@ class Recipe:
       resize: shorter side in pixels of the images stored, 0 to keep the original bytes.
       max_pixels: greatest height * width of an image.
       needs_text, edit: see `Source`.
+      follow_links: see `sources.read_file`.
     """
 
     root: str
@@ -43,6 +44,7 @@ class Recipe:
     max_pixels: int
     needs_text: bool = True
     edit: Callable[[bytes], bytes] | None = None
+    follow_links: bool = False
 
 
 @dataclasses.dataclass
@@ -104,7 +106,10 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
 
 
 def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int], list[str]]:
-    data = read_file(recipe.root, given) if isinstance(given, str) else given
+    data = given
+    if isinstance(given, str):
+        data = read_file(recipe.root, given, recipe.follow_links)
+    assert isinstance(data, bytes)
     size, remarks = inspect_image(data, recipe.max_pixels)
     if recipe.edit is not None:
         data = recipe.edit(data)

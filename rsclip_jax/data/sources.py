@@ -6,17 +6,20 @@ cannot be read is a `Sample` with a `problem`; what makes the input as a whole u
 `InputError`, if possible before the first sample.
 """
 
+import collections
 import dataclasses
 import glob
+import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
 SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
+_PEEK = 100  # images looked at before the work begins
 MAX_FILE_BYTES = 512 * 2**20  # No image of a data set is larger; a tf.Example cannot exceed 2 GiB.
 
 
@@ -56,20 +59,33 @@ class Source:
     expected: frozenset[str] = frozenset()
     # What becomes of the bytes of each image, done in the workers; ValueError skips the sample.
     edit: Callable[[bytes], bytes] | None = None
+    # What of the input is not used or was guessed, known before the first sample.
+    notes: list[str] = dataclasses.field(default_factory=list)
+    # Members not used, by extension: counted while the samples are read.
+    passed_over: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def __iter__(self) -> Iterator[Sample]:
         return self.samples()
 
 
-def read_file(root: str, path: str) -> bytes:
+def read_file(root: str, path: str, follow_links: bool = False) -> bytes:
     """Read a file below `root` (a resolved directory).
+
+    Args:
+      follow_links: whether a link below `root` may lead outside.
 
     Raises:
       ValueError: the file lies outside, is missing, too large or no regular file; the message is
         the reason to skip the sample.
     """
     resolved = os.path.realpath(os.path.join(root, path))
-    if os.path.commonpath([root, resolved]) != root:
+    lexical = os.path.normpath(os.path.join(root, path))
+    inside = os.path.commonpath([root, lexical]) == root
+    if os.path.commonpath([root, resolved]) != root and not (follow_links and inside):
+        if inside:
+            raise ValueError(
+                f"path leaves the image root by a link (--follow_links reads it): {path!r}"
+            )
         raise ValueError(f"path leaves the image root: {path!r}")
     try:
         status = os.stat(resolved)
@@ -131,16 +147,23 @@ def _expand_braces(pattern: str) -> list[str]:
     return [item for choice in choices for item in _expand_braces(before + choice + after)]
 
 
-def open_folder(root: str, class_folder: str = "first") -> Source:
+def open_folder(
+    root: str, class_folder: str = "first", ignore: Sequence[str] | None = None
+) -> Source:
     """Open class folders: ROOT/CLASS/*.jpg, or ROOT/SPLIT/CLASS/*.jpg.
 
-    The second form is taken if every folder in ROOT is called train, val, valid, validation or
-    test. The label is the name of the class folder, of nested ones the "first" or the "last"; the
-    id is the path below ROOT. Files that are no
-    images by their suffix, and hidden ones, are passed over.
+    The second form is taken if every folder in ROOT that holds images is called train, val, valid,
+    validation or test, in capitals or not; the split is then in small letters. The label is the
+    name of the class folder, of nested ones the "first" or the "last"; the id is the path below
+    ROOT. Files that are no images by their suffix, and hidden ones, are passed over; folders
+    without images are noted.
+
+    Args:
+      ignore: suffixes of captions beside the images (`txt`) that are left out on purpose; None: the
+        caller does not mind.
 
     Raises:
-      InputError: ROOT is no directory, or holds no folder.
+      InputError: ROOT is no directory, or holds no folder; captions lie beside the images.
     """
     if not os.path.isdir(root):
         raise InputError(f"--input={root}: no such directory")
@@ -148,7 +171,22 @@ def open_folder(root: str, class_folder: str = "first") -> Source:
     folders = {entry.name for entry in _visible(root) if entry.is_dir()}
     if not folders:
         raise InputError(f"--input={root} holds no class folders")
-    has_splits = folders <= SPLIT_FOLDERS
+    notes = []
+    with_images = {
+        name for name in folders if next(image_entries(os.path.join(root, name)), None) is not None
+    }
+    if empty := sorted(folders - with_images):
+        notes.append(f"folders without images are not used: {_some(empty)}")
+    splits = {name for name in with_images if name.lower() in SPLIT_FOLDERS}
+    has_splits = bool(splits) and splits == with_images
+    if splits and not has_splits:
+        notes.append(
+            f"folders {', '.join(sorted(splits))} are taken for classes, not for splits, because "
+            f"{_some(sorted(with_images - splits))} lie beside them: move these elsewhere if they "
+            "are no classes"
+        )
+    if ignore is not None:
+        _check_sidecars(root, ignore)
 
     def samples() -> Iterator[Sample]:
         for position, entry in enumerate(image_entries(root), start=1):
@@ -158,12 +196,31 @@ def open_folder(root: str, class_folder: str = "first") -> Source:
             if entry.is_dir():
                 sample.problem = "link to a directory: not followed"
             if has_splits:
-                sample.split = above[0] if above else ""
+                sample.split = above[0].lower() if above else ""
                 above = above[1:]
             sample.label = above[-1 if class_folder == "last" else 0] if above else ""
             yield sample
 
-    return Source(samples, sum(1 for _ in image_entries(root)), root)
+    return Source(samples, sum(1 for _ in image_entries(root)), root, notes=notes)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _check_sidecars(root: str, ignore: Sequence[str]) -> None:
+    """Captions beside the images (img2dataset's `files` output) would be lost."""
+    for entry in itertools.islice(image_entries(root), _PEEK):
+        for suffix in ("txt", "json", "caption"):
+            beside = f"{os.path.splitext(entry.path)[0]}.{suffix}"
+            if suffix not in ignore and os.path.isfile(beside):
+                raise InputError(
+                    f"--input={root}: captions seem to lie beside the images "
+                    f"({os.path.relpath(beside, root)}, as img2dataset writes them), and class "
+                    "folders have none: pack them (tar --sort=name -cf shard.tar FOLDER) and use "
+                    f"--format=webdataset, or leave them out with --ignore={suffix}"
+                )
 
 
 def _visible(directory: str) -> list[os.DirEntry]:

@@ -6,13 +6,20 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
-from rsclip_jax.data.columns import LIST_ROLES, Columns, read_row, resolve, without_roles
+from rsclip_jax.data.columns import (
+    LIST_ROLES,
+    Columns,
+    check_unused,
+    read_row,
+    resolve,
+    without_roles,
+)
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 
 MAX_ROW_CHARS = 16 * 2**20
@@ -26,7 +33,13 @@ _Row = tuple[str, dict[str, Any] | str, int]
 
 
 def open_table(
-    form: str, pattern: str, images: str = "", given: Columns | None = None, encoding: str = "utf-8"
+    form: str,
+    pattern: str,
+    images: str = "",
+    given: Columns | None = None,
+    encoding: str = "utf-8",
+    delimiter: str = "",
+    ignore: Sequence[str] | None = None,
 ) -> Source:
     """Open JSONL, CSV or JSON files.
 
@@ -35,12 +48,14 @@ def open_table(
     in ROOT/CLASS.
 
     Args:
-      form: "jsonl", "csv" (the first line names the columns; `.tsv` files are cut at tabs), or
-        "json" (see `json_document`).
+      form: "jsonl", "csv" (the first line names the columns), or "json" (see `json_document`).
       pattern: see `expand_input`.
       images: directory that the image paths are relative to; default: that of the first table.
       given: role -> column names, where they are not the usual ones.
       encoding: of the text; a byte order mark is passed over.
+      delimiter: between the cells of CSV; "": tabs in `.tsv`, else what the first line has most of.
+      ignore: columns left out on purpose, though they look like captions or images; None: no
+        column is checked, the caller keeps `Sample.extra`.
 
     Raises:
       InputError: see `expand_input`; no usable row at the start, a column that is not there, wrong
@@ -60,7 +75,9 @@ def open_table(
     if form == "json":
         read = functools.partial(json_document.read_rows, paths, encoding)
     else:
-        rows = _jsonl_rows if form == "jsonl" else _csv_rows
+        rows: Callable = _jsonl_rows
+        if form == "csv":
+            rows = functools.partial(_csv_rows, delimiter=delimiter)
         read = functools.partial(_all_rows, rows, paths, encoding)
     first = list(itertools.islice(read(), PEEK))
     if form == "jsonl" and first:
@@ -73,6 +90,15 @@ def open_table(
     present = list(dict.fromkeys(name for row in good for name in row))
     columns = resolve(present, given or {}, str(paths[0]))
     _check_columns(columns, present, paths[0])
+    notes = []
+    if ignore is not None and (unused := check_unused(present, columns, ignore, str(paths[0]))):
+        notes.append(f"columns not used: {', '.join(unused)}")
+    image = columns["image"][0]
+    slashes = _has_backslashes(good, image, root)
+    if slashes:
+        notes.append(f"backslashes in column {image!r} are read as slashes")
+        for row in good:
+            row[image] = str(row.get(image) or "").replace("\\", "/")
     by_class = _in_class_folders(good, columns, root)
 
     def samples() -> Iterator[Sample]:
@@ -80,12 +106,22 @@ def open_table(
             if isinstance(row, str):
                 yield Sample(where, position, problem=row)
             else:
+                if slashes:
+                    for name in (*columns["image"], *columns.get("ir", ())):
+                        if isinstance(row.get(name), str):
+                            row[name] = row[name].replace("\\", "/")
                 yield _row_sample(where, position, row, columns, by_class)
 
     size = sum(path.stat().st_size for path in paths)
     texts = [role for role in LIST_ROLES if role in columns]
     merged = functools.partial(merge_rows, samples, texts[0]) if texts else samples
-    return Source(merged, size, root)
+    return Source(merged, size, root, notes=notes)
+
+
+def _has_backslashes(rows: list[dict], column: str, root: str) -> bool:
+    """Tell whether the paths of a table were written on Windows."""
+    paths = [path for row in rows if isinstance(path := row.get(column), str) and "\\" in path]
+    return bool(paths) and not any(os.path.lexists(os.path.join(root, path)) for path in paths)
 
 
 def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
@@ -205,9 +241,20 @@ def json_row(text: str) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else f"not a JSON object: {text:.80}"
 
 
-def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _delimiter(file: TextIO, path: Path) -> str:
+    """Guess what separates the cells from the first line, and go back to the start."""
+    line = file.readline(MAX_ROW_CHARS)
+    file.seek(0)
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return max(",\t;|", key=line.count)  # a comma where none occurs
+
+
+def _csv_rows(
+    file: TextIO, path: Path, delimiter: str = ""
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
     csv.field_size_limit(MAX_ROW_CHARS)
-    reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(file, delimiter=delimiter or _delimiter(file, path))
     header: list[str] = []
     row: dict[str, Any] | str
     try:
