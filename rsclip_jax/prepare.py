@@ -12,13 +12,17 @@ Input forms:
   json        one document of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
               Sydney-captions) or {CLASS: [...], ...} (NWPU-Captions)
   folder      ROOT/CLASS/*.jpg or ROOT/{train,val,test}/CLASS/*.jpg
-  webdataset  tars with jpg/png/webp + txt/json, or RS5M's img_content/img_name/caption;
+  webdataset  tars with jpg/png/webp/tif + txt (a caption a line)/cls (label)/json, or RS5M's
+              img_content/img_name/caption;
               --input takes a file, a directory, a glob or 'shard-{0000..0031}.tar'
   tfds        a labelled TFDS data set stored as ArrayRecord: --input takes its name (eurosat/rgb,
               resisc45) or the directory DATA_DIR/NAME/CONFIG/VERSION
   cart, dronevehicle, aviid, vedai, llvip, hit_uav, m3fd, kust4k
               published RGB-infrared pairs as downloaded: --input takes the directory of the
               unpacked archives. Their records have no captions
+
+Columns and members that are not used are listed; one that looks like captions, an image, an
+infrared image or a split is refused unless --ignore names it.
 
 In jsonl, csv and json, rows of one image with one caption each become one record with all of them.
 """
@@ -151,6 +155,8 @@ def prepare(options: Options) -> Summary:
                     writer.write(outcome.split, outcome.record)
                 progress.show(summary, outcome.position)
         progress.end()
+        for kind, count in sorted(source.passed_over.items()):
+            print(f"{options.name}: {count:,} members .{kind} not used", file=sys.stderr)
         if not summary.total():
             raise InputError(f"--input={options.input} holds no samples")
         if summary.skipped_share() > options.max_skipped or not summary.records:
@@ -182,7 +188,7 @@ def check(options: Options) -> Source:
     if options.format == "folder":
         return open_folder(options.input, options.class_folder or "first", options.ignore)
     if options.format == "webdataset":
-        return open_tars(options.input, options.columns)
+        return open_tars(options.input, options.columns, ignore=options.ignore)
     if options.format == "tfds":
         return open_tfds(options.input)
     if options.format in SETS:

@@ -149,3 +149,36 @@ def test_a_header_damaged_in_the_middle_does_not_pass_for_the_end(tmp_path):
         file.write(b"garbage!" * 64)
     with pytest.raises(InputError, match=r"s-0.tar is damaged .damaged header at byte 204,800"):
         list(open_tars(path))
+
+
+def test_dots_of_numbers_belong_to_the_name(tmp_path):
+    members = [("lat-12.5_130.25.jpg", b"J"), ("lat-12.5_130.25.txt", b"one")]
+    (sample,) = open_tars(archive(tmp_path, members))
+    assert (sample.id, sample.captions) == ("lat-12.5_130.25", ["one"])
+
+
+def test_tif_text_and_cls_members_are_read_and_each_line_is_a_caption(tmp_path):
+    members = [("0.tif", b"T"), ("0.text", b"one\n\ntwo\r\n"), ("0.cls", b"7\n")]
+    (sample,) = open_tars(archive(tmp_path, members))
+    assert (sample.image, sample.captions, sample.label) == (b"T", ["one", "two"], "7")
+
+
+def test_members_not_used_are_counted_and_likely_ones_refused(tmp_path):
+    path = archive(
+        tmp_path, [("0.jpg", b"J"), ("0.txt", b"one"), ("0.nir.tif", b"N"), ("0.x", b"")]
+    )
+    source = open_tars(path, ignore=())
+    with pytest.raises(InputError, match=r"1 members end in \.nir\.tif .*--ignore=nir\.tif$"):
+        list(source)
+    source = open_tars(path, ignore=("nir.tif",))
+    assert len(list(source)) == 1
+    assert source.passed_over == {"nir.tif": 1, "x": 1}
+
+
+def test_names_that_repeat_between_archives_get_that_of_the_archive(tmp_path):
+    members = [("000.jpg", b"J"), ("000.txt", b"one")]
+    for number in range(2):
+        archive(tmp_path, members, f"s-{number}.tar")
+    source = open_tars(str(tmp_path / "s-{0..1}.tar"))
+    assert [sample.id for sample in source] == ["s-0/000", "s-1/000"]
+    assert "ARCHIVE/NAME" in source.notes[0]

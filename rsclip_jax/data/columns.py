@@ -75,7 +75,7 @@ def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tup
                 raise InputError(_no_column(flag, name, present, where))
         if not names:
             for alias in aliases:
-                name = by_lower_case.get(alias)
+                name = by_lower_case.get(alias, "")
                 names = (name,) if name and name not in claimed else ()
                 if role in LIST_ROLES:
                     # NWPU-Captions has raw, raw_1, ..., raw_4: one of five is not enough.

@@ -1,55 +1,100 @@
 """Webdataset tars, RS5M's among them, read from the first member to the last."""
 
+import collections
 import dataclasses
 import functools
 import itertools
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.columns import Columns, read_row, resolve, without_roles
-from rsclip_jax.data.sources import InputError, Sample, Source, check_size, expand_input
+from rsclip_jax.data.columns import Columns, check_unused, read_row, resolve, without_roles
+from rsclip_jax.data.sources import (
+    IMAGE_SUFFIXES,
+    InputError,
+    Sample,
+    Source,
+    check_size,
+    expand_input,
+)
 from rsclip_jax.data.tables import PEEK, json_row
 
-IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp", "img_content"}
-CAPTION_EXTENSIONS = {"txt", "caption"}
+IMAGE_EXTENSIONS = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES} | {"img_content"}
+CAPTION_EXTENSIONS = {"txt", "text", "caption"}
+LABEL_EXTENSION = "cls"
 ID_EXTENSION = "img_name"
-EXTENSIONS = IMAGE_EXTENSIONS | CAPTION_EXTENSIONS | {ID_EXTENSION, "json"}
+EXTENSIONS = IMAGE_EXTENSIONS | CAPTION_EXTENSIONS | {ID_EXTENSION, LABEL_EXTENSION, "json"}
 BLOCK = 512
 
 
-def open_tars(pattern: str, given: Columns | None = None, references: bool = False) -> Source:
-    """Open webdataset tars: members of one name up to its first dot make a sample.
+def open_tars(
+    pattern: str,
+    given: Columns | None = None,
+    references: bool = False,
+    ignore: Sequence[str] | None = None,
+) -> Source:
+    """Open webdataset tars: neighbouring members of one name make a sample.
 
-    Members `.jpg/.jpeg/.png/.webp/.img_content` are the image, `.txt/.caption` a caption,
-    `.img_name` the id (without it, the common name of the members), `.json` a row of columns as in
-    a table. Others are passed over.
+    The name ends at its first dot, but dots of numbers (`lat0.5_lon7.25.jpg`) belong to it. Where
+    archives begin with the same name, the id of a sample begins with its archive's.
+
+    Members `.jpg/.png/.webp/.tif/.../.img_content` are the image, `.txt/.text/.caption` captions,
+    one a line, `.cls` the label, `.img_name` the id (without it, the common name of the members),
+    `.json` a row of columns as in a table. Others are passed over, and counted by the source.
 
     Args:
       pattern: see `expand_input`.
       given: role -> names of keys in the JSON members, where they are not the usual ones.
+      ignore: extensions and keys left out on purpose; None: the caller does not mind.
       references: read no images; a sample's is `PATH#OFFSET+SIZE`, where it lies.
 
     Raises:
       InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
-        column that the first JSON members do not have.
+        column that the first JSON members do not have; keys or members that look like captions or
+        images and are not used (of members, after the last sample).
     """
     paths = expand_input(pattern, (".tar",))
     for path in paths:
         _check_archive(path)
-    groups = functools.partial(_all_groups, paths, references)
+    passed_over: collections.Counter[str] = collections.Counter()
+    groups = functools.partial(_all_groups, paths, references, passed_over)
     first = [_json(group) for group in itertools.islice(groups(), PEEK)]
     present = list(dict.fromkeys(name for row in first if isinstance(row, dict) for name in row))
     columns = resolve(present, given or {}, f"the JSON of {paths[0]}")
+    notes = []
+    if ignore is not None and (
+        unused := check_unused(present, columns, ignore, f"the JSON of {paths[0]}")
+    ):
+        notes.append(f"keys of the JSON members not used: {', '.join(unused)}")
+    begins = [next(_all_groups([path], True, collections.Counter()), None) for path in paths]
+    names = [group.key for group in begins if group is not None]
+    repeated = len(set(names)) < len(names)
+    if repeated:
+        notes.append("archives begin with the same name: ids are ARCHIVE/NAME")
+    passed_over.clear()
     # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
 
     def samples() -> Iterator[Sample]:
-        return (_sample(group, columns) for group in groups())
+        passed_over.clear()
+        for group in groups():
+            yield _sample(group, columns, repeated)
+        if ignore is not None:
+            _check_passed_over(passed_over, ignore)
 
-    return Source(samples, sum(path.stat().st_size for path in paths))
+    size = sum(path.stat().st_size for path in paths)
+    return Source(samples, size, notes=notes, passed_over=passed_over)
+
+
+def _check_passed_over(passed_over: Mapping[str, int], ignore: Sequence[str]) -> None:
+    for kind, count in passed_over.items():
+        if kind not in ignore and kind.rpartition(".")[2] in EXTENSIONS:
+            raise InputError(
+                f"{count:,} members end in .{kind} and are not used: a sample's name ends at its "
+                f"first dot; rename them, or leave them out with --ignore={kind}"
+            )
 
 
 @dataclasses.dataclass
@@ -64,12 +109,14 @@ class _Group:
     position: int = 0
 
 
-def _all_groups(paths: list[Path], references: bool) -> Iterator[_Group]:
+def _all_groups(
+    paths: list[Path], references: bool, passed_over: collections.Counter[str]
+) -> Iterator[_Group]:
     done = 0
     for path in paths:
         try:
             with tarfile.open(path, "r:") as tar:
-                for group in _groups(tar, path, references):
+                for group in _groups(tar, path, references, passed_over):
                     group.position = done + tar.offset
                     yield group
                 _check_end(tar)
@@ -80,15 +127,28 @@ def _all_groups(paths: list[Path], references: bool) -> Iterator[_Group]:
         done += path.stat().st_size
 
 
-def _groups(tar: tarfile.TarFile, path: Path, references: bool) -> Iterator[_Group]:
+def _split_name(base: str) -> tuple[str, str]:
+    """Return the name of a sample and the extension of its member, in small letters."""
+    stem, _, extension = base.partition(".")
+    while "." in extension and extension[0].isdigit():  # the dot of a number
+        more, _, extension = extension.partition(".")
+        stem += f".{more}"
+    return stem, extension.lower()
+
+
+def _groups(
+    tar: tarfile.TarFile, path: Path, references: bool, passed_over: collections.Counter[str]
+) -> Iterator[_Group]:
     group = None
     while (member := tar.next()) is not None:
         # TarFile remembers every member: gigabytes for millions of them.
         tar.members.clear()  # type: ignore[attr-defined]
         directory, base = os.path.split(member.name.removeprefix("./"))
-        stem, _, extension = base.partition(".")
-        extension = extension.lower()
-        if member.isdir() or not stem or extension not in EXTENSIONS:
+        stem, extension = _split_name(base)
+        if member.isdir() or not stem:
+            continue
+        if extension not in EXTENSIONS:
+            passed_over[extension] += 1
             continue
         key = os.path.join(directory, stem)
         if group is None or key != group.key or extension in group.members:
@@ -123,8 +183,10 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _sample(group: _Group, columns: Columns) -> Sample:
+def _sample(group: _Group, columns: Columns, repeated: bool) -> Sample:
     sample = Sample(f"{group.archive}:{group.key}", group.position, id=group.key)
+    if repeated:
+        sample.id = os.path.join(group.archive.removesuffix(".tar"), group.key)
     sample.problem = group.problem
     row = _json(group)
     try:
@@ -134,10 +196,15 @@ def _sample(group: _Group, columns: Columns) -> Sample:
             setattr(sample, role, value or getattr(sample, role))
         sample.extra = without_roles(row or {}, columns)
         written = [
-            _text(data) for kind, data in group.members.items() if kind in CAPTION_EXTENSIONS
+            line.strip()
+            for kind, data in group.members.items()
+            if kind in CAPTION_EXTENSIONS
+            for line in _text(data).splitlines()
         ]
         # img2dataset writes the same caption into .txt and .json.
         sample.captions = list(dict.fromkeys(filter(None, written + sample.captions)))
+        if LABEL_EXTENSION in group.members and not sample.label:
+            sample.label = _text(group.members[LABEL_EXTENSION])
         if ID_EXTENSION in group.members and "id" not in columns:
             sample.id = _text(group.members[ID_EXTENSION]) or sample.id
     except ValueError as error:
@@ -145,7 +212,9 @@ def _sample(group: _Group, columns: Columns) -> Sample:
     if group.images:
         sample.image = group.images[0]
     else:
-        sample.problem = sample.problem or "no image: the archive has none of this name"
+        sample.problem = sample.problem or (
+            "no image: none next to its other members (pack with tar --sort=name)"
+        )
     return sample
 
 
