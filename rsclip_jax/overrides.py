@@ -6,6 +6,30 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+# What other trainers call a field.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "weight_decay": "wd",
+    "max_steps": "total_steps",
+    "num_steps": "total_steps",
+    "train_steps": "total_steps",
+    "steps": "total_steps",
+    "epochs": "total_epochs",
+    "num_epochs": "total_epochs",
+    "max_epochs": "total_epochs",
+    "pretrained": "init_from",
+    "resume_from": "init_from",
+    "checkpoint_path": "init_from",
+    "model.name": "model.variant",
+    "arch": "model.variant",
+    "batch_size": "input.batch_size",
+    "warmup": "warmup_steps",
+    "data_dir": "input.data_dir",
+    "precision": "model.dtype",
+    "grad_accum": "grad_cache_steps",
+    "accum_freq": "grad_cache_steps",
+}
+
 
 def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Refuse overrides of fields that the config does not have.
@@ -29,6 +53,9 @@ def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
             return 0.5 * prefix + max(whole, end), whole
 
         near = sorted(known, key=likeness, reverse=True)[:3]
+        meant = SYNONYMS.get(name) or SYNONYMS.get(name.rpartition(".")[2])
+        if meant in known:
+            near = [meant, *(n for n in near if n != meant)][:3]
         raise ValueError(
             f"--config.{name}: the config has no such field; the nearest are "
             + ", ".join(f"--config.{n}" for n in near)

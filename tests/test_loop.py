@@ -177,6 +177,7 @@ def test_non_finite_steps_change_nothing_and_then_stop_the_run(scenes, tmp_path,
      ({"mesh": {"data": 3, "fsdp": 1}}, "config.mesh"),
      ({"frozen_positions": 248}, "config.frozen_positions"),
      ({"log_steps": 0}, "config.log_steps=0"),
+     ({"input__batch_size": 1, "mesh": {"data": 1, "fsdp": 1}}, "batch_size=1"),
      ({"schedule": (("img/.*", None), (".*", 1.0))}, "freezes img, which would stay random"),
      ({"model__peft__method": "lora"}, r"freezes img and txt.*--config\.init_from=PATH")],
 )  # fmt: skip

@@ -20,6 +20,7 @@ so nothing is dropped. (Grain rounds the ratio of a weight to the smallest one d
 import collections
 import math
 import queue
+import sys
 import threading
 import time
 import zlib
@@ -157,7 +158,8 @@ def dataset_of_sources(
         weights = [float(input_config["data"][name]) for name in sources]
         indices = grain.MapDataset.mix(shuffled, weights)
     return (
-        indices.slice(slice(host_index, None, host_count))
+        # Grain rounds the length of what has no end: all of it, in batches of 1, is no length.
+        indices.slice(slice(host_index, sys.maxsize // 2, host_count))
         .batch(input_config["batch_size"] // host_count, batch_fn=list)
         .map_with_index(assemble)
     )

@@ -32,9 +32,12 @@ from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import State, make_state
 from rsclip_jax.training.step import make_train_step, text_rows
 from rsclip_jax.training.tasks import TASKS
+from rsclip_jax.training.traps import traps
 from rsclip_jax.training.workdir import (
+    CONFIG_FILE,
     FINISHED_FILE,
     check_workdir,
+    load_config,
     lock_workdir,
     mark_finished,
 )
@@ -75,6 +78,7 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
     runner = task.runner(models.build(config.model), mesh)
     evals = evaluators.build(config, runner)
     held.enter_context(lock_workdir(workdir))
+    check_epochs(workdir, config)
     check_workdir(workdir, config)
     total_steps = config.total_steps or steps_of_epochs(config)
 
@@ -108,6 +112,8 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
         profile = Profile(config.profile, workdir, step, total_steps)
         cleanup.callback(profile.close)
         if step < total_steps:
+            for trap in traps(config, pipeline.open_sources(config.input), total_steps):
+                log(f"note: {trap}")
             (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
             config, fitting = fit.settle(config, mesh, workdir, total_steps, state_bytes)
             model = models.build(config.model)
@@ -224,6 +230,28 @@ def steps_of_epochs(config: ConfigDict) -> int:
     """Return the steps that make config.total_epochs passes over the sum of the data sets."""
     size = sum(map(len, pipeline.open_sources(config.input).values()))
     return max(1, int(config.total_epochs * size / config.input.batch_size))
+
+
+def check_epochs(workdir: Path, config: ConfigDict) -> None:
+    """Refuse another batch size where epochs are counted and steps of another size were taken.
+
+    Raises:
+      ValueError: names both sizes, and the number of steps that the epochs left would take.
+    """
+    steps = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    if config.total_steps or not steps or not (workdir / CONFIG_FILE).exists():
+        return
+    before, now = load_config(workdir / CONFIG_FILE).input.batch_size, config.input.batch_size
+    if before != now:
+        step = max(steps)
+        left = max(0, steps_of_epochs(config) * now - step * before)
+        total = step + -(-left // now)
+        raise ValueError(
+            f"config.input.batch_size={now}, but the {step} steps in {workdir} were of {before}: "
+            f"config.total_epochs={config.total_epochs:g} cannot count them both; go on with "
+            f"--config.input.batch_size={before}, or give --config.total_steps={total}, in which "
+            f"the {left:,} records that are left fit"
+        )
 
 
 def inference_params(state: State) -> Any:

@@ -13,6 +13,7 @@ from rsclip_jax.evaluators.report import table
 from rsclip_jax.host import available_cores
 from rsclip_jax.training.flops import device_peak
 from rsclip_jax.training.metrics import MetricWriter
+from rsclip_jax.training.optim import learning_rate
 
 # Above this share of a step the wait for its batch is reported.
 INPUT_BOUND = 0.1
@@ -46,6 +47,7 @@ class Progress:
         self._total_steps = total_steps
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict, int] | None = None
+        self._learning_rate = learning_rate(config.lr, config.warmup_steps, total_steps)
         self._slow_reports = 0  # in a row, as long as nothing was advised
         self._forward_flops = forward_flops
         peak, source = device_peak()
@@ -124,6 +126,7 @@ class Progress:
         slow = f"  input-bound: {100 * input_bound:.0f}% of the step" if bound else ""
         log(
             f"step {step}/{self._total_steps}  loss {metrics['training_loss']:.4f}  {accuracies}  "
+            f"lr {float(self._learning_rate(step - 1)):.2e}  "
             f"{metrics['samples_per_s']:.1f} samples/s  MFU {100 * metrics['mfu']:.1f}%  "
             f"ETA {eta}{slow}"
         )

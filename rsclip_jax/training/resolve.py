@@ -75,6 +75,11 @@ def _check_clip(config: ConfigDict) -> None:
         raise ValueError(
             f"config.model.remat={model.remat!r}: expected one of auto, {', '.join(REMAT_POLICIES)}"
         )
+    if config.input.batch_size == 1 and config.loss.kind == "softmax":
+        raise ValueError(
+            "config.input.batch_size=1: the loss compares the samples of a batch, and with one it "
+            "is 0 whatever the weights; expected 2 or more"
+        )
     check_pairs(config.loss_pairs)
     for name, field in compared_fields(config).items():
         if name == "ir" and not config.input.ir:

@@ -1,0 +1,83 @@
+"""Settings that train, but not what was meant: named before the first step."""
+
+from collections.abc import Iterator, Mapping
+
+from ml_collections import ConfigDict
+
+from rsclip_jax.data.assemble import Source
+from rsclip_jax.data.captions import LABEL_SENTENCE, TextChoice
+from rsclip_jax.data.text import make_tokenizer
+from rsclip_jax.training.step import compared_fields
+
+LOOKED_AT = 64  # records of each data set, evenly spaced
+FINE_TUNING_LR = 1e-5  # random weights hardly move below it
+
+
+def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -> Iterator[str]:
+    """Yield a line for each setting of a resolved config that the run will suffer from.
+
+    Args:
+      sources: the training data, see `pipeline.open_sources`.
+      total_steps: of the run.
+    """
+    if config.warmup_steps >= total_steps:
+        yield (
+            f"config.warmup_steps={config.warmup_steps} of {total_steps} steps: the learning "
+            f"rate never comes down from its rise to config.lr={config.lr:g}; set "
+            f"--config.warmup_steps={total_steps // 10}"
+        )
+    if config.task != "clip":
+        return
+    batch = config.input.batch_size
+    for name, source in sources.items():
+        if len(sources) == 1 and batch > len(source):
+            yield (
+                f"config.input.batch_size={batch} of {len(source)} records in {name!r}: an image "
+                "comes several times in a batch and counts as its own negative; set "
+                f"--config.input.batch_size to {len(source)} at most"
+            )
+    frozen = any(factor is None for _, factor in config.schedule)
+    if not config.init_from and not frozen and config.lr < FINE_TUNING_LR:
+        yield (
+            f"config.lr={config.lr:g} is a rate of fine-tuning, but the weights are random "
+            "(config.init_from is empty): name a trained model, --config.init_from=PATH, or set "
+            "--config.lr=5e-4 or so"
+        )
+    yield from _of_records(config, sources)
+
+
+def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[str]:
+    records = [
+        source[index]
+        for source in sources.values()
+        for index in range(0, len(source), -(-len(source) // LOOKED_AT))
+    ]
+    seen = f"{len(records)} records looked at"
+    compared = compared_fields(config)
+    if "ir" in compared and not any(record["ir"] for record in records):
+        yield (
+            f"config.loss_pairs compares infrared images, but none of {seen} has one: these terms "
+            "learn nothing; prepare the data with its infrared column or leave the terms out"
+        )
+    bare = sum(not record["captions"] for record in records)
+    if bare and "text" in compared.values():
+        yield (
+            f"{bare} of {seen} have no caption: their text is {LABEL_SENTENCE.format('LABEL')!r}"
+        )
+    choice = TextChoice(caption="first", long_caption=config.input.long_caption)
+    for field in sorted({"text", "text_long"} & set(compared.values())):
+        length = config.input.lengths[field]
+        texts = []
+        for record in records:
+            try:
+                texts.append(choice.choose(record, field, [0.0] * choice.draws))
+            except ValueError:
+                continue  # the pipeline refuses such a record, and says why
+        if not texts:
+            continue
+        longer = make_tokenizer(config.tokenizer, length + 1)(texts)
+        if cut := int((longer[:, length] != 0).sum()):
+            yield (
+                f"config.input.lengths.{field}={length} tokens cut {cut} of {len(texts)} texts "
+                f"looked at ({100 * cut / len(texts):.0f}%): what stands behind is not learned"
+            )

@@ -1,0 +1,54 @@
+"""What a run suffers from is told before its first step."""
+
+import pytest
+from small_run import small_config
+
+from rsclip_jax.training import loop
+from rsclip_jax.training.traps import traps
+from rsclip_jax.training.workdir import save_config
+
+
+def records(n, **fields):
+    caption = "a harbour with many ships and a long pier beside two round storage tanks"
+    return [{"captions": [caption], "long_captions": [], "label": "", "ir": b"", **fields}] * n
+
+
+def told(config, n=96, steps=6, **fields):
+    return "\n".join(traps(config, {"scenes": records(n, **fields)}, steps))
+
+
+@pytest.fixture
+def config(scenes):
+    made = small_config(scenes, lr=1e-3, input__lengths={"text": 64, "text_long": 64})
+    made.task = "clip"
+    return made
+
+
+def test_a_sound_run_is_told_nothing(config):
+    assert told(config) == ""
+
+
+def test_each_trap_is_named_with_its_field(config):
+    assert "config.warmup_steps=2 of 2 steps" in told(config, steps=2)
+    assert "config.input.batch_size=16 of 5 records" in told(config, n=5)
+    assert "5 of 5 records looked at have no caption" in told(
+        config, n=5, captions=[], label="harbour"
+    )
+    config.lr = 1e-6
+    assert "config.init_from is empty" in told(config)
+    config.input.lengths.text = 4
+    assert "config.input.lengths.text=4 tokens cut 48 of 48 texts" in told(config)
+    config.loss_pairs = (("img", "ir", 1.0),)
+    assert "compares infrared images, but none" in told(config)
+
+
+def test_another_batch_size_under_epochs_is_refused_with_the_steps_left(scenes, tmp_path):
+    old = small_config(scenes, total_steps=0, total_epochs=2.0)
+    save_config(tmp_path / "config.json", old)
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    loop.check_epochs(tmp_path, old)
+    new = small_config(scenes, total_steps=0, total_epochs=2.0, input__batch_size=32)
+    with pytest.raises(ValueError, match=r"batch_size=32.*total_steps=9"):  # 96 records: 3 of 32
+        loop.check_epochs(tmp_path, new)
+    new.total_steps, new.total_epochs = 9, 0.0
+    loop.check_epochs(tmp_path, new)
