@@ -12,17 +12,16 @@ from typing import IO
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL, errno.EBADF}
 
 
-def lock(file: int | IO, path: str | os.PathLike, wait: bool = False) -> bool:
+def lock(file: int | IO, path: str | os.PathLike, wait: bool = False) -> None:
     """Lock an open file or directory until it is closed or the process ends.
+
+    Some file systems have no locks (Lustre without `flock`, some NFS). There it warns and goes on,
+    and nothing keeps a second process out.
 
     Args:
       file: the open file, or its descriptor.
       path: its name, for the warning.
       wait: wait for a process that holds the lock.
-
-    Returns:
-      Whether it is locked. False, with a warning: the file system has no locks (Lustre without
-      `flock`, some NFS), and nothing keeps a second process out.
 
     Raises:
       BlockingIOError: another process holds the lock.
@@ -35,12 +34,10 @@ def lock(file: int | IO, path: str | os.PathLike, wait: bool = False) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
         warnings.warn(
-            f"the file system of {path} does not support locks ({error.strerror}): make sure "
-            "yourself that no second process writes there",
+            f"the file system of {path} does not support locks ({error.strerror}): make sure that "
+            "no second process writes there",
             stacklevel=2,
         )
-        return False
-    return True
 
 
 def available_cores() -> int:

@@ -56,26 +56,20 @@ from rsclip_jax.data.tfds_source import open_tfds
 from rsclip_jax.host import available_cores
 
 SPLIT = "train"  # of samples that name none
-OPTIONAL = ("images", "encoding", "delimiter", "ignore", "class_folder")
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
+_COLUMNS = tuple(flag for flag, _ in ROLES.values())
+_OF_TABLES = ("images", "encoding", "delimiter")
+OPTIONAL = (*_OF_TABLES, "ignore", "class_folder", "follow_links")
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
     "jsonl": ("class_folder", "delimiter"),
     "csv": ("class_folder",),
     "json": ("class_folder", "delimiter"),
-    "folder": ("images", "encoding", "delimiter", *(flag for flag, _ in ROLES.values())),
-    "webdataset": (
-        *("images", "encoding", "delimiter", "class_folder", "image_column", "ir_column"),
-    ),
-    "tfds": (
-        *("images", "encoding", "delimiter", "ignore", "class_folder", "split"),
-        *(flag for flag, _ in ROLES.values()),
-    ),
+    "folder": (*_OF_TABLES, *_COLUMNS),
+    "webdataset": (*_OF_TABLES, "class_folder", "follow_links", "image_column", "ir_column"),
+    "tfds": (*OPTIONAL, "split", *_COLUMNS),
     **{
-        name: (
-            *("images", "encoding", "delimiter", "ignore", "class_folder"),
-            *(flag for flag, _ in ROLES.values()),
-        )
+        name: (*_OF_TABLES, "ignore", "class_folder", *_COLUMNS)
         + (() if known.may_lack_splits else ("split",))
         for name, known in SETS.items()
     },

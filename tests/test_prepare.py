@@ -288,6 +288,7 @@ def test_csv_with_one_caption_a_row_gives_one_record_an_image(tmp_path):
         ({"input": "absent.jsonl"}, "absent.jsonl does not exist"),
         ({"columns": {"label": ("lable",)}}, "--label_column=lable"),
         ({"format": "folder"}, "--images means nothing for --format=folder"),
+        ({"format": "tfds", "images": "", "follow_links": True}, "--follow_links means nothing"),
         ({"format": "webdataset", "images": "", "encoding": "utf-8"}, "--encoding means nothing"),
     ],
 )

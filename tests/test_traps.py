@@ -1,6 +1,7 @@
 """What a run suffers from is told before its first step."""
 
 import pytest
+import sentencepiece
 from small_run import small_config
 
 from rsclip_jax.training import loop
@@ -40,6 +41,18 @@ def test_each_trap_is_named_with_its_field(config):
     assert "config.input.lengths.text=4 tokens cut 48 of 48 texts" in told(config)
     config.loss_pairs = (("img", "ir", 1.0),)
     assert "compares infrared images, but none" in told(config)
+
+
+def test_texts_padded_with_another_id_than_0_are_not_cut(config, tmp_path):
+    (tmp_path / "captions.txt").write_text(records(1)[0]["captions"][0] + "\n", encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "captions.txt"), model_prefix=str(tmp_path / "words"),
+        vocab_size=40, unk_id=0, bos_id=1, eos_id=2, pad_id=3, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    config.tokenizer = f"sentencepiece:{tmp_path / 'words.model'}"
+    config.input.lengths.text = config.input.lengths.text_long = 128
+    assert told(config) == ""
 
 
 def test_another_batch_size_under_epochs_is_refused_with_the_steps_left(scenes, tmp_path):

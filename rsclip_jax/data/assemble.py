@@ -205,7 +205,7 @@ class _Recycled:
 def from_config(kind: type, input_config: Mapping[str, Any]) -> Any:
     """Make a dataclass from the fields of `config.input` that are called like its own.
 
-    A field that the config has not, one from before the field was there, keeps its default.
+    A field that the config lacks keeps its default: configs of older runs lack newer fields.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     return kind(**{name: input_config[name] for name in names if name in input_config})

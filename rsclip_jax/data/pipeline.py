@@ -158,7 +158,8 @@ def dataset_of_sources(
         weights = [float(input_config["data"][name]) for name in sources]
         indices = grain.MapDataset.mix(shuffled, weights)
     return (
-        # Grain rounds the length of what has no end: all of it, in batches of 1, is no length.
+        # Half of the endless length: Grain counts batches in floats, which overflow for all of it
+        # in batches of 1.
         indices.slice(slice(host_index, sys.maxsize // 2, host_count))
         .batch(input_config["batch_size"] // host_count, batch_fn=list)
         .map_with_index(assemble)

@@ -73,7 +73,8 @@ def layout(data: bytes) -> Layout | None:
             orientation=_first(tags.get(_ORIENTATION, 1)),
             nodata=_number(text),
         )
-    except Exception:  # a damaged directory; the decoders say what is wrong with it
+    except (struct.error, LookupError, ValueError, TypeError, OverflowError, MemoryError):
+        # A damaged directory; the decoders say what is wrong with it.
         return None
 
 

@@ -1,13 +1,12 @@
 """Classification on frozen image embeddings: linear probe, few-shot, nearest neighbours."""
 
-import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from rsclip_jax.encoder import Encoder
@@ -50,22 +49,9 @@ def logistic_regression(
 
     start = np.zeros(x.shape[1] * classes)
     options = {"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-12}
-    with _one_blas_thread():
+    with threadpool_limits(1, user_api="blas"):
         found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(-1, classes)
-
-
-def _one_blas_thread() -> contextlib.AbstractContextManager:
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:  # of an installation older than this requirement
-        warnings.warn(
-            "threadpoolctl is not installed: fits of probes may take 20 times as long; "
-            "pip install threadpoolctl",
-            stacklevel=2,
-        )
-        return contextlib.nullcontext()
-    return threadpool_limits(1, user_api="blas")
 
 
 def predict(w: np.ndarray, z: np.ndarray) -> np.ndarray:

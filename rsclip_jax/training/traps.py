@@ -1,11 +1,12 @@
-"""Settings that train, but not what was meant: named before the first step."""
+"""Settings that run but probably do not do what the user wants; named before the first step."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 
-from rsclip_jax.data.assemble import Source
-from rsclip_jax.data.captions import LABEL_SENTENCE, TextChoice
+from rsclip_jax.data.assemble import Source, from_config
+from rsclip_jax.data.captions import LABEL_SENTENCE, TEXT_FIELDS, TextChoice
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.training.step import compared_fields
 
@@ -14,7 +15,7 @@ FINE_TUNING_LR = 1e-5  # random weights hardly move below it
 
 
 def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -> Iterator[str]:
-    """Yield a line for each setting of a resolved config that the run will suffer from.
+    """Yield a line for each setting of a resolved config that will hurt the run.
 
     Args:
       sources: the training data, see `pipeline.open_sources`.
@@ -64,8 +65,8 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
         yield (
             f"{bare} of {seen} have no caption: their text is {LABEL_SENTENCE.format('LABEL')!r}"
         )
-    choice = TextChoice(caption="first", long_caption=config.input.long_caption)
-    for field in sorted({"text", "text_long"} & set(compared.values())):
+    choice = dataclasses.replace(from_config(TextChoice, config.input), caption="first")
+    for field in sorted(set(TEXT_FIELDS) & set(compared.values())):
         length = config.input.lengths[field]
         texts = []
         for record in records:
@@ -73,11 +74,8 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
                 texts.append(choice.choose(record, field, [0.0] * choice.draws))
             except ValueError:
                 continue  # the pipeline refuses such a record, and says why
-        if not texts:
-            continue
-        longer = make_tokenizer(config.tokenizer, length + 1)(texts)
-        if cut := int((longer[:, length] != 0).sum()):
+        if cut := int((make_tokenizer(config.tokenizer, length).lengths(texts) > length).sum()):
             yield (
                 f"config.input.lengths.{field}={length} tokens cut {cut} of {len(texts)} texts "
-                f"looked at ({100 * cut / len(texts):.0f}%): what stands behind is not learned"
+                f"looked at ({100 * cut / len(texts):.0f}%): the tokens behind are not learned"
             )

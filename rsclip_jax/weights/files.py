@@ -19,8 +19,6 @@ IN_DIRECTORY = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-
-
 # Where trainers keep the weights beside their own state.
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
 
