@@ -1,6 +1,7 @@
 """The input pipeline: which samples a step holds, what is in them, and how they get to devices."""
 
 import io
+import itertools
 import threading
 import time
 from collections import Counter
@@ -135,6 +136,12 @@ def test_the_global_batch_is_the_same_for_any_number_of_hosts(host_count):
             assert_equal_batches(
                 share[step], {field: x[host::host_count] for field, x in expected.items()}
             )
+
+
+def test_batches_of_one_are_drawn_in_the_order_of_greater_ones():
+    single = dataset(config(batch_size=1)).to_iter_dataset()
+    drawn = [ids(batch)[0] for batch in itertools.islice(single, 8)]
+    assert drawn == ids(dataset()[0])
 
 
 def test_the_number_of_threads_changes_nothing():

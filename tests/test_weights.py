@@ -243,10 +243,11 @@ def test_what_wrappers_put_before_the_names_is_dropped(prefix, layout):
     assert equal(weights.from_state_dict(wrapped)[1], params)
 
 
-def test_parts_that_were_compiled_or_wrapped_are_found():
+@pytest.mark.parametrize("inner", ["_checkpoint_wrapped_module", "_fsdp_wrapped_module"])
+def test_parts_that_were_compiled_or_wrapped_are_found(inner):
     state = {
         name.replace("visual.", "visual._orig_mod.").replace(
-            "resblocks.0.", "resblocks.0._checkpoint_wrapped_module."
+            "resblocks.0.", f"resblocks.0.{inner}."
         ): value
         for name, value in golden_state().items()
     }
