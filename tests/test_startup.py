@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,11 @@ def test_a_users_word_on_memory_wins_and_is_told(name):
     assert environ == {name: "0.5"}
 
 
-def test_training_without_the_right_devices_ends_in_one_line(monkeypatch):
+def test_training_without_the_right_devices_ends_in_one_line(monkeypatch, tmp_path):
     def failing(*args, **kwargs):
         raise cuda.DeviceError("no GPU")
 
     monkeypatch.setattr(startup, "started", failing)
+    monkeypatch.setattr(main.flags, "FLAGS", types.SimpleNamespace(workdir=str(tmp_path)))
     with pytest.raises(SystemExit, match=r"^main: no GPU$"):
         main.main(["main"])
