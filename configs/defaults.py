@@ -80,6 +80,9 @@ def get_config():
     c.input.flip = False  # horizontal and vertical, each half of the time
     c.input.right_angles = False  # rotation by a multiple of 90 degrees
     c.input.rotate = 0.0  # rotation by up to +- this many degrees
+    # Of samples whose texts name a direction (left, upper, north): "leave" neither flips nor turns
+    # them, "turn" turns the words as well, by right angles.
+    c.input.augment_text = "off"
     c.input.threads = 0  # 0: one for each core
     c.input.workers = 0  # processes with threads of their own, one for every dozen cores
     c.scenes = ConfigDict({"train": 0, "val": 0})  # synthetic scenes to draw where data is absent

@@ -57,7 +57,7 @@ class Needs(NamedTuple):
       attention: the fused kernels; of a GPU, as are the next two.
       products: FLOPs of matrix products and convolutions, without those of fused attention.
       convolutions: how many run.
-      model_flops: what the model asks for: three times the FLOPs of a forward pass.
+      model_flops: what the model asks for: forward, and backward of what is trained.
       seconds: that compiling took.
     """
 
@@ -179,7 +179,7 @@ def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
         counts = (needs.products + kernels.flops, kernels.flops, needs.model_flops)
         products, fused, model = (f"{flops / 1e12:,.2f}" for flops in counts)
         print(f"  products: {products} TFLOP a device and step, {fused} of them in fused "
-              f"attention; three forward passes of the model have {model}")  # fmt: skip
+              f"attention; forward and backward pass of the model have {model}")  # fmt: skip
     if needs.convolutions:
         print(f"  {needs.convolutions:,} convolutions; cuDNN takes memory of its own for them, "
               "which is known on the card only")  # fmt: skip
@@ -339,7 +339,7 @@ def _written(place: Path) -> tuple[int, str] | None:
 
 
 def model_flops(config: ConfigDict) -> float:
-    """Return three times the FLOPs of a forward pass of a batch.
+    """Return the FLOPs of a step, forward and backward, by the model's dimensions.
 
     Raises:
       ValueError: a config that cannot be trained.
@@ -350,7 +350,7 @@ def model_flops(config: ConfigDict) -> float:
 
     config = resolve(config, Path.cwd())
     model = kind_of(config).build(config.model)
-    return 3 * config.input.batch_size * TASKS[config.task].sample_flops(config, model)()
+    return config.input.batch_size * TASKS[config.task].sample_flops(config, model)()
 
 
 def lower_step(config: ConfigDict, devices: list[Any]) -> Any:

@@ -33,6 +33,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 # What stands for the infrared image: itself, or FusionRS's controls, made of the RGB image.
 IR_VIEWS = ("translated", "grayscale", "rgb_duplicate")
+AUGMENT_TEXT = ("off", "leave", "turn")
 ASPECT_RANGE = (3 / 4, 4 / 3)
 # Up to this shrinking factor bilinear resizing is close enough to an antialiased bicubic one (41 dB
 # on aerial photographs; area averaging has 44 and takes seven times as long), up to the next one
@@ -146,12 +147,16 @@ class Augmentation:
       flip: mirror horizontally and vertically, each with probability 1/2.
       right_angles: rotate by 0, 90, 180 or 270 degrees.
       rotate: rotate by an angle drawn from +-rotate degrees (180: any), borders reflected.
+      augment_text: what becomes of samples whose texts name a direction (`directions`): "off", they
+        are treated as all others; "leave", they are neither flipped nor turned; "turn", flips and
+        right angles turn the words as well, and there is no other angle.
     """
 
     crop: tuple[float, ...] = (0.5, 1.0)
     flip: bool = True
     right_angles: bool = True
     rotate: float = 0.0
+    augment_text: str = "off"
 
     def __post_init__(self):
         crop = tuple(self.crop)
@@ -163,6 +168,21 @@ class Augmentation:
             )
         if not 0 <= self.rotate <= 180:
             raise ValueError(f"rotate is {self.rotate}: expected degrees between 0 and 180")
+        if self.augment_text not in AUGMENT_TEXT:
+            expected = ", ".join(AUGMENT_TEXT)
+            raise ValueError(f"augment_text is {self.augment_text!r}: expected one of {expected}")
+
+    def turns(self) -> bool:
+        """Tell whether directions in the image change."""
+        return self.flip or self.right_angles or self.rotate > 0
+
+    def of_directions(self) -> "Augmentation":
+        """Return what is done to samples whose texts name a direction."""
+        if self.augment_text == "off":
+            return self
+        if self.augment_text == "turn":
+            return dataclasses.replace(self, rotate=0.0)
+        return dataclasses.replace(self, flip=False, right_angles=False, rotate=0.0)
 
 
 class Geometry(NamedTuple):
@@ -181,6 +201,11 @@ class Geometry(NamedTuple):
     transpose: bool
     flip_rows: bool
     flip_columns: bool
+
+    def move(self, vector: tuple[int, int]) -> tuple[int, int]:
+        """Return where flips and right angles take a direction (x, y), y downwards."""
+        x, y = vector[::-1] if self.transpose else vector
+        return (-x if self.flip_columns else x, -y if self.flip_rows else y)
 
 
 GEOMETRY_DRAWS = 8

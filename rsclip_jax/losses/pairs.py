@@ -64,6 +64,7 @@ def total_loss(
     stop_gradient_gather: bool = False,
     masks: Mapping[str, jax.Array] | None = None,
     same: Mapping[str, jax.Array] | None = None,
+    records: jax.Array | None = None,
     weights: jax.Array | Sequence[float] | None = None,
     normalize: bool = False,
     impl: str = "auto",
@@ -84,6 +85,7 @@ def total_loss(
         two sides'; names without a mask are always there.
       same: name -> keys [B, K]; rows whose key of one side of a pair is equal are no negatives of
         each other (`text_keys`).
+      records: integers [B]; rows of the same record are no negatives of each other, in any pair.
       weights: [len(loss_pairs)], in place of loss_pairs' own; from `pair_weights`, may be traced.
       normalize: divide by the sum of the weights (FusionRS); LRSCLIP and Long-CLIP do not.
 
@@ -108,6 +110,7 @@ def total_loss(
             f"config.loss_pairs, got shape {weights.shape}"
         )
 
+    identity = [] if records is None else [records[:, None]]
     total = jnp.float32(0.0)
     metrics = {}
     for (a, b, _), weight in zip(loss_pairs, weights, strict=True):
@@ -123,7 +126,7 @@ def total_loss(
             bias=out["b"] if kind == "sigmoid" else None,
             label_smoothing=label_smoothing,
             mask=reduce(and_, sides) if sides else None,
-            same=[same[name] for name in (a, b) if name in same],
+            same=[*identity, *(same[name] for name in (a, b) if name in same)],
             stop_gradient_gather=stop_gradient_gather,
             impl=impl,
             chunk=chunk,

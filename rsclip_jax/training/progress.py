@@ -30,7 +30,7 @@ class Progress:
 
     Args:
       config: the resolved config.
-      forward_flops: of a sample, with the number of rows that its texts take (0: its own).
+      sample_flops: of a step, with the number of rows that a sample's texts take (0: its own).
       workdir: where metrics.jsonl and TensorBoard events go.
       step, total_steps: where the run stands and ends.
     """
@@ -38,7 +38,7 @@ class Progress:
     def __init__(
         self,
         config: Any,
-        forward_flops: Callable[..., float],
+        sample_flops: Callable[..., float],
         workdir: Path,
         step: int,
         total_steps: int,
@@ -49,12 +49,12 @@ class Progress:
         self._pending: tuple[int, dict, int] | None = None
         self._learning_rate = learning_rate(config.lr, config.warmup_steps, total_steps)
         self._slow_reports = 0  # in a row, as long as nothing was advised
-        self._forward_flops = forward_flops
+        self._sample_flops = sample_flops
         peak, source = device_peak()
         self._peak = peak * jax.device_count()
         whole = " if no text shares its row" if config.input.pack_text else ""
-        log(f"forward {self._forward_flops() / 1e9:.3g} GFLOP per sample{whole}; MFU against "
-            f"{self._peak / 1e12:.3g} TFLOP/s ({source})")  # fmt: skip
+        log(f"{self._sample_flops() / 1e9:.3g} GFLOP per sample, forward and backward of what is "
+            f"trained{whole}; MFU against {self._peak / 1e12:.3g} TFLOP/s ({source})")  # fmt: skip
 
     def start(self, step: int, waited: Callable[[], float]) -> None:
         """Start the clock; `waited` tells the seconds spent waiting for input so far."""
@@ -93,7 +93,7 @@ class Progress:
         step, device_metrics, packed_rows = self._pending
         self._pending = None
         batch_size = self._config.input.batch_size
-        self._flops += 3 * batch_size * self._forward_flops(packed_rows / batch_size)
+        self._flops += batch_size * self._sample_flops(packed_rows / batch_size)
         metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
         if bad := int(metrics.pop("bad_steps")):
             log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
