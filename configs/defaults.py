@@ -93,6 +93,9 @@ def get_config():
     c.loss = ConfigDict()
     c.loss.kind = "softmax"  # or "sigmoid" (SigLIP)
     c.loss.normalize = False  # divide by the sum of the weights (FusionRS)
+    # Of a pair with infrared images: over the rows that have one, or over all rows of the "batch",
+    # so that a row weighs the same however many have one.
+    c.loss.mean = "present"
     c.loss.label_smoothing = 0.0
     c.loss.mask_same_text = False  # rows with the same caption are no negatives of each other
     c.loss.pcm_dim = 0  # principal components of Long-CLIP's short branch; 0: off
@@ -107,7 +110,7 @@ def get_config():
     c.loss.max_scale = 0.0  # clamp of exp(t), 100 in CLIP; 0: none
 
     c.lr = 1e-3
-    c.warmup_steps = 0
+    c.warmup_steps = 0  # the rate is lr (step + 1) / warmup_steps, steps counted from 0
     c.wd = 0.0
     # Parameters that decay.
     c.wd_mask = (".*/kernels?", ".*proj", ".*embedding", r".*/lora_\w+/[ab]")

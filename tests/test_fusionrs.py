@@ -14,6 +14,8 @@ from test_peft import randomised
 
 from configs import fusionrs, unified
 from rsclip_jax import convert, weights
+from rsclip_jax.data import pipeline
+from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.evaluators import build
 from rsclip_jax.losses.pairs import text_keys, total_loss
 from rsclip_jax.models import clip, peft
@@ -329,6 +331,20 @@ def test_a_record_that_comes_twice_is_not_its_own_negative(kind):
             keys = [records[:, None]]
             want = reference(z["z" + a], z["z" + b], 20.0, bias=bias, mask=mask, same=keys)[0]
             np.testing.assert_allclose(metrics[f"loss_{a}_{b}"], want, rtol=1e-5)
+
+
+def test_a_pair_counts_by_its_rows_or_by_the_batch():
+    out, masks = embeddings(), {"ir": HAS_IR}
+    pairs = (("img", "txt", 1.0), ("img", "ir", 2.0))
+    found = {
+        mean: total_loss(out, pairs, masks=masks, mean=mean) for mean in ("present", "batch")
+    }
+    (loss, metrics), (by_batch, metrics_of_batch) = found.values()
+    share = HAS_IR.mean()
+    np.testing.assert_allclose(metrics_of_batch["loss_img_ir"], share * metrics["loss_img_ir"])
+    np.testing.assert_allclose(loss - by_batch, 2 * (1 - share) * metrics["loss_img_ir"], rtol=1e-5)
+    with pytest.raises(ValueError, match="config.loss.mean='rows': expected one of"):
+        total_loss(out, pairs, masks=masks, mean="rows")
 
 
 def test_a_batch_larger_than_the_data_masks_what_it_repeats(shared, scenes, tmp_path):

@@ -43,6 +43,7 @@ _BLUR_UP_TO = 3.0
 _THIN = 8  # times the shorter side: longer images are cropped before they are resized
 # Stand for no data in signed and floating numbers, tagged or not: the custom, and GDAL's least.
 _MISSING, _LEAST_DATA = -9999, -1e38
+_LEAST_RANGE = 0.01  # of the greatest number: scenes at 300 K range over more than 3 K
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -53,7 +54,8 @@ def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
     and CMYK are converted, an EXIF or TIFF orientation is applied, of an animation the first frame
     counts. Images of other numbers than 8-bit ones (16-bit infrared, float) are stretched linearly
     from their 1st to their 99th percentile, jointly over the channels: sensors fill 10 to 14 of 16
-    bits, so a division by 257 would leave most of them black. Pixels without data stay out of the
+    bits, so a division by 257 would leave most of them black. A range below 1 % of the numbers is
+    taken for 1 %: what is almost constant is not blown up to its noise. Pixels without data stay out of the
     stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not finite, or
     are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
 
@@ -216,9 +218,10 @@ def draw_geometry(
 ) -> Geometry:
     """Turn uniform random numbers into the geometry of one training view.
 
-    The crop's area is uniform in `augmentation.crop`, the logarithm of its aspect ratio uniform in
-    what part of [3/4, 4/3] lets a crop of this area fit into the image (the nearest ratio that fits
-    where none does: a long strip), its place uniform.
+    The crop's area is uniform in what part of `augmentation.crop` some aspect ratio of [3/4, 4/3]
+    fits into the image, the logarithm of its ratio uniform in what fits of these, its place
+    uniform. Where none fits (a long strip), the crop is the greatest of ratio 4/3, or 3/4, in the
+    centre, as torchvision's RandomResizedCrop falls back to: nothing is squeezed further.
 
     Args:
       draws: GEOMETRY_DRAWS numbers, uniform in [0, 1).
@@ -229,7 +232,10 @@ def draw_geometry(
     box = None
     if augmentation.crop:
         least, greatest = augmentation.crop
-        area = least + (greatest - least) * u_area
+        fits = min(ASPECT_RANGE[1] / aspect, aspect / ASPECT_RANGE[0], 1.0)
+        if fits < least:
+            least, u_top, u_left = fits, 0.5, 0.5
+        area = least + (min(greatest, fits) - least) * u_area
         # Both sides of the crop fit if aspect * area <= ratio <= aspect / area.
         low = min(max(ASPECT_RANGE[0], aspect * area), aspect / area)
         high = max(min(ASPECT_RANGE[1], aspect / area), aspect * area)
@@ -470,10 +476,13 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _rgb8(image: np.ndarray, nodata: float | None = None, inverted: bool = False) -> np.ndarray:
     """Turn grey or RGB of any number type into uint8 [H, W, 3]."""
+    if image.dtype == bool:
+        image = image * np.uint8(255)
     if image.dtype != np.uint8:
         valid = _valid(image, nodata)
         low, high = np.percentile(image[valid], (1, 99)) if valid.any() else (0, 0)
-        scale = 255 / (high - low) if high > low else 0
+        least = _LEAST_RANGE * max(abs(low), abs(high))
+        scale = 255 / max(high - low, least) if high > low else 0
         stretched = (np.where(valid, image, low) - low) * scale
         if inverted:
             stretched = np.where(valid, 255 - stretched, 0)

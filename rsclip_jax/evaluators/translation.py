@@ -23,14 +23,17 @@ class TranslationQuality:
 
     Means over the images: `psnr` (dB) and `ssim` of the translation; the same of what costs nothing
     (`grayscale_psnr`, ...: `data.free_infrared`); FusionRS's audit, as `brightness` of the
-    translations and `true_brightness` of the true images, and so on; with a `tower`, `distance`,
-    1 - cosine of its embeddings of the translated and of the true image, and that of the others.
+    translations and `true_brightness` of the true images, and so on, and `reference_brightness` of
+    other infrared images (the paper's are HIT-UAV's); with a `tower`, `distance`, 1 - cosine of its
+    embeddings of the translated and of the true image, and that of the others.
 
     Args:
       config, translation: see `evaluators.build`.
       data, split: records of which those with an infrared image are used.
       tower: a CLIP model, as `rsclip_jax.load` takes it; "none" for no such distance.
-      limit: only the first so many records; 0 for all.
+      reference: NAME/SPLIT of records whose infrared images, or images where there are none, the
+        audit describes as well; "" for none.
+      limit: only the first so many records of each; 0 for all.
     """
 
     def __init__(
@@ -41,11 +44,16 @@ class TranslationQuality:
         data: str,
         split: str,
         tower: str = "none",
+        reference: str = "",
         limit: int = 0,
     ):
         self._source = records.open_source(config.input.data_dir, data, split)
         self._name, self._limit = f"{data}/{split}", limit
         self._translation = translation
+        self._reference: Any = None
+        if reference:
+            name, _, of = reference.partition("/")
+            self._reference = records.open_source(config.input.data_dir, name, of or "test")
         self._clip: Any = None
         if tower != "none":
             from rsclip_jax.loading import load  # which lies above evaluators
@@ -80,6 +88,9 @@ class TranslationQuality:
                 for metric, value in metrics.items()
                 if name == "true" or metric in COMPARED
             }
+            if self._reference is not None:
+                described = means(map(audit, self._references()))
+                self._constant |= {f"reference_{k}": v for k, v in described.items()}
         yield from self._constant.items()
 
     def picture(self, path: str | os.PathLike) -> None:
@@ -87,6 +98,18 @@ class TranslationQuality:
         true = (ir for _, batch in self._pairs() for ir in batch)
         rows = [(*row, ir) for row, ir in zip(self._shown, true, strict=False)]
         save_grid(path, rows, ("RGB", "grayscale", "translated", "infrared"), title=self._name)
+
+    def _references(self) -> Iterator[np.ndarray]:
+        batches = pipeline.eval_batches(
+            self._reference,
+            image_size=self._translation.image_size,
+            batch_size=self._translation.batch_size,
+            stop=self._limit or None,
+            ir=True,
+        )
+        for batch in batches:
+            grey = FREE["grayscale"](batch["image"])  # of thermal images: their levels
+            yield from np.where(batch["ir_mask"][:, None, None], batch["ir"][..., 0], grey)
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return pairs(
@@ -139,3 +162,9 @@ def compare(
             for quantity, value in itertools.chain(*(audit(image).items() for image in batch)):
                 of[quantity].append(value)
     return {name: {k: float(np.mean(v)) for k, v in of.items()} for name, of in columns.items()}
+
+
+def means(described: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the means of quantities over images."""
+    rows = list(described)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -60,10 +60,12 @@ def rate_factors(params: Any, schedule: tuple) -> Any:
 
 
 def describe_params(config: Any, params: Any) -> str:
-    """Say how many parameters there are and how many of them are trained."""
+    """Say how many parameters there are, how many are trained, and whether the temperature is."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     trained = trained_parameters(config, params)
-    return f"{config.model.variant}: {size:,} parameters, {trained:,} trained"
+    scale = "t" in params and "t" not in trained_names(config, params)
+    still = "; the temperature is frozen (config.schedule)" if scale else ""
+    return f"{config.model.variant}: {size:,} parameters, {trained:,} trained{still}"
 
 
 def trained_parameters(config: Any, params: Any) -> int:

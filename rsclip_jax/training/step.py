@@ -112,6 +112,7 @@ def make_loss(
             pcm_dim=config.loss.pcm_dim,
             stop_gradient_gather=config.loss.stop_gradient_gather,
             normalize=config.loss.normalize,
+            mean=config.loss.get("mean", "present"),
             weights=pair_weights(step, total_steps, loss_pairs, config.loss.curriculum),
             masks=masks,
             same=same,
