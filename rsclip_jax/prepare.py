@@ -39,15 +39,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 from rsclip_jax.data import records
-from rsclip_jax.data.caption_rows import id_key
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.ingest import Outcome, Recipe, ingest
 from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
+from rsclip_jax.data.seen import SeenKeys, text_key
 from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.summary import Summary
 from rsclip_jax.data.tables import open_table
@@ -200,34 +199,18 @@ def check(options: Options) -> Source:
 
 def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
     """Mark records whose id an earlier one has."""
-    seen = SeenIds()
+    seen: dict[str, SeenKeys] = {}  # by split
     for outcome in outcomes:
-        if not outcome.reason and not seen.add(outcome.id):
-            outcome.reason = "duplicate id"
+        if not outcome.reason:
+            key = text_key(outcome.id)
+            first = next((split for split, keys in seen.items() if key in keys), None)
+            if first is None:
+                seen.setdefault(outcome.split, SeenKeys()).add(key)
+            elif first == outcome.split:
+                outcome.reason = "duplicate id"
+            else:
+                outcome.reason = f"duplicate id of {outcome.split}, which {first} has already"
         yield outcome
-
-
-class SeenIds:
-    """The ids met so far, as 64-bit hashes."""
-
-    RECENT = 2**18
-
-    def __init__(self):
-        self._recent: set[int] = set()
-        self._older = np.empty(0, np.uint64)  # sorted
-
-    def add(self, name: str) -> bool:
-        """Remember an id; return whether it is new."""
-        key = id_key(name)
-        place = np.searchsorted(self._older, np.uint64(key))
-        if key in self._recent or (place < len(self._older) and self._older[place] == key):
-            return False
-        self._recent.add(key)
-        if len(self._recent) == self.RECENT:
-            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
-            self._older = np.sort(np.concatenate([self._older, recent]))
-            self._recent.clear()
-        return True
 
 
 def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:

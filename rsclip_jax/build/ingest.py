@@ -19,11 +19,11 @@ from rsclip_jax.build.stages import DROPPED, Stage
 from rsclip_jax.data.columns import ROLES, read_row, resolve, texts_of, without_roles
 from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
+from rsclip_jax.data.seen import SeenKeys, text_key
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.text import without_surrogates
-from rsclip_jax.prepare import SeenIds
 
 # `urls`: Parquet files with the columns of a table, such as LAION's metadata: no images yet.
 FORMS = (*SUFFIXES, "folder", "webdataset", "img2dataset", "urls")
@@ -156,7 +156,7 @@ class _ReadPiece(beam.DoFn):
 
 def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]:
     """Yield the rows of a piece of an input, and (id, source, reason) of what cannot be one."""
-    seen = SeenIds()
+    seen = SeenKeys()
     if given.form == "img2dataset":
         samples, root = _fetched(given, piece), ""
     elif given.form == "urls":
@@ -167,7 +167,7 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
     for sample in samples:
         name = f"{given.name}/{sample.id or sample.where}"
         problem = sample.problem
-        if not problem and not seen.add(sample.id):
+        if not problem and not seen.add(text_key(sample.id)):
             problem = "duplicate id"
         if not problem:
             try:

@@ -1,12 +1,12 @@
 """Tables with one caption a row: the rows of an image become one sample with all its captions."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from rsclip_jax.data.seen import text_key
 from rsclip_jax.data.sources import Sample
 
 
@@ -50,16 +50,9 @@ def merge_rows(read: Callable[[], Iterator[Sample]], role: str) -> Iterator[Samp
         yield from samples
 
 
-def id_key(name: str) -> int:
-    """Hash an id to 64 bits: 8 bytes in an array, where the id itself would take a hundred."""
-    # An id may hold lone surrogates: it is refused later, by the record.
-    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
 def _repeated_ids(samples: Iterable[Sample]) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted keys of the ids that several samples have, and how many have each."""
-    keys = (id_key(sample.id) for sample in samples if not sample.problem)
+    keys = (text_key(sample.id) for sample in samples if not sample.problem)
     unique, counts = np.unique(np.fromiter(keys, np.uint64), return_counts=True)
     return unique[counts > 1], counts[counts > 1]
 
@@ -68,7 +61,7 @@ def _find(repeated: np.ndarray, sample: Sample) -> int:
     """Return where in `repeated` the sample's id is, or -1."""
     if sample.problem or not len(repeated):
         return -1
-    key = np.uint64(id_key(sample.id))
+    key = np.uint64(text_key(sample.id))
     place = int(np.searchsorted(repeated, key))
     return place if place < len(repeated) and repeated[place] == key else -1
 

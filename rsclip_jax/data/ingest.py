@@ -8,12 +8,15 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
 
 import cv2
 
 from rsclip_jax.data.image_check import inspect_image, shrink
+from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
+from rsclip_jax.data.seen import text_key
 from rsclip_jax.data.sources import Sample, read_file
 from rsclip_jax.data.text import ClipTokenizer
 
@@ -60,10 +63,24 @@ class Outcome:
     reason: str = ""  # why the sample is skipped, "" if it is not
     size: tuple[int, int] = (0, 0)  # height, width of the image stored
     image_bytes: int = 0
+    label: str = ""
+    has_ir: bool = False
     # CLIP tokens of each text, start and end marks included, by list field
     lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    keys: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # `text_key` of each text
     # what is odd about its images though they can be used
     remarks: list[str] = dataclasses.field(default_factory=list)
+    mended: list[str] = dataclasses.field(default_factory=list)  # what was mended in its texts
+
+    def describe(self, example: Mapping[str, Any]) -> None:
+        """Tell what the record of these fields holds."""
+        self.image_bytes = len(example["image"]) + len(example["ir"])
+        self.label = example["label"]
+        self.has_ir = bool(example["ir"])
+        tokenizer = ClipTokenizer()
+        for field in LIST_FIELDS:
+            self.lengths[field] = tokenizer.lengths(example[field]).tolist()
+            self.keys[field] = [text_key(text) for text in example[field]]
 
 
 def process(sample: Sample, recipe: Recipe) -> Outcome:
@@ -74,32 +91,27 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
         if sample.problem:
             raise ValueError(sample.problem)
         check_name("split", outcome.split)
-        texts = {field: getattr(sample, field) for field in LIST_FIELDS}
-        if recipe.needs_text and not sample.label and not any(texts.values()):
+        example: dict[str, Any] = {}
+        for field in LIST_FIELDS:
+            example[field], mended = mend_captions(getattr(sample, field))
+            outcome.mended += mended
+        if recipe.needs_text and not sample.label and not any(example.values()):
             raise ValueError("no caption and no label")
-        image, outcome.size, outcome.remarks = _image(sample.image, recipe)
-        ir = b""
+        names = {"id": sample.id, "label": sample.label, "source": sample.source or recipe.source}
+        for field, name in names.items():
+            example[field], mended = mend_name(name)
+            outcome.mended += mended
+        outcome.id = example["id"]
+        example["image"], outcome.size, outcome.remarks = _image(sample.image, recipe)
+        example["ir"] = b""
         try:
             if sample.ir:
-                ir, _, remarks = _image(sample.ir, recipe)
+                example["ir"], _, remarks = _image(sample.ir, recipe)
                 outcome.remarks += [f"{remark} (infrared)" for remark in remarks]
         except ValueError as error:
             raise ValueError(f"infrared: {error}") from error
-        outcome.record = serialize(
-            {
-                "id": sample.id,
-                "image": image,
-                "ir": ir,
-                "label": sample.label,
-                "source": sample.source or recipe.source,
-                **texts,
-            }
-        )
-        outcome.image_bytes = len(image) + len(ir)
-        tokenizer = ClipTokenizer()
-        outcome.lengths = {
-            field: tokenizer.lengths(values).tolist() for field, values in texts.items()
-        }
+        outcome.record = serialize(example)
+        outcome.describe(example)
     except ValueError as error:
         outcome.reason = str(error)
     return outcome
