@@ -46,7 +46,7 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
         {
             "filename": "1.jpg",
             "captions": ["a", "b"],
-            "split": "val",
+            "split": "Dev",
             "URL": " http://a/1 ",
             "gsd": 0.3,
             "source": "a site",

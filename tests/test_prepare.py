@@ -277,6 +277,8 @@ def test_csv_with_one_caption_a_row_gives_one_record_an_image(tmp_path):
     [
         ({"name": "my-toy"}, "--name: .*letters"),
         ({"split": "train 1"}, "--split: "),
+        ({"split_names": ("restval",)}, "--split_names=restval: expected GIVEN=NAME"),
+        ({"split_names": ("a=b c",)}, "--split_names=a=b c: split name 'b c' is not possible"),
         ({"input": "absent.jsonl"}, "absent.jsonl does not exist"),
         ({"columns": {"label": ("lable",)}}, "--label_column=lable"),
         ({"format": "folder"}, "--images means nothing for --format=folder"),
@@ -554,3 +556,52 @@ def test_names_of_files_in_other_encodings_are_kept(tmp_path):
     prepare(options(tmp_path, **given))
     (record,) = records.open_source(tmp_path / "data", "toy", "train")
     assert (record["id"], record["label"]) == ("caf\\udce9/\\udcff.jpg", "caf\\udce9")
+
+
+def splits_of(root, **changes):
+    summary = prepare(options(root, **changes))
+    return summary, dict(summary.records)
+
+
+def test_the_usual_spellings_of_splits_become_train_val_and_test(tmp_path, capsys):
+    rows = toy(tmp_path, count=8)
+    names = ("train", "Training", "restval", "VAL", "validation", "dev", "test", "extra")
+    for row, name in zip(rows, names, strict=True):
+        row["split"] = name
+    write_rows(tmp_path, rows)
+    summary, counts = splits_of(tmp_path, max_skipped=0.2)
+    assert counts == {"train": 3, "val": 3, "test": 1, "extra": 1}
+    line = "         1  of split 'restval' are in train (--split_names=restval=NAME decides)"
+    assert line in summary.table().splitlines()
+    assert summary.as_dict()["split_names"]["restval"] == {"split": "train", "records": 1}
+    assert not {"train", "test", "extra"} & set(summary.as_dict()["split_names"])
+    named = ("restval=restval", "extra=test", "fold1=train")
+    _, counts = splits_of(tmp_path, split_names=named, overwrite=True)
+    assert counts == {"train": 2, "restval": 1, "val": 3, "test": 2}
+    assert "--split_names: no record is of 'fold1'" in capsys.readouterr().err
+
+
+def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
+    rows = toy(tmp_path, count=3)
+    for row in rows:
+        row["split"] = "0"
+    write_rows(tmp_path, rows)
+    with pytest.raises(InputError, match="3 x split name '0' is not possible"):
+        prepare(options(tmp_path))
+    assert "--split_names=0=train" in skipped(tmp_path, "data/toy.skipped.jsonl")[0]["reason"]
+    assert splits_of(tmp_path, split_names=("0=val",))[1] == {"val": 3}
+
+
+def test_records_lost_to_another_split_are_counted_by_their_split(tmp_path):
+    rows = toy(tmp_path, count=3)  # train, train, val
+    again = [{**row, "split": "test", "captions": ["x", "y"]} for row in rows]
+    write_rows(tmp_path, [*rows, *again, rows[0]])
+    summary = prepare(options(tmp_path, max_skipped=0.6))
+    assert summary.skipped == {
+        "duplicate id of test, which train has already": 2,
+        "duplicate id of test, which val has already": 1,
+        "duplicate id": 1,
+    }
+    table = summary.table()
+    assert "         2  duplicate id of test, which train has already" in table.splitlines()
+    assert "of one id the first stays" in table

@@ -21,6 +21,7 @@ from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import SeenKeys, text_key
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
+from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.text import without_surrogates
@@ -217,7 +218,8 @@ def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
 
 def _held_out(split: str) -> str:
     """Return "val" or "test" of what an official split is called, "" of training and of others."""
-    return next((name for name in ("val", "test") if split.lower().startswith(name)), "")
+    usual = usual_name(split).lower()
+    return next((name for name in ("val", "test") if usual.startswith(name)), "")
 
 
 def _whole(texts: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
 from rsclip_jax.data.seen import text_key
 from rsclip_jax.data.sources import Sample, read_file
+from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.text import ClipTokenizer
 
 CHUNK_SAMPLES = 32
@@ -38,6 +39,7 @@ class Recipe:
       max_pixels: greatest height * width of an image.
       needs_text, edit: see `Source`.
       follow_links: see `sources.read_file`.
+      split_names: see `splits.usual_name`.
     """
 
     root: str
@@ -48,6 +50,7 @@ class Recipe:
     needs_text: bool = True
     edit: Callable[[bytes], bytes] | None = None
     follow_links: bool = False
+    split_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -59,6 +62,7 @@ class Outcome:
     id: str
     path: str
     split: str = ""
+    given_split: str = ""  # what the sample calls it, "" if it names none
     record: bytes = b""
     reason: str = ""  # why the sample is skipped, "" if it is not
     size: tuple[int, int] = (0, 0)  # height, width of the image stored
@@ -86,11 +90,12 @@ class Outcome:
 def process(sample: Sample, recipe: Recipe) -> Outcome:
     """Read, check, shrink and serialise one sample; nothing about it raises."""
     path = sample.image if isinstance(sample.image, str) else ""
-    outcome = Outcome(sample.where, sample.position, sample.id, path, sample.split or recipe.split)
+    split = usual_name(sample.split, recipe.split_names) or recipe.split
+    outcome = Outcome(sample.where, sample.position, sample.id, path, split, sample.split)
     try:
         if sample.problem:
             raise ValueError(sample.problem)
-        check_name("split", outcome.split)
+        _check_split(outcome)
         example: dict[str, Any] = {}
         for field in LIST_FIELDS:
             example[field], mended = mend_captions(getattr(sample, field))
@@ -115,6 +120,15 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
     except ValueError as error:
         outcome.reason = str(error)
     return outcome
+
+
+def _check_split(outcome: Outcome) -> None:
+    try:
+        check_name("split", outcome.split)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; --split_names={outcome.given_split}=train takes it for train"
+        ) from error
 
 
 def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int], list[str]]:

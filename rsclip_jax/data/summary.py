@@ -9,6 +9,7 @@ from rsclip_jax.data.seen import SeenKeys
 
 CONTEXT_LENGTHS = (77, 248)  # CLIP's and Long-CLIP's
 KINDS = {"captions": "short", "long_captions": "long", "ir_captions": "infrared"}
+DUPLICATE = "duplicate id"  # begins reasons to skip
 MAX_CLASSES = 100_000  # told apart
 SHOWN_CLASSES = 10  # on the terminal
 
@@ -63,6 +64,8 @@ class Summary:
         self.name = name
         self.expected = expected
         self.records: collections.Counter[str] = collections.Counter()
+        # (what records call their split, where they are)
+        self.split_names: collections.Counter[tuple[str, str]] = collections.Counter()
         self.skipped: collections.Counter[str] = collections.Counter()
         self.odd: collections.Counter[str] = collections.Counter()  # images, by what is odd
         self.mended: collections.Counter[str] = collections.Counter()  # texts, by what was mended
@@ -84,6 +87,8 @@ class Summary:
             self.skipped[outcome.reason.split(":")[0]] += 1
             return
         self.records[outcome.split] += 1
+        if outcome.given_split:
+            self.split_names[outcome.given_split, outcome.split] += 1
         self.odd.update(outcome.remarks)
         self.mended.update(outcome.mended)
         if outcome.label:
@@ -112,6 +117,7 @@ class Summary:
     def update(self, other: "Summary") -> None:
         """Count what another summary has counted too."""
         self.records.update(other.records)
+        self.split_names.update(other.split_names)
         self.skipped.update(other.skipped)
         self.odd.update(other.odd)
         self.mended.update(other.mended)
@@ -147,6 +153,7 @@ class Summary:
         return {
             "name": self.name,
             "records": dict(sorted(self.records.items())),
+            **({"split_names": renamed} if (renamed := self._renamed()) else {}),
             "skipped": dict(sorted(self.skipped.items())),
             **({"odd_images": dict(sorted(self.odd.items()))} if self.odd else {}),
             **({"mended_texts": dict(sorted(self.mended.items()))} if self.mended else {}),
@@ -185,6 +192,13 @@ class Summary:
     def _share(self, count: int) -> dict[str, float]:
         return {"records": count, "share": count / max(1, self.records.total())}
 
+    def _renamed(self) -> dict[str, dict[str, Any]]:
+        return {
+            given: {"split": split, "records": count}
+            for (given, split), count in sorted(self.split_names.items())
+            if given != split
+        }
+
     def _kinds(self) -> list[str]:
         return [field for field in KINDS if len(self.tokens[field])]
 
@@ -195,6 +209,11 @@ class Summary:
         lines = ["records"]
         lines += [f"  {split:<14} {count:>12,}" for split, count in numbers["records"].items()]
         lines += [f"  {'total':<14} {total:>12}   {self.image_bytes / 2**20:,.1f} MiB of images"]
+        for given, of in self._renamed().items():
+            lines.append(
+                f"  {of['records']:>8,}  of split {given!r} are in {of['split']} "
+                f"(--split_names={given}=NAME decides)"
+            )
         lines += self._shares()
         lines += self._class_lines(numbers["classes"])
         lines += ["", f"{'image size':<16} {'min':>8} {'median':>8} {'max':>8}"]
@@ -225,6 +244,8 @@ class Summary:
         if self.skipped:
             lines += ["", "skipped"]
             lines += [f"  {count:>8,}  {reason}" for reason, count in self.skipped.most_common()]
+            if any(reason.startswith(DUPLICATE) for reason in self.skipped):
+                lines.append("  of one id the first stays: order and --id_column decide which")
         return "\n".join(line.rstrip() for line in lines)
 
     def _shares(self) -> list[str]:
