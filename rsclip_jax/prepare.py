@@ -151,8 +151,6 @@ def prepare(options: Options) -> Summary:
                     writer.write(outcome.split, outcome.record)
                 progress.show(summary, outcome.position)
         progress.end()
-        for kind, count in sorted(source.passed_over.items()):
-            print(f"{options.name}: {count:,} members .{kind} not used", file=sys.stderr)
         for given in recipe.split_names.keys() - {given for given, _ in summary.split_names}:
             print(f"{options.name}: --split_names: no record is of {given!r}", file=sys.stderr)
         if not summary.total():

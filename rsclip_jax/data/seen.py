@@ -1,6 +1,7 @@
 """Which texts were met before, in 8 bytes each: ids by the million, captions by the ten million."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -48,3 +49,35 @@ class SeenKeys:
 
     def _array(self) -> np.ndarray:
         return np.fromiter(self._recent, np.uint64, len(self._recent))
+
+
+class Repeats:
+    """Keys that come more than once, and how often each is still to come.
+
+    Args:
+      keys: all of them, in any order.
+    """
+
+    def __init__(self, keys: Iterable[int]):
+        unique, counts = np.unique(np.fromiter(keys, np.uint64), return_counts=True)
+        self._keys = unique[counts > 1]
+        self._left = counts[counts > 1]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def take(self, key: int) -> int:
+        """Return how often a key comes after this time, -1 if it comes once or was dropped."""
+        place = self._place(key)
+        if place < 0 or not self._left[place]:
+            return -1
+        self._left[place] -= 1
+        return int(self._left[place])
+
+    def drop(self, key: int) -> None:
+        """Treat a key from now on as one that comes once."""
+        self._left[self._place(key)] = 0
+
+    def _place(self, key: int) -> int:
+        place = int(np.searchsorted(self._keys, np.uint64(key)))
+        return place if place < len(self._keys) and self._keys[place] == np.uint64(key) else -1

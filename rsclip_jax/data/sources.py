@@ -6,7 +6,6 @@ cannot be read is a `Sample` with a `problem`; what makes the input as a whole u
 `InputError`, if possible before the first sample.
 """
 
-import collections
 import dataclasses
 import glob
 import itertools
@@ -62,8 +61,6 @@ class Source:
     edit: Callable[[bytes], bytes] | None = None
     # What of the input is not used or was guessed, known before the first sample.
     notes: list[str] = dataclasses.field(default_factory=list)
-    # Members not used, by extension: counted while the samples are read.
-    passed_over: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def __iter__(self) -> Iterator[Sample]:
         return self.samples()
