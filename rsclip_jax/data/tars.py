@@ -122,7 +122,7 @@ class _Names:
         notes = [f"{n:,} members .{kind} not used" for kind, n in sorted(self._passed_over.items())]
         if apart := sum(len(np.unique(keys)) for keys in self._repeated.values()):
             notes.append(
-                f"{apart:,} names come again later in their archive: their members are put together "
+                f"{apart:,} names come again later in their archive: members are put together "
                 "unless two have one extension (tar --sort=name keeps them together)"
             )
         shared = len(Repeats(np.concatenate(per_archive)))
@@ -288,8 +288,8 @@ def _read(group: _Group, tar: tarfile.TarFile, references: bool) -> None:
         if is_image and references:
             group.image = f"{group.archive}#{offset}+{size}"
             continue
-        tar.fileobj.seek(offset)
-        data = tar.fileobj.read(size)
+        # Not by seeking, which would empty the buffer that the headers are read through.
+        data = os.pread(tar.fileobj.fileno(), size, offset)  # type: ignore[attr-defined]
         if is_image:
             group.image = data
         else:
