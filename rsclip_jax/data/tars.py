@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rsclip_jax.data.columns import Columns, check_unused, read_row, resolve, without_roles
+from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.seen import Repeats, text_key
 from rsclip_jax.data.sources import (
     IMAGE_SUFFIXES,
@@ -68,15 +69,22 @@ def open_tars(
     names = _Names(ignore or ())
     notes, shared = ([], False) if ignore is None else names.check(paths)
     groups = functools.partial(_all_groups, paths, references, names)
-    rows = [row for row in map(_json, _first_groups(paths, names)) if isinstance(row, dict)]
+    with_rows = [
+        (group, row)
+        for group in _first_groups(paths, names)
+        if isinstance(row := _json(group), dict)
+    ]
+    rows = [row for _, row in with_rows]
     present = list(dict.fromkeys(name for row in rows for name in row))
-    columns = resolve(present, given or {}, f"the JSON of {paths[0]}")
-    if ignore is not None and (
-        unused := check_unused(present, columns, ignore, f"the JSON of {paths[0]}")
-    ):
-        notes.append(f"keys of the JSON members not used: {', '.join(unused)}")
+    where = f"the JSON of {paths[0]}"
+    columns = resolve(present, given or {}, where)
+    unused = [] if ignore is None else check_unused(present, columns, ignore, where)
     # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
+    if unused:
+        notes.append(f"keys of the JSON members not used: {', '.join(unused)}")
+        first = [_sample(group, columns, "") for group, _ in with_rows]
+        check_values(rows, unused, ignore or (), where, first)
     above = os.path.commonpath([path.absolute().parent for path in paths]) if shared else ""
 
     def samples() -> Iterator[Sample]:
