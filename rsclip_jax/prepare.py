@@ -181,6 +181,7 @@ def check(options: Options) -> Source:
     if len(options.delimiter) > 1 and options.delimiter not in ("tab", "\\t"):
         raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
     _split_names(options)
+    _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
         return open_folder(options.input, options.class_folder or "first", options.ignore)
@@ -199,6 +200,15 @@ def check(options: Options) -> Source:
         {"tab": "\t", "\\t": "\t"}.get(options.delimiter, options.delimiter),
         options.ignore,
     )
+
+
+def _check_writable(output: Path) -> None:
+    above = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not os.access(above, os.W_OK):
+        raise InputError(
+            f"--output={output}: {above} cannot be written to (a read-only disk, or another "
+            "user's): give another directory"
+        )
 
 
 def _split_names(options: Options) -> dict[str, str]:

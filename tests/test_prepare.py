@@ -293,6 +293,20 @@ def test_wrong_flags_are_refused_before_anything_is_written(tmp_path, changes, m
     assert not (tmp_path / "data").exists()
 
 
+def test_a_read_only_output_is_told_before_the_work(tmp_path, monkeypatch):
+    toy(tmp_path)
+    prepare(options(tmp_path))
+    before = content(tmp_path / "data/toy/1.0.0")
+    # As on a read-only disk: permissions do not stop the user that many containers run as.
+    monkeypatch.setattr("rsclip_jax.prepare.os.access", lambda path, mode: False)
+    monkeypatch.setattr("rsclip_jax.prepare.open_table", None)
+    for changes in ({"overwrite": True}, {"output": str(tmp_path / "new/data")}):
+        with pytest.raises(InputError, match=r"cannot be written to .*another directory"):
+            prepare(options(tmp_path, **changes))
+    assert content(tmp_path / "data/toy/1.0.0") == before
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path):
     toy(tmp_path)
     prepare(options(tmp_path))
