@@ -231,7 +231,10 @@ def _open(given: Input, piece: str) -> Source:
     if given.form == "folder":
         return open_folder(piece, given.class_folder)
     if given.form == "webdataset":
-        return open_tars(piece, columns, references=True)
+        # Each archive may count its names from 0 again, and is read by a worker of its own.
+        others = given.pieces()
+        above = os.path.commonpath([os.path.dirname(path) for path in others])
+        return open_tars(piece, columns, references=True, above=above if len(others) > 1 else "")
     return open_table(given.form, piece, given.images, columns, given.encoding)
 
 

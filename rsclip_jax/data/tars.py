@@ -40,6 +40,7 @@ def open_tars(
     given: Columns | None = None,
     references: bool = False,
     ignore: Sequence[str] | None = None,
+    above: str = "",
 ) -> Source:
     """Open webdataset tars: members of one name in one archive make a sample.
 
@@ -57,6 +58,7 @@ def open_tars(
       references: read no images; a sample's is `PATH#OFFSET+SIZE`, where it lies.
       ignore: extensions and keys left out on purpose; where archives have names in common, the id
         of a sample is ARCHIVE/NAME. None: the caller does not mind either.
+      above: the id of a sample begins with its archive's path below this directory.
 
     Raises:
       InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
@@ -85,7 +87,8 @@ def open_tars(
         notes.append(f"keys of the JSON members not used: {', '.join(unused)}")
         first = [_sample(group, columns, "") for group, _ in with_rows]
         check_values(rows, unused, ignore or (), where, first)
-    above = os.path.commonpath([path.absolute().parent for path in paths]) if shared else ""
+    if shared:
+        above = os.path.commonpath([path.absolute().parent for path in paths])
 
     def samples() -> Iterator[Sample]:
         for group in groups():
