@@ -47,7 +47,7 @@ from rsclip_jax.data.ingest import Outcome, Recipe, ingest
 from rsclip_jax.data.progress import Progress
 from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
-from rsclip_jax.data.seen import SeenKeys, text_key
+from rsclip_jax.data.seen import FirstSplits, text_key
 from rsclip_jax.data.sources import InputError, Source, open_folder
 from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
@@ -226,18 +226,17 @@ def _split_names(options: Options) -> dict[str, str]:
 
 
 def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Mark records whose id an earlier one has."""
-    seen: dict[str, SeenKeys] = {}  # by split
+    """Mark records whose id an earlier one has, and tell of the others whose image one has."""
+    ids, images = FirstSplits(), FirstSplits()
     for outcome in outcomes:
         if not outcome.reason:
-            key = text_key(outcome.id)
-            first = next((split for split, keys in seen.items() if key in keys), None)
-            if first is None:
-                seen.setdefault(outcome.split, SeenKeys()).add(key)
-            elif first == outcome.split:
+            first = ids.meet(text_key(outcome.id), outcome.split)
+            if first == outcome.split:
                 outcome.reason = DUPLICATE
-            else:
+            elif first is not None:
                 outcome.reason = f"{DUPLICATE} of {outcome.split}, which {first} has already"
+            else:
+                outcome.same_image_in = images.meet(outcome.image_key, outcome.split)
         yield outcome
 
 

@@ -619,3 +619,17 @@ def test_records_lost_to_another_split_are_counted_by_their_split(tmp_path):
     table = summary.table()
     assert "         2  duplicate id of test, which train has already" in table.splitlines()
     assert "of one id the first stays" in table
+
+
+def test_images_that_are_in_another_split_too_are_kept_and_counted(tmp_path):
+    rows = toy(tmp_path, count=6)
+    for name in ("4", "5"):
+        (tmp_path / f"images/{name}.jpg").write_bytes(picture(0))
+    for row, split in zip(rows, ("train", "train", "train", "train", "train", "test"), strict=True):
+        row["split"] = split
+    write_rows(tmp_path, rows)
+    summary = prepare(options(tmp_path))
+    assert summary.records.total() == 6
+    counts = {"of test that train has already": 1, "of train that it has already": 1}
+    assert summary.as_dict()["same_images"] == counts
+    assert "         1  of test that train has already" in summary.table().splitlines()

@@ -16,7 +16,7 @@ import cv2
 from rsclip_jax.data.image_check import inspect_image, shrink
 from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
-from rsclip_jax.data.seen import text_key
+from rsclip_jax.data.seen import bytes_key, text_key
 from rsclip_jax.data.sources import Sample, read_file
 from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.text import ClipTokenizer
@@ -67,6 +67,8 @@ class Outcome:
     reason: str = ""  # why the sample is skipped, "" if it is not
     size: tuple[int, int] = (0, 0)  # height, width of the image stored
     image_bytes: int = 0
+    image_key: int = 0  # `bytes_key` of the image
+    same_image_in: str | None = None  # split of an earlier record with the same image
     label: str = ""
     has_ir: bool = False
     # CLIP tokens of each text, start and end marks included, by list field
@@ -79,6 +81,7 @@ class Outcome:
     def describe(self, example: Mapping[str, Any]) -> None:
         """Tell what the record of these fields holds."""
         self.image_bytes = len(example["image"]) + len(example["ir"])
+        self.image_key = bytes_key(example["image"])
         self.label = example["label"]
         self.has_ir = bool(example["ir"])
         tokenizer = ClipTokenizer()

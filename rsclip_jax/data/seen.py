@@ -9,8 +9,12 @@ import numpy as np
 def text_key(text: str) -> int:
     """Hash a text to 64 bits: 8 bytes in an array, where the text itself would take a hundred."""
     # A text may hold lone surrogates: what becomes of them is decided later.
-    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    return bytes_key(text.encode(errors="surrogatepass"))
+
+
+def bytes_key(data: bytes) -> int:
+    """Hash the content of a file to 64 bits."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 class SeenKeys:
@@ -49,6 +53,21 @@ class SeenKeys:
 
     def _array(self) -> np.ndarray:
         return np.fromiter(self._recent, np.uint64, len(self._recent))
+
+
+class FirstSplits:
+    """Which split had a key first."""
+
+    def __init__(self):
+        self._seen: dict[str, SeenKeys] = {}
+
+    def meet(self, key: int, split: str) -> str | None:
+        """Return the split that has the key already; None if it is new, and now is of `split`."""
+        for first, keys in self._seen.items():
+            if key in keys:
+                return first
+        self._seen.setdefault(split, SeenKeys()).add(key)
+        return None
 
 
 class Repeats:

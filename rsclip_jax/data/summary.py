@@ -66,6 +66,8 @@ class Summary:
         self.records: collections.Counter[str] = collections.Counter()
         # (what records call their split, where they are)
         self.split_names: collections.Counter[tuple[str, str]] = collections.Counter()
+        # (split of a record, split of an earlier one with another id and the same image)
+        self.same_images: collections.Counter[tuple[str, str]] = collections.Counter()
         self.skipped: collections.Counter[str] = collections.Counter()
         self.odd: collections.Counter[str] = collections.Counter()  # images, by what is odd
         self.mended: collections.Counter[str] = collections.Counter()  # texts, by what was mended
@@ -89,6 +91,8 @@ class Summary:
         self.records[outcome.split] += 1
         if outcome.given_split:
             self.split_names[outcome.given_split, outcome.split] += 1
+        if outcome.same_image_in is not None:
+            self.same_images[outcome.split, outcome.same_image_in] += 1
         self.odd.update(outcome.remarks)
         self.mended.update(outcome.mended)
         if outcome.label:
@@ -119,6 +123,7 @@ class Summary:
         self.records.update(other.records)
         self.split_names.update(other.split_names)
         self.skipped.update(other.skipped)
+        self.same_images.update(other.same_images)
         self.odd.update(other.odd)
         self.mended.update(other.mended)
         for label, count in other.classes.items():
@@ -155,6 +160,7 @@ class Summary:
             "records": dict(sorted(self.records.items())),
             **({"split_names": renamed} if (renamed := self._renamed()) else {}),
             "skipped": dict(sorted(self.skipped.items())),
+            **({"same_images": self._same_images()} if self.same_images else {}),
             **({"odd_images": dict(sorted(self.odd.items()))} if self.odd else {}),
             **({"mended_texts": dict(sorted(self.mended.items()))} if self.mended else {}),
             "with_infrared": self._share(self.with_ir),
@@ -199,6 +205,12 @@ class Summary:
             if given != split
         }
 
+    def _same_images(self) -> dict[str, int]:
+        return {
+            f"of {split} that {'it has' if first == split else f'{first} has'} already": count
+            for (split, first), count in sorted(self.same_images.items())
+        }
+
     def _kinds(self) -> list[str]:
         return [field for field in KINDS if len(self.tokens[field])]
 
@@ -238,6 +250,9 @@ class Summary:
         if self.mended:
             lines += ["", "texts that were mended"]
             lines += [f"  {count:>8,}  {what}" for what, count in self.mended.most_common()]
+        if self.same_images:
+            lines += ["", "images that were kept though an earlier one of another id is the same"]
+            lines += [f"  {count:>8,}  {what}" for what, count in self._same_images().items()]
         if self.odd:
             lines += ["", "images that were kept though odd: look at them"]
             lines += [f"  {count:>8,}  {what}" for what, count in self.odd.most_common()]
