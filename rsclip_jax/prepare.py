@@ -21,8 +21,9 @@ Input forms:
               published RGB-infrared pairs as downloaded: --input takes the directory of the
               unpacked archives. Their records have no captions
 
-Columns and members that are not used are listed; one that looks like captions, an image, an
-infrared image or a split is refused unless --ignore names it.
+Columns and members that are not used are listed; one that by its name or its values looks like
+captions, an image, an infrared image or a split is refused unless --ignore names it. Usual
+spellings of splits become train, val and test (--split_names).
 
 In jsonl, csv and json, rows of one image with one caption each become one record with all of them.
 """
@@ -369,7 +370,8 @@ def main(argv: list[str]) -> None:
     elapsed = time.monotonic() - start
     directory = Path(options.output) / options.name / records.VERSION
     print(f"{options.name}: {directory}, prepared in {elapsed:.1f} s")
-    print(f"\n{summary.table()}")
+    table = summary.table().encode(sys.stdout.encoding, "backslashreplace")  # classes in any script
+    print(f"\n{table.decode(sys.stdout.encoding)}")
     if summary.skipped:
         print(f"\nThe skipped samples and the reasons are listed in {directory}/skipped.jsonl")
 

@@ -351,10 +351,21 @@ def test_the_summary_counts_what_is_there(tmp_path):
 
 
 def test_the_command_prints_a_summary_and_fails_with_a_message(tmp_path):
-    toy(tmp_path)
-    done = subprocess.run(command(tmp_path, "--workers=2"), capture_output=True, text=True)
+    rows = toy(tmp_path)
+    rows[0]["label"] = "港口"
+    write_rows(tmp_path, rows)
+    ascii = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command(tmp_path, "--workers=2"), capture_output=True, text=True, env=ascii
+    )
     assert done.returncode == 0, done.stderr
-    for words in ("train                     4", "total                     6", "> 77", "0.0%"):
+    for words in (
+        "train                     4",
+        "total                     6",
+        "> 77",
+        "0.0%",
+        r"\u6e2f\u53e3",
+    ):
         assert words in done.stdout
     again = subprocess.run(command(tmp_path), capture_output=True, text=True)
     assert again.returncode == 1
@@ -508,7 +519,7 @@ def test_the_summary_tells_classes_infrared_and_where_texts_come_from(tmp_path):
         '         2  (5.0%) have no caption: their text will be "a remote sensing image of LABEL"',
         "classes (17)",
         "  class 06                                  3",
-        "  7 more, of 1 to 2 records each: all are in summary.json",
+        "  7 more, of 2 to 1 records each: all are in summary.json",
         "  1 records have no class",
     ):
         assert line in table.splitlines()

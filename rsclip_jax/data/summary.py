@@ -283,8 +283,9 @@ class Summary:
         lines = ["", f"classes ({len(classes):,})"]
         shown = list(classes.items())[:SHOWN_CLASSES]
         lines += [f"  {_printable(label):<30} {count:>12,}" for label, count in shown]
-        if hidden := len(classes) - len(shown):
-            rest = f"{hidden:,} more, of {min(classes.values()):,} to {shown[-1][1]:,} records each"
+        if hidden := list(classes.values())[SHOWN_CLASSES:]:
+            sizes = dict.fromkeys([f"{hidden[0]:,}", f"{hidden[-1]:,}"])  # one, if they are equal
+            rest = f"{len(hidden):,} more, of {' to '.join(sizes)} records each"
             lines.append(f"  {rest}: all are in summary.json")
         if self.other_classes:
             lines.append(f"  {self.other_classes:,} records are of classes beyond {MAX_CLASSES:,}")
