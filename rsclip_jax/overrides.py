@@ -1,5 +1,6 @@
 """Checking `--config.FIELD=VALUE` arguments before ml_collections applies them."""
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -34,9 +35,16 @@ SYNONYMS = {
 def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Refuse overrides of fields that the config does not have.
 
+    Evaluators have all their fields, and arguments may add some (`evaluators.arguments`).
+
     Raises:
       ValueError: names the field and the nearest right ones.
     """
+    if "evals" in config and any(".evals." in argument for argument in arguments):
+        from rsclip_jax.evaluators.arguments import add_evaluators  # JAX takes seconds to import
+
+        config = copy.deepcopy(config).unlock()
+        add_evaluators(config, arguments)
     known = list(_names(config))
     for argument in arguments:
         match = re.match(r"--?config\.([\w.]+)", argument)
