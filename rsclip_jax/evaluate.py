@@ -25,6 +25,7 @@ import datetime
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -74,6 +75,8 @@ def main(argv: Sequence[str]) -> dict[str, float]:
             setattr(args, flag, str(local_path(given, f"--{flag}")))
     if not (args.output or Path(args.model).is_dir()):
         parser.error("--output is needed where --model is no directory")
+    args.output = args.output or str(Path(args.model) / "eval")
+    _check_writable(Path(args.output))
     with startup.started(args, again="begins again"):
         return _evaluate(args, overrides)
 
@@ -90,6 +93,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         if lengths and "text_long" not in lengths:  # a model of one length has no other
             config.input.lengths.text_long = config.model.context_length
     config = override(config, overrides).unlock()
+    local_path(config.input.data_dir, "config.input.data_dir")
     if args.only:
         config.evals = chosen(config.evals, args.only)
     skipped = suites.cut(args.suite, config) if args.suite else {}
@@ -105,7 +109,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
     model = kind_of(config).build(config.model)
     runner = task.runner(model, mesh, size) if size else task.runner(model, mesh)
     evals = evaluators.build(config, runner)
-    output = Path(args.output or Path(args.model) / "eval")
+    output = Path(args.output)
     names = sorted({fields["data"] for fields in config.evals.values() if "data" in fields})
     results: dict[str, Any] = {
         "complete": False,
@@ -217,10 +221,23 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     return holder.value
 
 
+def _check_writable(output: Path) -> None:
+    """Make the directory of the results; one that cannot be written would be told too late."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the results cannot be written to {output} ({error.strerror}): give another --output"
+        ) from error
+
+
 def _write(path: Path, text: str) -> Path:
+    # File names, and labels of old data sets, may hold bytes that are no UTF-8.
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)
     return path
 
@@ -228,7 +245,7 @@ def _write(path: Path, text: str) -> Path:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError, EvaluationError) as wrong_input:
+    except (ValueError, OSError, ImportError, EvaluationError) as wrong_input:
         notes = getattr(wrong_input, "__notes__", [])
         sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))
     except KeyboardInterrupt:

@@ -202,6 +202,20 @@ def test_only_some_evaluators_run_in_the_order_given(workdir, data, capsys):
     assert "places/test: 2 images, 2 classes; fitted on val: 6" in printed
 
 
+def test_results_that_cannot_be_written_are_told_before_the_work(tmp_path):
+    (tmp_path / "eval").write_text("a file where the directory should be")
+    with pytest.raises(
+        ValueError, match=r"written to .*eval \(File exists\): give another --output"
+    ):
+        evaluate.main([f"--model={tmp_path}"])
+
+
+def test_texts_of_a_model_with_another_vocabulary_are_refused(workdir, data, config):
+    config.model.vocab_size = 97
+    with pytest.raises(ValueError, match=r"the model has 97 tokens .* tokenizer 'clip' has 49,408"):
+        run(workdir, f"--data={data}")
+
+
 def test_suite_without_any_of_its_data_is_told(workdir, tmp_path):
     with pytest.raises(ValueError, match="--suite=fusionrs: none of its data sets is there"):
         run(workdir, f"--data={tmp_path}", "--suite=fusionrs")

@@ -150,9 +150,9 @@ class Probe:
       config, encoder: see `evaluators.build`.
       data, split: a labelled data set.
       train_split: what is fitted.
-      val_split: what chooses the strength of the penalty; "none" holds out a fifth (at least one) of each class of
-        `train_split`, and the chosen strength is then fitted on all of it. Few-shot fits use the
-        strength of the full fit: so few images could not choose.
+      val_split: what chooses the strength of the penalty; "none" holds out a fifth (at least one)
+        of each class of `train_split`, and the chosen strength is then fitted on all of it.
+        Few-shot fits use the strength of the full fit: so few images could not choose.
       shots: images per class of few-shot fits.
       seeds: how many draws of them.
       modality: "image", or "ir": the infrared images of the records are classified.
@@ -214,6 +214,8 @@ class Probe:
         def accuracy(found: np.ndarray) -> float:
             return 100 * float(np.mean(found == test[1]))
 
+        if self._shots:  # else it would be told after the other fits
+            draw_shots(train[1], max(self._shots), np.random.default_rng(0))
         silent = jax.process_index() != 0
         with tqdm(total=fits, desc="probe", unit="fit", delay=1, disable=silent) as progress:
 
