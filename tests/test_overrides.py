@@ -3,8 +3,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import lrsclip
-from rsclip_jax.evaluators.arguments import ConfigFileParser
-from rsclip_jax.overrides import check_fields
+from rsclip_jax.overrides import ConfigFileParser, check_fields
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
-from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from rsclip_jax import evaluators
 
@@ -40,23 +39,3 @@ def add_evaluators(config: ConfigDict, arguments: Sequence[str]) -> None:
         kind = types.get(name) or given.get("type")
         evaluators.check_type(f"config.evals.{name}.type", kind)
         config.evals[name] = {**evaluators.fields_of(kind), **given}
-
-
-class ConfigFileParser(ConfigFileFlagParser):
-    """Reads the config file of `--config`, with the evaluators that the other arguments add.
-
-    Args:
-      argv: the whole command line.
-    """
-
-    def __init__(self, argv: Sequence[str]):
-        super().__init__("config")
-        self._argv = argv
-
-    def parse(self, path: str) -> ConfigDict:
-        """Return the config; its fields can be overridden, but none added."""
-        config = super().parse(path)
-        if isinstance(config, ConfigDict) and "evals" in config:  # else it could not be read
-            with config.unlocked():
-                add_evaluators(config, self._argv)
-        return config
