@@ -1,10 +1,12 @@
 """Checking `--config.FIELD=VALUE` arguments before ml_collections applies them."""
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 # What other trainers call a field.
 SYNONYMS = {
@@ -34,9 +36,13 @@ SYNONYMS = {
 def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Refuse overrides of fields that the config does not have.
 
+    Evaluators have all their fields, and arguments may add some (`evaluators.arguments`).
+
     Raises:
       ValueError: names the field and the nearest right ones.
     """
+    config = copy.deepcopy(config).unlock()
+    _add_evaluators(config, arguments)
     known = list(_names(config))
     for argument in arguments:
         match = re.match(r"--?config\.([\w.]+)", argument)
@@ -60,6 +66,33 @@ def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
             f"--config.{name}: the config has no such field; the nearest are "
             + ", ".join(f"--config.{n}" for n in near)
         )
+
+
+class ConfigFileParser(ConfigFileFlagParser):
+    """Reads the config file of `--config`, with the evaluators that the other arguments add.
+
+    Args:
+      argv: the whole command line.
+    """
+
+    def __init__(self, argv: Sequence[str]):
+        super().__init__("config")
+        self._argv = argv
+
+    def parse(self, path: str) -> ConfigDict:
+        """Return the config; its fields can be overridden, but none added."""
+        config = super().parse(path)
+        if isinstance(config, ConfigDict):  # else it could not be read, which is told when it is
+            with config.unlocked():
+                _add_evaluators(config, self._argv)
+        return config
+
+
+def _add_evaluators(config: ConfigDict, arguments: Sequence[str]) -> None:
+    if "evals" in config and any(".evals." in argument for argument in arguments):
+        from rsclip_jax.evaluators.arguments import add_evaluators  # JAX takes seconds to import
+
+        add_evaluators(config, arguments)
 
 
 def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from rsclip_jax import host
 from rsclip_jax import main as train
 from rsclip_jax.build import files
 from rsclip_jax.build.captioning import count_provenance
@@ -63,6 +64,7 @@ def run_command(command: str, build: Callable[[ConfigDict, str, Runner, bool], s
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        host.printable_output()
         values = flags.FLAGS
         runner = Runner(values.runner, values.runner_options, values.workers)
         try:

@@ -2,7 +2,8 @@
 
 import collections
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,8 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
 
         if step >= total_steps and not (workdir / FINISHED_FILE).exists():
             # All steps are taken, but perhaps the evaluation of the last one failed.
-            progress.scores(step, evaluate(evals, inference_params(state), config, workdir))
+            report = functools.partial(progress.scores, step)
+            evaluate(evals, inference_params(state), config, workdir, report)
         try:
             while step < total_steps:
                 if rows not in compiled:
@@ -149,12 +151,14 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
                 stopping = stop.reached(step, checkpoints)
                 if last or (due(config.eval_steps, step) and not stopping):
                     with progress.paused():
+                        report = functools.partial(progress.scores, step)
                         try:
-                            scores = evaluate(evals, inference_params(state), config, workdir)
+                            scores = evaluate(
+                                evals, inference_params(state), config, workdir, report
+                            )
                         except Exception:
                             checkpoints.save(step, state, {})  # the training is not to blame
                             raise
-                        progress.scores(step, scores)
                 if last or stopping or checkpoints.due(step, scores):
                     with progress.paused():
                         checkpoints.save(step, state, scores)
@@ -259,19 +263,28 @@ def inference_params(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
-def evaluate(evals: dict[str, Any], params: Any, config: Any, workdir: Path) -> dict[str, float]:
+def evaluate(
+    evals: dict[str, Any],
+    params: Any,
+    config: Any,
+    workdir: Path,
+    report: Callable[[str, dict[str, float], evaluators.Evaluator], None],
+) -> dict[str, float]:
     """Run every evaluator, metric names prefixed with its own; pictures go to WORKDIR/eval.
+
+    Args:
+      report: takes the name, the metrics and the evaluator, each when it has finished.
 
     Raises:
       ValueError: none of the metrics is config.checkpoint.best.
     """
-    scores = {
-        f"{name}/{metric}": value
-        for name, evaluator in evals.items()
-        for metric, value in evaluator.run(params)
-    }
-    if jax.process_index() == 0:
-        evaluators.draw(evals, workdir / "eval")
+    scores: dict[str, float] = {}
+    for name, evaluator in evals.items():
+        found = dict(evaluator.run(params))
+        report(name, found, evaluator)
+        scores |= {f"{name}/{metric}": value for metric, value in found.items()}
+        if jax.process_index() == 0:
+            evaluators.draw({name: evaluator}, workdir / "eval")
     if config.checkpoint.best and config.checkpoint.best not in scores:
         raise ValueError(
             f"config.checkpoint.best={config.checkpoint.best!r} is none of {', '.join(scores)}"

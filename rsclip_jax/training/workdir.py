@@ -93,8 +93,8 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
 
 
 def save_config(path: Path, config: ConfigDict) -> None:
-    """Write a config as JSON, atomically."""
-    write_json(path, config.to_dict())
+    """Write a config as JSON, atomically, its fields in the order in which they were set."""
+    write_json(path, json.loads(config.to_json()))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

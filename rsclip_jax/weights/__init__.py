@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rsclip_jax.models import clip, peft
-from rsclip_jax.weights import files, layouts
+from rsclip_jax.weights import files, foreign_tokenizer, layouts
 
 # Activation of published weights, which the tensors do not show. "": that of the architecture.
 PRESETS = {
@@ -35,13 +35,19 @@ def read(path: str | os.PathLike, activation: str | None = None) -> tuple[Config
         weights, else the architecture's own.
 
     Raises:
-      FileNotFoundError, ValueError: see `files.read`, `from_state_dict`.
+      FileNotFoundError, ValueError: see `files.read`, `from_state_dict`, and
+        `foreign_tokenizer.check_tokenizer`.
     """
     state, hints = files.read(Path(path))
     try:
-        return _convert(state, hints, activation)
+        config, params = _convert(state, hints, activation)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    path = Path(path)
+    beside = path if path.is_dir() else path.parent if path.name in files.IN_DIRECTORY else None
+    if beside and config.model.vocab_size >= foreign_tokenizer.TOKENS:  # else strings are refused
+        foreign_tokenizer.check_tokenizer(beside)
+    return config, params
 
 
 def from_state_dict(state: Mapping[str, Any], preset: str | None = None) -> tuple[ConfigDict, dict]:
