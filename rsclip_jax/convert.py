@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rsclip_jax import weights
+from rsclip_jax import errors, weights
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
 from rsclip_jax.training.state import refit
 from rsclip_jax.weights import directories, layouts
@@ -51,7 +51,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("convert", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
-        sys.exit(f"convert: {wrong_input}")

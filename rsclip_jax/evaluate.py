@@ -32,7 +32,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import distributed, evaluators, sharding, startup, weights
+from rsclip_jax import distributed, errors, evaluators, sharding, startup, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.evaluators import report, suites
 from rsclip_jax.models.kinds import kind_of
@@ -206,8 +206,5 @@ def _write(path: Path, text: str) -> Path:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("evaluate", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError, EvaluationError) as wrong_input:
-        notes = getattr(wrong_input, "__notes__", [])
-        sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))

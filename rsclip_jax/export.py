@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from rsclip_jax import distributed, sharding, startup
+from rsclip_jax import distributed, errors, sharding, startup
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models import clip
@@ -81,9 +81,5 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("export", "continues"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
-        sys.exit(f"export: {wrong_input}")
-    except KeyboardInterrupt:
-        sys.exit("\nexport: interrupted; the same command continues")

@@ -30,12 +30,17 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
     if config.task != "clip":
         return
     batch = config.input.batch_size
+    weights = dict(config.input.data)
     for name, source in sources.items():
-        if len(sources) == 1 and batch > len(source):
+        share = weights[name] / sum(weights.values())
+        if batch * share > len(source):
+            most = int(len(source) / share)
+            of = f", {100 * share:.0f}% of it" if len(sources) > 1 else ""
+            lighter = f", or lower its weight, config.input.data.{name}" if len(sources) > 1 else ""
             yield (
-                f"config.input.batch_size={batch} of {len(source)} records in {name!r}: an image "
-                "comes several times in a batch and counts as its own negative; set "
-                f"--config.input.batch_size to {len(source)} at most"
+                f"config.input.batch_size={batch}{of} of {len(source)} records in {name!r}: an "
+                "image comes several times in a batch and counts as its own negative; set "
+                f"--config.input.batch_size to {most} at most{lighter}"
             )
     frozen = any(factor is None for _, factor in config.schedule)
     if not config.init_from and not frozen and config.lr < FINE_TUNING_LR:
