@@ -10,9 +10,9 @@ from rsclip_jax.errors import Leave
 from rsclip_jax.training.checkpoint import Checkpoints
 
 STOPPING = {
-    signal.SIGINT: "Ctrl-C: stopping after this step, which is saved (before the first step, after "
-    "that one); once more stops now, without saving",
-    signal.SIGTERM: "SIGTERM: stopping after this step, which is saved",
+    signal.SIGINT: "Ctrl-C: the run stops after this step (or its first one) and saves it; once "
+    "more stops it now, unsaved",
+    signal.SIGTERM: "SIGTERM: the run stops after this step (or its first one) and saves it",
 }
 
 

@@ -34,13 +34,13 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
     for name, source in sources.items():
         share = weights[name] / sum(weights.values())
         if batch * share > len(source):
-            most = int(len(source) / share)
-            of = f", {100 * share:.0f}% of it" if len(sources) > 1 else ""
-            lighter = f", or lower its weight, config.input.data.{name}" if len(sources) > 1 else ""
+            mixed = len(sources) > 1
+            part = f", {batch * share:.0f} by weight" if mixed else ""
+            lighter = f", or a smaller config.input.data.{name}" if mixed else ""
             yield (
-                f"config.input.batch_size={batch}{of} of {len(source)} records in {name!r}: an "
+                f"config.input.batch_size={batch}{part} of {len(source)} records in {name!r}: an "
                 "image comes several times in a batch and counts as its own negative; set "
-                f"--config.input.batch_size to {most} at most{lighter}"
+                f"--config.input.batch_size to {int(len(source) / share)} at most{lighter}"
             )
     frozen = any(factor is None for _, factor in config.schedule)
     if not config.init_from and not frozen and config.lr < FINE_TUNING_LR:
