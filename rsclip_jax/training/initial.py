@@ -80,7 +80,7 @@ def with_architecture(config: ConfigDict, workdir: Path, given: Collection[str] 
     if changes := [f"{k} {before[k]} -> {after[k]}" for k in before if before[k] != after[k]]:
         of = f"{names[1]} of {path} takes the place of the config's {names[0]}" if other else path
         if not resumed:
-            log(f"init_from: {of} ({', '.join(changes)}); --config.FIELD=VALUE decides otherwise")
+            log(f"init_from: {of} ({', '.join(changes)})")
     return config
 
 
