@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rsclip_jax import host, weights
+from rsclip_jax import errors, host, weights
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
 from rsclip_jax.training.state import refit
 from rsclip_jax.weights import directories, layouts
@@ -53,7 +53,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("convert", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as wrong_input:
-        sys.exit(f"convert: {wrong_input}")

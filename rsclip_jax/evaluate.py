@@ -36,7 +36,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import distributed, evaluators, sharding, startup, weights
+from rsclip_jax import distributed, errors, evaluators, sharding, startup, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.evaluators import report, suites
 from rsclip_jax.evaluators.arguments import add_evaluators
@@ -46,8 +46,6 @@ from rsclip_jax.overrides import check_fields
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.progress import log
 from rsclip_jax.training.tasks import TASKS
-
-INTERRUPTED = "interrupted"
 
 
 def main(argv: Sequence[str]) -> dict[str, float]:
@@ -128,39 +126,32 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         },
     }
     pictures: dict[str, Path] = {}
+    written: list[Path] = []
     for name, evaluator in evals.items():
         try:
             _run(name, evaluator, params, results)
             if first:
                 pictures |= evaluators.draw({name: evaluator}, output)
-        except KeyboardInterrupt:
-            if jax.process_count() > 1:
-                raise
-            results["failed"][name] = INTERRUPTED
         except Exception as error:  # hours may have gone into the others
             if jax.process_count() > 1:
                 raise  # the other processes may wait for this one within the evaluator
             traceback.print_exc()
             results["failed"][name] = f"{type(error).__name__}: {error}"
-        if first:
-            _write(output / "results.json", json.dumps(results, indent=2) + "\n")
-        if results["failed"].get(name) == INTERRUPTED:
-            break
+        done = len(results["details"]) + len(results["failed"]) == len(evals)
+        results["complete"] = done and not results["failed"]
+        if first:  # after each: the command may be stopped at any moment
+            files = {
+                "results.json": json.dumps(results, indent=2) + "\n",
+                "report.md": report.markdown(results),
+                "report.html": report.page(results, pictures),
+            }
+            written = [_write(output / name, text) for name, text in files.items()]
     if not first:
         return results["metrics"]
-    results["complete"] = not results["failed"]
-    files = {
-        "results.json": json.dumps(results, indent=2) + "\n",
-        "report.md": report.markdown(results),
-        "report.html": report.page(results, pictures),
-    }
-    written = [_write(output / name, text) for name, text in files.items()]
     print("\n".join(map(str, [*written, *pictures.values()])))
     if results["failed"]:
-        last, why = list(results["failed"].items())[-1]
         failed = ", ".join(results["failed"])
-        what = f"{last} was interrupted" if why == INTERRUPTED else f"{failed} failed (see above)"
-        raise EvaluationError(f"{what}; the other results are in {output}")
+        raise EvaluationError(f"{failed} failed (see above); the other results are in {output}")
     return results["metrics"]
 
 
@@ -243,10 +234,5 @@ def _write(path: Path, text: str) -> Path:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("evaluate", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, OSError, ImportError, EvaluationError) as wrong_input:
-        notes = getattr(wrong_input, "__notes__", [])
-        sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))
-    except KeyboardInterrupt:
-        sys.exit("\nevaluate: interrupted")

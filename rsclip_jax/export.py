@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax
 
-from rsclip_jax import distributed, sharding, startup
+from rsclip_jax import distributed, errors, sharding, startup
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.host import local_path
@@ -84,9 +84,5 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("export", "continues"):
         main(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as wrong_input:
-        sys.exit(f"export: {wrong_input}")
-    except KeyboardInterrupt:
-        sys.exit("\nexport: interrupted; the same command continues")

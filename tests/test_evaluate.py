@@ -179,14 +179,12 @@ def test_an_interruption_keeps_the_results_of_the_evaluators_before_it(
     monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.run", interrupt)
     fields = ("type=zero_shot", "data=places", "split=val")
     more = [f"--config.evals.a_later.{field}" for field in fields]
-    with pytest.raises(
-        evaluate.EvaluationError, match="scenes was interrupted; the other results are in"
-    ):
+    with pytest.raises(KeyboardInterrupt):  # where a command has none: `errors.Leave` ends it
         run(workdir, f"--data={data}", *more)
     results = json.loads((workdir / "eval" / "results.json").read_text())
     assert {name.split("/")[0] for name in results["metrics"]} == {"val"}
-    assert results["failed"] == {"scenes": "interrupted"} and not results["complete"]
-    assert list(results["evals"]) == ["val", "scenes", "a_later"]  # which is not begun
+    assert not results["failed"] and not results["complete"]
+    assert list(results["evals"]) == ["val", "scenes", "a_later"]
     assert "mean_recall" in (workdir / "eval" / "report.md").read_text()
     assert capsys.readouterr().out.index("\nval (") >= 0
 

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rsclip_jax import host, sharding, startup
+from rsclip_jax import errors, host, sharding, startup
 from rsclip_jax.build import files
 from rsclip_jax.build.models import read_pixels
 from rsclip_jax.build.stages import Drop
@@ -196,9 +196,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("translate", "goes on"):
         main(sys.argv[1:])
-    except (ValueError, OSError) as wrong_input:
-        sys.exit(f"translate: {wrong_input}")
-    except KeyboardInterrupt:
-        sys.exit("\ntranslate: interrupted; the same command goes on")

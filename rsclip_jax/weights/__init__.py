@@ -50,6 +50,15 @@ def read(path: str | os.PathLike, activation: str | None = None) -> tuple[Config
     return config, params
 
 
+def config_of(path: str | os.PathLike, activation: str | None = None) -> ConfigDict:
+    """Return the config that `read` returns, without converting the weights."""
+    state, hints = files.read(Path(path))
+    try:
+        return _config(_recognised(state, hints, activation)[2])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def from_state_dict(state: Mapping[str, Any], preset: str | None = None) -> tuple[ConfigDict, dict]:
     """Convert a state dict of OpenAI CLIP, open_clip, Hugging Face or Long-CLIP.
 
@@ -153,6 +162,19 @@ def describe(config: ConfigDict) -> str:
 def _convert(
     state: Mapping[str, Any], hints: Mapping[str, Any], preset: str | None
 ) -> tuple[ConfigDict, dict]:
+    state, layout, model = _recognised(state, hints, preset)
+    like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
+    params = layouts.from_tensors(state, like, layout)
+    infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
+    if infinite:
+        raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
+    return _config(model), params
+
+
+def _recognised(
+    state: Mapping[str, Any], hints: Mapping[str, Any], preset: str | None
+) -> tuple[dict[str, np.ndarray], str, ConfigDict]:
+    """Return the state dict with plain names, its layout, and `config.model`."""
     if preset is not None and preset not in {**PRESETS, "quick_gelu": "", "gelu": ""}:
         raise ValueError(
             f"{preset!r}: expected an activation, 'quick_gelu' or 'gelu', or one of "
@@ -165,12 +187,11 @@ def _convert(
         hints.setdefault("activation", "quick_gelu")
     if preset is not None and PRESETS.get(preset, preset):
         hints["activation"] = PRESETS.get(preset, preset)
-    model = recognise_model(state, layout, hints)
-    like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
-    params = layouts.from_tensors(state, like, layout)
-    infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
-    if infinite:
-        raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
+    return state, layout, recognise_model(state, layout, hints)
+
+
+def _config(model: ConfigDict) -> ConfigDict:
+    """Return a config with what models and evaluators read of one."""
     return ConfigDict(
         {
             "model": model.to_dict(),
@@ -186,7 +207,7 @@ def _convert(
             },
             "evals": {},
         }
-    ), params
+    )
 
 
 def recognise_model(
