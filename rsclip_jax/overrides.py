@@ -11,8 +11,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from rsclip_jax.models.clip import VARIANTS
-
 # What other trainers call a field.
 SYNONYMS = {
     "learning_rate": "lr",
@@ -110,6 +108,8 @@ def given(values: flags.FlagValues) -> dict[str, Any]:
 
     A size after the colon (`configs/georsclip.py:L/14`) sets config.model.variant.
     """
+    from rsclip_jax.models.clip import VARIANTS  # JAX takes seconds to import
+
     flag = values["config"]
     words = config_flags.get_config_filename(flag).partition(":")[2].split(",")
     sizes = [word for word in words if word in VARIANTS]
