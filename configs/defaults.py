@@ -16,7 +16,9 @@ def get_config():
     c.seed = 0
     c.total_steps = 0  # give this one or the next
     c.total_epochs = 0.0  # passes over the training data (weighted mixtures: over their sum)
-    c.init_from = ""  # WORKDIR of an earlier run whose parameters to start from
+    # Workdir of an earlier run, or weights, to start from. Their sizes take the place of those in
+    # model, unless the command line gives these (training/initial.py).
+    c.init_from = ""
     c.tokenizer = "clip"  # or "sentencepiece:PATH.model"
 
     c.model = ConfigDict()

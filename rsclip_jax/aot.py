@@ -32,8 +32,9 @@ os.environ.update(ENVIRONMENT)
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from rsclip_jax import hlo, topologies
+from rsclip_jax import errors, hlo, topologies
 from rsclip_jax.main import define_config, parse_flags
+from rsclip_jax.overrides import count_by, given
 from rsclip_jax.topologies import GIB
 
 # Of a TPU kept free: finished programs reported 0.22 and 0.27 more than was allotted. A GPU's
@@ -109,14 +110,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     config, topology = flags.FLAGS.config, flags.FLAGS.topology
-    try:
+    with errors.one_line("aot"):
+        if line := count_by(config, given(flags.FLAGS)):
+            print(line, flush=True)
         config, needs = settle(config, topology)
         if not needs or flags.FLAGS.finish:
             needs = report(config, topology, flags.FLAGS.finish)
         if flags.FLAGS.fit:
             fitting(config, topology, needs)
-    except ValueError as error:
-        sys.exit(f"aot: {error}")
 
 
 def settle(config: ConfigDict, topology: str) -> tuple[ConfigDict, Needs | None]:

@@ -209,6 +209,8 @@ def test_the_evaluator_compares_what_was_translated(scenes, tmp_path, monkeypatc
         config, runner, data="scenes", split="val", tower="any", limit=7, reference="scenes/val"
     )
     found = dict(quality.run(None))
+    pairs, protocol = quality.about()
+    assert pairs == "scenes/val: 7 pairs" and "1 - cosine in any" in protocol
 
     source = open_source(scenes, "scenes", "val")
     pairs = [[images.decode(source[i][f]) for f in ("image", "ir")] for i in range(7)]

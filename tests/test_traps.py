@@ -43,6 +43,18 @@ def test_each_trap_is_named_with_its_field(config):
     assert "compares infrared images, but none" in told(config)
 
 
+def test_a_small_data_set_of_a_mixture_that_fills_its_share_of_a_batch_is_named(config):
+    config.input.data = {"scenes": 3.0, "few": 1.0}
+    sources = {"scenes": records(96), "few": records(3)}  # 4 of each batch of 16
+    (line,) = traps(config, sources, 6)
+    assert "config.input.batch_size=16, 4 by weight of 3 records in 'few'" in line
+    assert (
+        "--config.input.batch_size to 12 at most" in line
+        and "a smaller config.input.data.few" in line
+    )
+    assert list(traps(config, {**sources, "few": records(4)}, 6)) == []
+
+
 def test_texts_padded_with_another_id_than_0_are_not_cut(config, tmp_path):
     (tmp_path / "captions.txt").write_text(records(1)[0]["captions"][0] + "\n", encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(

@@ -36,6 +36,8 @@ class TranslationQuality:
       limit: only the first so many records of each; 0 for all.
     """
 
+    protocol = "paired"
+
     def __init__(
         self,
         config: Any,
@@ -59,6 +61,7 @@ class TranslationQuality:
             from rsclip_jax.loading import load  # which lies above evaluators
 
             self._clip = load(tower)
+        self._tower, self._number = tower, 0
         self._constant: dict[str, float] = {}
         self._shown: list[tuple[np.ndarray, ...]] = []
 
@@ -68,10 +71,11 @@ class TranslationQuality:
         Raises:
           ValueError: no record has an infrared image.
         """
-        self._shown = []
+        self._shown, self._number = [], 0
 
         def translated(rgb: np.ndarray) -> np.ndarray:
             made = self._translation.infrared(params, rgb)
+            self._number += len(rgb)
             seen = rgb[: SHOWN - len(self._shown)]
             self._shown += zip(seen, FREE["grayscale"](seen), made, strict=False)
             return made
@@ -92,6 +96,15 @@ class TranslationQuality:
                 described = means(map(audit, self._references()))
                 self._constant |= {f"reference_{k}": v for k, v in described.items()}
         yield from self._constant.items()
+
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        distance = f"; distance: 1 - cosine in {self._tower}" if self._clip else ""
+        return [
+            f"{self._name}: {self._number:,} pairs",
+            "paired: each translation beside the true infrared image of its scene, means over the "
+            f"images; psnr in dB{distance}",
+        ]
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw some images: RGB, grayscale, translated, true."""

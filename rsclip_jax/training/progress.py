@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from rsclip_jax.evaluators import Evaluator
 from rsclip_jax.evaluators.report import table
 from rsclip_jax.host import available_cores
 from rsclip_jax.training.flops import device_peak
@@ -48,6 +49,7 @@ class Progress:
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict, int] | None = None
         self._learning_rate = learning_rate(config.lr, config.warmup_steps, total_steps)
+        self._explained: set[str] = set()  # evaluators
         self._slow_reports = 0  # in a row, as long as nothing was advised
         self._sample_flops = sample_flops
         peak, source = device_peak()
@@ -135,16 +137,13 @@ class Progress:
             if self._slow_reports == 2:
                 log(input_advice(self._config))
 
-    def scores(self, step: int, scores: dict[str, float]) -> None:
-        """Report evaluation results of a step."""
-        if self._writer and scores:
-            self._writer.write(step, scores)
-        by_evaluator: dict[str, dict[str, float]] = {}
-        for name, value in scores.items():
-            evaluator, metric = name.split("/", 1)
-            by_evaluator.setdefault(evaluator, {})[metric] = value
-        for evaluator, metrics in by_evaluator.items():
-            log(f"step {step}, {evaluator}\n{table(metrics)}")
+    def scores(self, step: int, name: str, metrics: dict[str, float], evaluator: Evaluator) -> None:
+        """Report what an evaluator found at a step, the first time with what the numbers are of."""
+        if self._writer:
+            self._writer.write(step, {f"{name}/{key}": value for key, value in metrics.items()})
+        notes = [] if name in self._explained else [f"  {line}" for line in evaluator.about()]
+        self._explained.add(name)
+        log("\n".join([f"step {step}, {name}", table(metrics, evaluator.protocol), *notes]))
 
     def close(self) -> None:
         """Write what is pending and close the files."""

@@ -30,12 +30,17 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
     if config.task != "clip":
         return
     batch = config.input.batch_size
+    weights = dict(config.input.data)
     for name, source in sources.items():
-        if len(sources) == 1 and batch > len(source):
+        share = weights[name] / sum(weights.values())
+        if batch * share > len(source):
+            mixed = len(sources) > 1
+            part = f", {batch * share:.0f} by weight" if mixed else ""
+            lighter = f", or a smaller config.input.data.{name}" if mixed else ""
             yield (
-                f"config.input.batch_size={batch} of {len(source)} records in {name!r}: an image "
-                "comes several times in a batch and counts as its own negative; set "
-                f"--config.input.batch_size to {len(source)} at most"
+                f"config.input.batch_size={batch}{part} of {len(source)} records in {name!r}: an "
+                "image comes several times in a batch and counts as its own negative; set "
+                f"--config.input.batch_size to {int(len(source) / share)} at most{lighter}"
             )
     frozen = any(factor is None for _, factor in config.schedule)
     if not config.init_from and not frozen and config.lr < FINE_TUNING_LR:
