@@ -336,9 +336,7 @@ def test_a_record_that_comes_twice_is_not_its_own_negative(kind):
 def test_a_pair_counts_by_its_rows_or_by_the_batch():
     out, masks = embeddings(), {"ir": HAS_IR}
     pairs = (("img", "txt", 1.0), ("img", "ir", 2.0))
-    found = {
-        mean: total_loss(out, pairs, masks=masks, mean=mean) for mean in ("present", "batch")
-    }
+    found = {mean: total_loss(out, pairs, masks=masks, mean=mean) for mean in ("present", "batch")}
     (loss, metrics), (by_batch, metrics_of_batch) = found.values()
     share = HAS_IR.mean()
     np.testing.assert_allclose(metrics_of_batch["loss_img_ir"], share * metrics["loss_img_ir"])

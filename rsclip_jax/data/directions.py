@@ -35,9 +35,7 @@ _IDIOMS = (
     r"|(?:north|south|east|west)(?:ern)? (?:africa|america|asia|australia|carolina|dakota|europe"
     r"|ireland|korea|sudan|virginia)"
 )
-_CORNER = (
-    r"(?P<one>upper|lower|top|bottom|north|south)(?P<gap>[ -]?)(?P<two>left|right|east|west)"
-)
+_CORNER = r"(?P<one>upper|lower|top|bottom|north|south)(?P<gap>[ -]?)(?P<two>left|right|east|west)"
 _TAIL = r"(?P<tail>most|ern|ernmost|erly|wards?|bound|ly|[ -]hand)?"
 _FOUND = re.compile(
     rf"\b(?:(?P<idiom>{_IDIOMS})|(?:{_CORNER}|(?P<word>{'|'.join(_WORDS)})){_TAIL})\b",

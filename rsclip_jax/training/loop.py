@@ -150,7 +150,7 @@ def _train(
         if step >= total_steps and not (workdir / FINISHED_FILE).exists():
             # All steps are taken, but perhaps the evaluation of the last one failed.
             report = functools.partial(progress.scores, step)
-            evaluate(evals, inference_params(state), config, workdir, report)
+            evaluate(evals, evaluated_params(state), config, workdir, report)
         try:
             while step < total_steps:
                 if rows not in compiled:
@@ -173,7 +173,7 @@ def _train(
                         report = functools.partial(progress.scores, step)
                         try:
                             scores = evaluate(
-                                evals, inference_params(state), config, workdir, report
+                                evals, evaluated_params(state), config, workdir, report
                             )
                         except Exception:
                             checkpoints.save(step, state, {})  # the training is not to blame
@@ -282,9 +282,15 @@ def inference_params(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
+def evaluated_params(state: State) -> dict[str, Any]:
+    """Return the parameters to evaluate, by what the names of their metrics have in addition."""
+    raw = {"_raw": state["params"]} if "ema" in state else {}
+    return {**raw, "": inference_params(state)}
+
+
 def evaluate(
     evals: dict[str, Any],
-    params: Any,
+    params: dict[str, Any],
     config: Any,
     workdir: Path,
     report: Callable[[str, dict[str, float], evaluators.Evaluator], None],
@@ -292,6 +298,7 @@ def evaluate(
     """Run every evaluator, metric names prefixed with its own; pictures go to WORKDIR/eval.
 
     Args:
+      params: see `evaluated_params`; the pictures are of the last of them.
       report: takes the name, the metrics and the evaluator, each when it has finished.
 
     Raises:
@@ -299,9 +306,10 @@ def evaluate(
     """
     scores: dict[str, float] = {}
     for name, evaluator in evals.items():
-        found = dict(evaluator.run(params))
-        report(name, found, evaluator)
-        scores |= {f"{name}/{metric}": value for metric, value in found.items()}
+        for suffix, of in params.items():
+            found = dict(evaluator.run(of))
+            report(name + suffix, found, evaluator)
+            scores |= {f"{name}{suffix}/{metric}": value for metric, value in found.items()}
         if jax.process_index() == 0:
             evaluators.draw({name: evaluator}, workdir / "eval")
     if config.checkpoint.best and config.checkpoint.best not in scores:
