@@ -54,7 +54,7 @@ from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.tfds_source import open_tfds
-from rsclip_jax.host import available_cores
+from rsclip_jax.host import available_cores, local_path, printable_output
 
 SPLIT = "train"  # of samples that name none
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
@@ -172,6 +172,11 @@ def check(options: Options) -> Source:
             check_name(kind, name)
         except ValueError as error:
             raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
+    for flag in ("input", "output", "images"):
+        try:
+            local_path(getattr(options, flag), f"--{flag}")
+        except ValueError as error:
+            raise InputError(str(error)) from error
     given = {ROLES[role][0] for role in options.columns}
     given |= {flag for flag in OPTIONAL if getattr(options, flag)}
     given |= {"split"} if options.split != SPLIT else set()
@@ -353,6 +358,7 @@ def main(argv: list[str]) -> None:
     """Run the command; wrong input ends it with a message and status 1."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    printable_output()
     options = options_from_flags()
     start = time.monotonic()
     try:
@@ -370,8 +376,7 @@ def main(argv: list[str]) -> None:
     elapsed = time.monotonic() - start
     directory = Path(options.output) / options.name / records.VERSION
     print(f"{options.name}: {directory}, prepared in {elapsed:.1f} s")
-    table = summary.table().encode(sys.stdout.encoding, "backslashreplace")  # classes in any script
-    print(f"\n{table.decode(sys.stdout.encoding)}")
+    print(f"\n{summary.table()}")
     if summary.skipped:
         print(f"\nThe skipped samples and the reasons are listed in {directory}/skipped.jsonl")
 

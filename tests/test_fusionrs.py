@@ -341,7 +341,7 @@ def test_a_pair_counts_by_its_rows_or_by_the_batch():
     share = HAS_IR.mean()
     np.testing.assert_allclose(metrics_of_batch["loss_img_ir"], share * metrics["loss_img_ir"])
     np.testing.assert_allclose(loss - by_batch, 2 * (1 - share) * metrics["loss_img_ir"], rtol=1e-5)
-    with pytest.raises(ValueError, match="config.loss.mean='rows': expected one of"):
+    with pytest.raises(ValueError, match=r"config\.loss\.mean='rows': expected one of"):
         total_loss(out, pairs, masks=masks, mean="rows")
 
 

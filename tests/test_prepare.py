@@ -275,6 +275,7 @@ def test_csv_with_one_caption_a_row_gives_one_record_an_image(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"output": "gs://bucket/data"}, "--output=gs://bucket/data: expected a local path"),
         ({"name": "my-toy"}, "--name: .*letters"),
         ({"split": "train 1"}, "--split: "),
         ({"split_names": ("restval",)}, "--split_names=restval: expected GIVEN=NAME"),

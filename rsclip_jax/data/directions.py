@@ -29,7 +29,8 @@ _WORDS = {
 # They look like directions and are none: names, and turns of speech.
 _IDIOMS = (
     r"right[- ]angle\w*|right (?:beside|next|in|at|behind|above|below|along)|all right|rightly"
-    r"|(?:is|are|was|were|been|be|have|has) left (?!of\b|side|part|corner|half)|left (?:over|behind)"
+    r"|(?:is|are|was|were|been|be|have|has) left (?!of\b|side|part|corner|half)"
+    r"|left (?:over|behind)"
     r"|on top of|top[- ](?:down|view)\w*|(?:roof|tree) tops?|from above"
     r"|(?-i:(?:North|South|East|West)(?:ern)? [A-Z]\w*|Middle East)"
     r"|(?:north|south|east|west)(?:ern)? (?:africa|america|asia|australia|carolina|dakota|europe"

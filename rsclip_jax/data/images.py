@@ -55,9 +55,9 @@ def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
     counts. Images of other numbers than 8-bit ones (16-bit infrared, float) are stretched linearly
     from their 1st to their 99th percentile, jointly over the channels: sensors fill 10 to 14 of 16
     bits, so a division by 257 would leave most of them black. A range below 1 % of the numbers is
-    taken for 1 %: what is almost constant is not blown up to its noise. Pixels without data stay out of the
-    stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not finite, or
-    are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
+    taken for 1 %: what is almost constant is not blown up to its noise. Pixels without data stay
+    out of the stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not
+    finite, or are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
 
     Args:
       data: a whole file: JPEG, PNG, WebP, TIFF, BMP, or what else OpenCV or Pillow read.
