@@ -49,7 +49,7 @@ class Progress:
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict, int] | None = None
         self._learning_rate = learning_rate(config.lr, config.warmup_steps, total_steps)
-        self._explained: set[str] = set()  # evaluators
+        self._explained: list[Evaluator] = []
         self._slow_reports = 0  # in a row, as long as nothing was advised
         self._sample_flops = sample_flops
         peak, source = device_peak()
@@ -141,8 +141,8 @@ class Progress:
         """Report what an evaluator found at a step, the first time with what the numbers are of."""
         if self._writer:
             self._writer.write(step, {f"{name}/{key}": value for key, value in metrics.items()})
-        notes = [] if name in self._explained else [f"  {line}" for line in evaluator.about()]
-        self._explained.add(name)
+        notes = [] if evaluator in self._explained else [f"  {n}" for n in evaluator.about()]
+        self._explained.append(evaluator)
         log("\n".join([f"step {step}, {name}", table(metrics, evaluator.protocol), *notes]))
 
     def close(self) -> None:
