@@ -5,6 +5,8 @@ captions, a long one and an infrared one. Scene number i of a seed never depends
 are drawn. Write a data set with
 
     python -m rsclip_jax.data.synthetic --output=DIR --name=scenes --train=2048 --val=256
+
+Infrared is near infrared, or thermal with --infrared=thermal: the same scenes and colour images.
 """
 
 import os
@@ -21,6 +23,7 @@ from rsclip_jax.data.scenes.canvas import SIDE, develop
 from rsclip_jax.data.scenes.captions import captions, ir_caption, long_caption
 from rsclip_jax.data.scenes.description import KINDS, Scene, describe
 from rsclip_jax.data.scenes.drawing import paint
+from rsclip_jax.data.scenes.palette import INFRARED
 
 __all__ = [
     "LABELS",
@@ -45,27 +48,28 @@ def render(scene: Scene, size: int = 128) -> np.ndarray:
     return develop(paint(scene), scene, _checked(size))[0]
 
 
-def render_ir(scene: Scene, size: int = 128) -> np.ndarray:
+def render_ir(scene: Scene, size: int = 128, infrared: str = "near") -> np.ndarray:
     """Draw the infrared image, uint8 [size, size], aligned with `render` to the pixel."""
-    return develop(paint(scene), scene, _checked(size))[1]
+    return develop(paint(scene), scene, _checked(size), _known(infrared))[1]
 
 
-def example(seed: int, index: int, size: int = 128) -> dict[str, Any]:
+def example(seed: int, index: int, size: int = 128, infrared: str = "near") -> dict[str, Any]:
     """Return scene number `index` as a record for `records.write_dataset`.
 
     Args:
       seed, index: whole numbers >= 0.
       size: side of both images in pixels.
+      infrared: "near" or "thermal".
     """
     scene = describe(seed, index)
-    colour, infrared = develop(paint(scene), scene, _checked(size))
+    colour, ir = develop(paint(scene), scene, _checked(size), _known(infrared))
     return {
         "id": f"scene_{index:06d}",
         "image": simplejpeg.encode_jpeg(colour, JPEG_QUALITY, "RGB", "444"),
-        "ir": simplejpeg.encode_jpeg(infrared[..., None], JPEG_QUALITY, "GRAY"),
+        "ir": simplejpeg.encode_jpeg(ir[..., None], JPEG_QUALITY, "GRAY"),
         "captions": captions(scene),
         "long_captions": [long_caption(scene)],
-        "ir_captions": [ir_caption(scene)],
+        "ir_captions": [ir_caption(scene, infrared)],
         "label": scene.kind,
         "source": "synthetic",
     }
@@ -78,6 +82,7 @@ def write_scenes(
     val: int = 256,
     seed: int = 0,
     size: int = 128,
+    infrared: str = "near",
 ) -> Path:
     """Write the data set DATA_DIR/NAME with the splits "train" and "val".
 
@@ -85,12 +90,13 @@ def write_scenes(
       train, val: number of scenes; the scenes of the two splits are numbered apart.
       seed: another seed gives other scenes.
       size: side of the images in pixels.
+      infrared: "near" or "thermal", of the infrared images and their captions.
 
     Returns:
       The directory of the data set.
 
     Raises:
-      ValueError: no scenes, more than 1,000,000 to train on, or an impossible size.
+      ValueError: no scenes, more than 1,000,000 to train on, an impossible size, no such infrared.
       FileExistsError: the data set exists.
     """
     if not 0 < train <= VAL_START or val < 1:
@@ -99,15 +105,17 @@ def write_scenes(
             "--train or --val"
         )
     _checked(size)
+    _known(infrared)
 
     def examples(start: int, count: int) -> Iterator[dict[str, Any]]:
-        return (example(seed, index, size) for index in range(start, start + count))
+        return (example(seed, index, size, infrared) for index in range(start, start + count))
 
     return records.write_dataset(
         data_dir,
         name,
         {"train": examples(0, train), "val": examples(VAL_START, val)},
-        description=f"Synthetic overhead scenes, seed {seed}, {size} x {size} pixels.",
+        description=f"Synthetic overhead scenes, seed {seed}, {size} x {size} pixels, "
+        f"{infrared} infrared.",
     )
 
 
@@ -117,9 +125,21 @@ def _checked(size: int) -> int:
     return size
 
 
+def _known(infrared: str) -> str:
+    if infrared not in INFRARED:
+        raise ValueError(f"infrared={infrared!r}: expected one of {', '.join(INFRARED)}")
+    return infrared
+
+
 def _main(_) -> None:
     directory = write_scenes(
-        _OUTPUT.value, _NAME.value, _TRAIN.value, _VAL.value, _SEED.value, _SIZE.value
+        _OUTPUT.value,
+        _NAME.value,
+        _TRAIN.value,
+        _VAL.value,
+        _SEED.value,
+        _SIZE.value,
+        _INFRARED.value,
     )
     print(f"{_TRAIN.value} + {_VAL.value} scenes written to {directory}")
 
@@ -131,4 +151,5 @@ if __name__ == "__main__":
     _VAL = flags.DEFINE_integer("val", 256, "Held-out scenes.")
     _SEED = flags.DEFINE_integer("seed", 0, "Another seed, other scenes.")
     _SIZE = flags.DEFINE_integer("size", 128, "Side of the images in pixels.")
+    _INFRARED = flags.DEFINE_enum("infrared", "near", INFRARED, "What the infrared images show.")
     app.run(_main)

@@ -1,7 +1,7 @@
 """Captions of a synthetic scene: every statement is read off its description.
 
 Colour and infrared captions share their templates; only the words filled in differ: colours for
-one, brightness in the infrared image for the other (no colour, no heat: the image shows neither).
+one, brightness for near infrared (no colour, no heat: the image shows neither), warmth for thermal.
 """
 
 from typing import NamedTuple
@@ -182,8 +182,16 @@ _CORNER_LOOKS = {
 _FLAT = ("farmland", "forest")
 # Where the ground is named anyway, or none is to be seen.
 _NO_GROUND = ("forest", "harbour", "beach")
-_INFRARED_STRIPS = {"road": "asphalt", "dirt track": "dirt"}
-_INFRARED_SPOTS = {"grove": "tree"}
+_INFRARED_MATERIALS = {
+    "road": "asphalt",
+    "dirt track": "dirt",
+    "quay": "concrete",
+    "grove": "tree",
+}
+_INFRARED_SHOWS = {
+    "near": ("A grayscale infrared image of", "A single-band infrared view of"),
+    "thermal": ("A thermal infrared image of", "A thermal view of"),
+}
 
 
 def captions(scene: Scene) -> list[str]:
@@ -263,35 +271,41 @@ def long_caption(scene: Scene) -> str:
     return " ".join(sentences)
 
 
-def ir_caption(scene: Scene) -> str:
-    """Return the caption of the infrared image: intensities, contrast and outlines only."""
+def ir_caption(scene: Scene, infrared: str = "near") -> str:
+    """Return the caption of the "near" or "thermal" image: intensities, contrast and outlines."""
     rng = np.random.default_rng((scene.seed, scene.index, 6))
-    fill = _infrared_words(scene, rng)
+    fill = _infrared_words(scene, infrared, rng)
     words = _WORDS[scene.kind]
     place, main, layout = (
         part.format(**fill) for part in (words.place, _main(scene), words.layout)
     )
     backdrop = scene.surface(KINDS[scene.kind].backdrop)
-    difference = abs(scene.surface(palette.MAIN).ir - backdrop.ir)
+    difference = palette.contrast(scene.surface(palette.MAIN), backdrop, infrared)
     contrast = "strong" if difference > 70 else "moderate" if difference > 35 else "low"
     behind = "canopy" if scene.kind == "forest" else "background"
-    shows = _pick(rng, ("A grayscale infrared image of", "A single-band infrared view of"))
+    shows = _pick(rng, _INFRARED_SHOWS[infrared])
     sentences = [
         f"{shows} {place}: {main} {layout}.",
         f"{'Its outline has' if scene.count == 1 else 'Their outlines have'} {contrast} contrast "
-        f"against the {palette.infrared_word(backdrop)} {behind}.",
+        f"against the {palette.infrared_word(backdrop, infrared)} {behind}.",
     ]
     if scene.count < 4:
         sentences += _positions(scene)
-    if scene.edge and scene.edge[0] != "quay":
+
+    def tone(thing: str) -> str:
+        surface = palette.FIXED[_INFRARED_MATERIALS.get(thing, thing)]
+        return palette.infrared_word(surface, infrared)
+
+    if scene.edge:
         thing, side = scene.edge
-        tone = palette.infrared_word(palette.FIXED[_INFRARED_STRIPS.get(thing, thing)])
-        sentences.append(f"A {tone} strip, a {_STRIPS[thing]}, runs along the {side} edge.")
-    elif scene.edge:
-        sentences.append(f"A mid-tone quay lies along the {scene.edge[1]} edge.")
+        strip = (
+            f"{tone(thing)} quay lies"
+            if thing == "quay"
+            else f"{tone(thing)} strip, a {_STRIPS[thing]}, runs"
+        )
+        sentences.append(f"A {strip} along the {side} edge.")
     for thing, where in scene.corners:
-        tone = palette.infrared_word(palette.FIXED[_INFRARED_SPOTS.get(thing, thing)])
-        sentences.append(f"A {tone} {_SPOTS.get(thing, thing)} lies in the {where} corner.")
+        sentences.append(f"A {tone(thing)} {_SPOTS.get(thing, thing)} lies in the {where} corner.")
     return " ".join(sentences)
 
 
@@ -311,13 +325,13 @@ def _colour_words(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
     }
 
 
-def _infrared_words(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
-    ground = palette.infrared_word(scene.surface(palette.GROUND))
+def _infrared_words(scene: Scene, infrared: str, rng: np.random.Generator) -> dict[str, str]:
+    ground = palette.infrared_word(scene.surface(palette.GROUND), infrared)
     return _shared_words(scene, rng) | {
-        "colour": palette.infrared_word(scene.surface(palette.MAIN)),
-        "water": "very dark",
+        "colour": palette.infrared_word(scene.surface(palette.MAIN), infrared),
+        "water": {"near": "very dark", "thermal": "cold"}[infrared],
         "ground": f"{ground} forest" if scene.kind == "forest" else f"{ground} ground",
-        "asphalt": palette.infrared_word(palette.FIXED["asphalt"]),
+        "asphalt": palette.infrared_word(palette.FIXED["asphalt"], infrared),
     }
 
 
