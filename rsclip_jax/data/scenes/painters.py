@@ -33,7 +33,7 @@ def _farmland(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator
     # Each field keeps to its third of the picture, or runs on beyond the picture's border.
     crops = ("crop dark", "crop light") if scene.tone == "green" else ("stubble", "stubble dark")
     for column, row in itertools.product(range(3), repeat=2):
-        inset = rng.uniform(0.01, 0.035, 4)
+        inset = rng.uniform(0.014, 0.035, 4)
         left = max(area.left, column / 3) + inset[0] if column or area.left > 0.1 else -0.1
         top = max(area.top, row / 3) + inset[1] if row or area.top > 0.1 else -0.1
         right = min(area.right, (column + 1) / 3) - inset[2]
@@ -41,7 +41,7 @@ def _farmland(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator
         right = 1.1 if column == 2 and area.right > 0.9 else right
         bottom = 1.1 if row == 2 and area.bottom > 0.9 else bottom
         crop = MAIN if (column, row) in scene.cells else crops[int(rng.integers(2))]
-        light = vary(rng, 12)
+        light = vary(rng, 5)
         field = [(left, top), (right, top), (right, bottom), (left, bottom)]
         canvas.polygon(field, crop, light=light)
         across = scene.layout == "horizontal"
@@ -91,7 +91,7 @@ def _industrial(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generat
         canvas.polygon(box(x, y, 0.045, 0.018), "car" if rng.random() < 0.5 else "roof")
     for x, y, room in slots(scene, area, rng):
         side = min(0.21, room * 0.84)
-        canvas.polygon(box(x, y, side, side * 0.88), MAIN, light=134, height=0.045)
+        canvas.polygon(box(x, y, side, side * 0.88), MAIN, height=0.045)
         for at in np.linspace(-0.4, 0.4, 5) * side:
             canvas.line(
                 ((x + at, y - side * 0.44), (x + at, y + side * 0.44)), 0.01, None, light=112

@@ -58,9 +58,9 @@ TONES: dict[str, Surface] = {
     "dry": Surface((192, 174, 118), 160, 150, 0.09),
     "brown": Surface((136, 100, 72), 106, 176, 0.11),
     "snowy": Surface((226, 230, 236), 226, 24, 0.05),
-    "pale sand": Surface((226, 208, 170), 196, 192, 0.08),
-    "golden sand": Surface((212, 172, 104), 190, 196, 0.08),
-    "reddish sand": Surface((186, 112, 74), 156, 200, 0.07),
+    "pale sand": Surface((226, 208, 170), 190, 184, 0.08),
+    "golden sand": Surface((212, 172, 104), 186, 186, 0.08),
+    "reddish sand": Surface((186, 112, 74), 156, 188, 0.07),
     "dark green forest": Surface((44, 78, 42), 168, 70, 0.14, 0.2),
     "light green forest": Surface((102, 134, 62), 196, 76, 0.14, 0.16),
     "orange autumn forest": Surface((172, 100, 42), 172, 88, 0.16, 0.17),
@@ -75,7 +75,7 @@ WATERS: dict[str, Surface] = {
 
 # Main objects. Painted or roofed ones share a table, natural surfaces have their own.
 PAINTED: dict[str, Surface] = {
-    "white": Surface((240, 240, 236), 228, 116, 0.03),
+    "white": Surface((240, 240, 236), 230, 116, 0.03),
     "red": Surface((204, 42, 38), 150, 234, 0.04),
     "blue": Surface((44, 96, 186), 112, 238, 0.04),
     "yellow": Surface((236, 196, 48), 188, 118, 0.04),
@@ -104,8 +104,8 @@ NATURAL: dict[str, dict[str, Surface]] = {
     },
     "rock": {
         "black": Surface((38, 36, 38), 40, 236, 0.23),
-        "brown": Surface((104, 68, 50), 98, 150, 0.23),
-        "grey": Surface((132, 132, 136), 122, 140, 0.23),
+        "brown": Surface((104, 68, 50), 98, 136, 0.23),
+        "grey": Surface((132, 132, 136), 122, 128, 0.23),
     },
     "panel": {
         "blue": Surface((36, 62, 136), 58, 214, 0.04),
