@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rsclip_jax.evaluators.counterfactual import Counterfactual
 from rsclip_jax.evaluators.ir_retrieval import IrRetrieval
 from rsclip_jax.evaluators.probe import Probe
 from rsclip_jax.evaluators.retrieval import Retrieval
@@ -22,6 +23,7 @@ TYPES = {
     "probe": Probe,
     "semantic_localization": SemanticLocalization,
     "translation": TranslationQuality,
+    "counterfactual": Counterfactual,
 }
 
 

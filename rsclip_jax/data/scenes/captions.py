@@ -202,7 +202,7 @@ def captions(scene: Scene) -> list[str]:
     place, main, layout = (
         part.format(**fill) for part in (words.place, _main(scene), words.layout)
     )
-    facts = [*_corner_phrases(scene), *_edge_phrases(scene)]
+    facts = [f"{words} {where_words(where)}" for _, words, where in located(scene)]
     facts = [facts[int(i)] for i in rng.permutation(len(facts))]
     if scene.kind not in _NO_GROUND:
         facts.append(f"{fill['ground']} around")
@@ -218,8 +218,43 @@ def captions(scene: Scene) -> list[str]:
     ]
 
 
-def long_caption(scene: Scene) -> str:
-    """Return a caption of four to eight sentences: objects, counts, colours, layout, positions."""
+def statement(scene: Scene, fact: str = "") -> str:
+    """Return one short sentence: scene type, number and colour of main objects, and a fact."""
+    fill = _colour_words(scene, np.random.default_rng((scene.seed, scene.index, 7)))
+    place, main = (part.format(**fill) for part in (_WORDS[scene.kind].place, _main(scene)))
+    return _sentence(f"an aerial image of {place} with {main}{fact}")
+
+
+def main_words(scene: Scene) -> str:
+    """Return number, colour and name of the main objects: "two white ships"."""
+    return _main(scene).format(**_colour_words(scene, np.random.default_rng(0)))
+
+
+def located(scene: Scene) -> list[tuple[str, str, str]]:
+    """Return (thing, its words, where) of the strip and what lies in corners.
+
+    Where is a side ("top") or a corner ("upper left") of the picture.
+    """
+    found = [(thing, _STRIPS.get(thing, thing), side) for thing, side in filter(None, [scene.edge])]
+    found += [(thing, _SPOTS.get(thing, thing), corner) for thing, corner in scene.corners]
+    return [
+        (thing, f"{'an' if thing == 'islet' else 'a'} {name}", where)
+        for thing, name, where in found
+    ]
+
+
+def where_words(where: str) -> str:
+    """Return "at the top" for the side "top", "in the upper left corner" for a corner."""
+    return _AT.get(where) or f"in the {where} corner"
+
+
+def long_caption(scene: Scene, last: str = "") -> str:
+    """Return a caption of four to eight sentences: objects, counts, colours, layout, positions.
+
+    Args:
+      last: where the strip or corner lies that the last sentence is to tell of ("top",
+        "upper left"); otherwise it stands anywhere among its like.
+    """
     rng = np.random.default_rng((scene.seed, scene.index, 5))
     fill = _colour_words(scene, rng)
     words = _WORDS[scene.kind]
@@ -244,13 +279,15 @@ def long_caption(scene: Scene) -> str:
         *_positions(scene),
         detail,
     ]
-    around = []
+    around = {}
     if scene.edge:
-        around.append(f"{_EDGE_LOOKS[scene.edge[0]]} the {scene.edge[1]} edge of the picture.")
+        thing, side = scene.edge
+        around[side] = f"{_EDGE_LOOKS[thing]} the {side} edge of the picture."
     for thing, where in scene.corners:
         start = _pick(rng, (f"In the {where} corner there is", f"The {where} corner holds"))
-        around.append(f"{start} {_CORNER_LOOKS[thing]}.")
-    sentences += [around[int(i)] for i in rng.permutation(len(around))]
+        around[where] = f"{start} {_CORNER_LOOKS[thing]}."
+    order = [list(around)[int(i)] for i in rng.permutation(len(around))]
+    sentences += [around[where] for where in order if where != last]
     if scene.trees:
         sentences.append("A few single trees stand scattered over the open ground.")
     elif not around:
@@ -268,7 +305,7 @@ def long_caption(scene: Scene) -> str:
                 ),
             )
         )
-    return " ".join(sentences)
+    return " ".join([*sentences, *filter(None, [around.get(last)])])
 
 
 def ir_caption(scene: Scene, infrared: str = "near") -> str:
@@ -359,20 +396,6 @@ def _positions(scene: Scene) -> list[str]:
     ]
     listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
     return [f"{'It lies' if scene.count == 1 else 'They lie'} in {listed} of the picture."]
-
-
-def _edge_phrases(scene: Scene) -> list[str]:
-    if not scene.edge:
-        return []
-    thing, side = scene.edge
-    return [f"a {_STRIPS.get(thing, thing)} {_AT[side]}"]
-
-
-def _corner_phrases(scene: Scene) -> list[str]:
-    return [
-        f"{'an' if thing == 'islet' else 'a'} {_SPOTS.get(thing, thing)} in the {where} corner"
-        for thing, where in scene.corners
-    ]
 
 
 def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
