@@ -9,6 +9,7 @@ are drawn. Write a data set with
 Infrared is near infrared, or thermal with --infrared=thermal: the same scenes and colour images.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ __all__ = [
 LABELS = tuple(KINDS)
 VAL_START = 1_000_000  # validation scenes are numbered from here on
 JPEG_QUALITY = 92
+_THERMAL = "thermal infrared"  # in the description of a data set
 
 
 def render(scene: Scene, size: int = 128) -> np.ndarray:
@@ -115,8 +117,26 @@ def write_scenes(
         name,
         {"train": examples(0, train), "val": examples(VAL_START, val)},
         description=f"Synthetic overhead scenes, seed {seed}, {size} x {size} pixels, "
-        f"{infrared} infrared.",
+        f"{_THERMAL if infrared == 'thermal' else 'near infrared'}.",
     )
+
+
+def check_infrared(data_dir: str | os.PathLike, name: str, infrared: str) -> None:
+    """Check that a data set that `write_scenes` has written is in this infrared.
+
+    Raises:
+      ValueError: it is in the other one, or there is no such infrared.
+    """
+    info = Path(data_dir) / name / records.VERSION / "dataset_info.json"
+    if not info.exists():  # whoever opens it says what is wrong
+        return
+    thermal = _THERMAL in json.loads(info.read_text())["description"]
+    if (_known(infrared) == "thermal") != thermal:
+        there = "thermal" if thermal else "near"
+        raise ValueError(
+            f"config.scenes.infrared={infrared!r}, but {info.parent} holds scenes in the {there} "
+            f"infrared: set config.scenes.infrared={there}, or remove it to draw others"
+        )
 
 
 def _checked(size: int) -> int:
