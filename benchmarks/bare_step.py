@@ -17,11 +17,11 @@ from configs import defaults
 from rsclip_jax import sharding
 from rsclip_jax.data.packing import Packing, row_count
 from rsclip_jax.models import clip
-from rsclip_jax.training.flops import forward_flops
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
 from rsclip_jax.training.step import make_loss, make_train_step, text_rows
+from rsclip_jax.training.tasks import TASKS
 from rsclip_jax.training.xla_options import compile_for
 
 VOCABULARY, END = 49408, 49407  # CLIP's
@@ -78,8 +78,7 @@ class BareStep:
         self._init = jax.jit(wrap, out_shardings=shardings)
         self._state: Any = None
         batch_size = config.input.batch_size
-        lengths = config.input.lengths.to_dict()
-        self.flops = 3 * batch_size * forward_flops(model, lengths, set(batch), rows / batch_size)
+        self.flops = batch_size * TASKS[config.task].sample_flops(config, model)(rows / batch_size)
 
     def take(self, count: int = 1) -> None:
         """Take steps one after the other, and wait for the last."""
@@ -126,6 +125,7 @@ def random_batch(config: ConfigDict, tokens: float = 0) -> dict[str, np.ndarray]
     rng = np.random.default_rng(0)
     size, side = config.input.batch_size, config.model.image_size
     batch = {"image": rng.integers(0, 256, (size, side, side, 3), np.uint8)}
+    batch["record"] = np.arange(size, dtype=np.int32)
     for field, length in config.input.lengths.items():
         ids = rng.integers(1, END - 1, (size, length), np.int32)
         ends = np.full(size, length - 1)

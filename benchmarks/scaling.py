@@ -12,8 +12,8 @@ from typing import NamedTuple
 from absl import app, flags
 
 from rsclip_jax.models import clip
-from rsclip_jax.training.flops import forward_flops
 from rsclip_jax.training.step import compared_fields
+from rsclip_jax.training.tasks import TASKS
 
 
 class Machine(NamedTuple):
@@ -81,7 +81,7 @@ def row(run: Run, machine: Machine) -> list[str]:
     config.model.vocab_size, config.model.eot_id = VOCABULARY, END
     model = clip.build(config.model)
     fields = set(compared_fields(config).values())
-    flops = 3 * forward_flops(model, config.input.lengths, fields)
+    flops = TASKS[config.task].sample_flops(config, model)()
     paper = config.input.batch_size
     batch = _BATCH.value or max(paper, 16 * machine.devices)
     batch -= batch % machine.devices

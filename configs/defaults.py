@@ -16,7 +16,9 @@ def get_config():
     c.seed = 0
     c.total_steps = 0  # give this one or the next
     c.total_epochs = 0.0  # passes over the training data (weighted mixtures: over their sum)
-    c.init_from = ""  # WORKDIR of an earlier run whose parameters to start from
+    # Workdir of an earlier run, or weights, to start from. Their sizes take the place of those in
+    # model, unless the command line gives these (training/initial.py).
+    c.init_from = ""
     c.tokenizer = "clip"  # or "sentencepiece:PATH.model"
 
     c.model = ConfigDict()
@@ -80,6 +82,9 @@ def get_config():
     c.input.flip = False  # horizontal and vertical, each half of the time
     c.input.right_angles = False  # rotation by a multiple of 90 degrees
     c.input.rotate = 0.0  # rotation by up to +- this many degrees
+    # Of samples whose texts name a direction (left, upper, north): "leave" neither flips nor turns
+    # them, "turn" turns the words as well, by right angles.
+    c.input.augment_text = "off"
     c.input.threads = 0  # 0: one for each core
     c.input.workers = 0  # processes with threads of their own, one for every dozen cores
     # Synthetic scenes to draw where data is absent, infrared "near" or "thermal".
@@ -91,6 +96,9 @@ def get_config():
     c.loss = ConfigDict()
     c.loss.kind = "softmax"  # or "sigmoid" (SigLIP)
     c.loss.normalize = False  # divide by the sum of the weights (FusionRS)
+    # Of a pair with infrared images: over the rows that have one, or over all rows of the "batch",
+    # so that a row weighs the same however many have one.
+    c.loss.mean = "present"
     c.loss.label_smoothing = 0.0
     c.loss.mask_same_text = False  # rows with the same caption are no negatives of each other
     c.loss.pcm_dim = 0  # principal components of Long-CLIP's short branch; 0: off
@@ -105,7 +113,7 @@ def get_config():
     c.loss.max_scale = 0.0  # clamp of exp(t), 100 in CLIP; 0: none
 
     c.lr = 1e-3
-    c.warmup_steps = 0
+    c.warmup_steps = 0  # the rate is lr (step + 1) / warmup_steps, steps counted from 0
     c.wd = 0.0
     # Parameters that decay.
     c.wd_mask = (".*/kernels?", ".*proj", ".*embedding", r".*/lora_\w+/[ab]")

@@ -86,7 +86,8 @@ def _rs5m(c):
     c.input.crop = (0.9, 1.0)
     # The authors' preprocessing rotates by any angle; the paper does not say whether the published
     # model was trained with it. Where it does, our vertical flips change nothing. Our choice:
-    # borders are reflected, where theirs are black.
+    # borders are reflected, where theirs are black. Theirs does not look at the captions, of which
+    # more than a third name a direction; --config.input.augment_text does.
     c.input.flip = True
     c.input.rotate = 180.0
     c.total_epochs = 20.0

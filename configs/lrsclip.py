@@ -83,6 +83,7 @@ def _rsicd(_):
     c.input.flip = True
     c.input.right_angles = True  # seen from above, an image has no up
     c.input.rotate = 45.0
+    c.input.augment_text = "turn"
     c.eval_steps = 100
     c.evals.val = {"type": "retrieval", "data": "rsicd", "split": "val"}
     c.evals.val.texts = ("short", "long")

@@ -32,8 +32,9 @@ os.environ.update(ENVIRONMENT)
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from rsclip_jax import hlo, topologies
+from rsclip_jax import errors, hlo, topologies
 from rsclip_jax.main import define_config, parse_flags
+from rsclip_jax.overrides import count_by, given
 from rsclip_jax.topologies import GIB
 
 # Of a TPU kept free: finished programs reported 0.22 and 0.27 more than was allotted. A GPU's
@@ -57,7 +58,7 @@ class Needs(NamedTuple):
       attention: the fused kernels; of a GPU, as are the next two.
       products: FLOPs of matrix products and convolutions, without those of fused attention.
       convolutions: how many run.
-      model_flops: what the model asks for: three times the FLOPs of a forward pass.
+      model_flops: what the model asks for: forward, and backward of what is trained.
       seconds: that compiling took.
     """
 
@@ -109,14 +110,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     config, topology = flags.FLAGS.config, flags.FLAGS.topology
-    try:
+    with errors.one_line("aot"):
+        if line := count_by(config, given(flags.FLAGS)):
+            print(line, flush=True)
         config, needs = settle(config, topology)
         if not needs or flags.FLAGS.finish:
             needs = report(config, topology, flags.FLAGS.finish)
         if flags.FLAGS.fit:
             fitting(config, topology, needs)
-    except ValueError as error:
-        sys.exit(f"aot: {error}")
 
 
 def settle(config: ConfigDict, topology: str) -> tuple[ConfigDict, Needs | None]:
@@ -179,7 +180,7 @@ def report(config: ConfigDict, topology: str, finish: bool = False) -> Needs:
         counts = (needs.products + kernels.flops, kernels.flops, needs.model_flops)
         products, fused, model = (f"{flops / 1e12:,.2f}" for flops in counts)
         print(f"  products: {products} TFLOP a device and step, {fused} of them in fused "
-              f"attention; three forward passes of the model have {model}")  # fmt: skip
+              f"attention; forward and backward pass of the model have {model}")  # fmt: skip
     if needs.convolutions:
         print(f"  {needs.convolutions:,} convolutions; cuDNN takes memory of its own for them, "
               "which is known on the card only")  # fmt: skip
@@ -339,7 +340,7 @@ def _written(place: Path) -> tuple[int, str] | None:
 
 
 def model_flops(config: ConfigDict) -> float:
-    """Return three times the FLOPs of a forward pass of a batch.
+    """Return the FLOPs of a step, forward and backward, by the model's dimensions.
 
     Raises:
       ValueError: a config that cannot be trained.
@@ -350,7 +351,7 @@ def model_flops(config: ConfigDict) -> float:
 
     config = resolve(config, Path.cwd())
     model = kind_of(config).build(config.model)
-    return 3 * config.input.batch_size * TASKS[config.task].sample_flops(config, model)()
+    return config.input.batch_size * TASKS[config.task].sample_flops(config, model)()
 
 
 def lower_step(config: ConfigDict, devices: list[Any]) -> Any:

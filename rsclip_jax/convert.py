@@ -10,9 +10,8 @@ Long-CLIP and their descendants (LRSCLIP, GeoRSCLIP, RemoteCLIP, FusionRS-CLIP).
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from rsclip_jax import weights
+from rsclip_jax import errors, host, weights
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
 from rsclip_jax.training.state import refit
 from rsclip_jax.weights import directories, layouts
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--input", required=True, help="workdir, weights file or directory")
     parser.add_argument("--step", type=int, help="checkpoint of a workdir (default: the newest)")
-    parser.add_argument("--output", required=True, type=Path, help="new directory")
+    parser.add_argument("--output", required=True, help="new directory")
     parser.add_argument("--to", default=OURS, choices=[OURS, *layouts.LAYOUTS], help="its format")
     parser.add_argument(
         "--activation",
@@ -38,6 +37,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--context_length", type=int, help="text positions; more are made by KPS")
     parser.add_argument("--image_size", type=int, help="pixels; positions are resampled")
     args = parser.parse_args(argv)
+    host.printable_output()
+    args.input = host.local_path(args.input, "--input")
+    args.output = host.local_path(args.output, "--output")
 
     config, params, _ = load_for_inference(args.input, args.step, activation=args.activation)
     if args.context_length or args.image_size:
@@ -51,7 +53,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("convert", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
-        sys.exit(f"convert: {wrong_input}")

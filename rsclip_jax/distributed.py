@@ -8,13 +8,14 @@ import os
 import re
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from rsclip_jax import errors
 
 # Without a sign of life of one process for so long, the others stop, all within a minute. A thread
 # of JAX's own gives the signs: compiling, saving or waiting for data do not keep it from them.
@@ -59,8 +60,8 @@ def joined(given: Any, again: str) -> Iterator[None]:
     try:
         join(**arguments)
         yield
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        print(errors.report(error), file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # an orderly exit would wait for the others, which wait for this process

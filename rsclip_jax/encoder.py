@@ -6,11 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from rsclip_jax.sharding import batch_sharding, batch_shards, make_mesh, on_mesh, replicated
 
 # Texts are cut to one of these lengths (or to their own): few lengths, few compilations.
 TEXT_BUCKETS = (16, 32, 64, 128)
+SILENT_S = 10  # seconds until slow work shows its progress
 
 
 class Encoder:
@@ -119,7 +121,15 @@ class Encoder:
             raise ValueError(f"nothing to encode: {field} has shape {rows.shape}")
         size = self._size(len(rows))
         pending, out = None, []
-        for start in range(0, len(rows), size):
+        starts = tqdm(
+            range(0, len(rows), size),
+            desc=field,
+            unit=" batches",
+            delay=SILENT_S,
+            leave=False,
+            disable=jax.process_index() != 0,
+        )
+        for start in starts:
             batch = rows[start : start + size]
             if field == "text":
                 batch = batch[:, : _bucket(int(_lengths(batch).max()), batch.shape[1])]

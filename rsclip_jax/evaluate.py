@@ -8,10 +8,14 @@ of what the model finds and confuses. A suite (georsclip, lrsclip, fusionrs) tak
 run's own evaluators: the benchmarks of that paper, beside published numbers, as far as DIR has
 their data sets; for the others it says where to get them.
 
-Every field of the run's config can be overridden, as in training. A new evaluator begins with its
-type:
+Every field of the run's config can be overridden, as in training. A new evaluator is one with a
+type (the evaluators' docstrings have their fields); `--only` leaves out the others:
 
     --config.evals.aid.type=zero_shot --config.evals.aid.data=aid --config.evals.aid.split=test
+    --only=aid
+
+Evaluators run in the order of the config, new ones after them, or in that of `--only`. The results
+of each are printed and written when it has finished.
 
 On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each reads a part of the data.
 """
@@ -20,8 +24,8 @@ import argparse
 import datetime
 import json
 import os
-import re
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -32,16 +36,16 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import distributed, evaluators, sharding, startup, weights
+from rsclip_jax import distributed, errors, evaluators, sharding, startup, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.evaluators import report, suites
+from rsclip_jax.evaluators.arguments import add_evaluators
+from rsclip_jax.host import local_path
 from rsclip_jax.models.kinds import kind_of
+from rsclip_jax.overrides import check_fields
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.progress import log
 from rsclip_jax.training.tasks import TASKS
-
-_EVALUATOR = re.compile(r"--?config\.evals\.([^.=]+)\.")
-_NEW_EVALUATOR = re.compile(r"--?config\.evals\.(?P<name>\w+)\.type=(?P<type>\w+)$")
 
 
 def main(argv: Sequence[str]) -> dict[str, float]:
@@ -57,14 +61,20 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     )
     parser.add_argument("--step", type=int, help="checkpoint to use (default: the newest)")
     parser.add_argument("--suite", choices=suites.NAMES, help="benchmarks of a paper")
+    parser.add_argument("--only", help="evaluators to run, comma-separated (default: all)")
     parser.add_argument("--data", help="where the data sets lie (default: as in training)")
     parser.add_argument("--output", help="directory of the results (default: MODEL/eval)")
     parser.add_argument("--batch_size", type=int, help="records at a time, a process")
     distributed.add_flags(parser)
     # The config's flags can be defined only once the model is known, hence the two rounds.
     args, overrides = parser.parse_known_args(argv)
+    for flag in ("model", "data", "output"):
+        if given := getattr(args, flag):
+            setattr(args, flag, str(local_path(given, f"--{flag}")))
     if not (args.output or Path(args.model).is_dir()):
         parser.error("--output is needed where --model is no directory")
+    args.output = args.output or str(Path(args.model) / "eval")
+    _check_writable(Path(args.output))
     with startup.started(args, again="begins again"):
         return _evaluate(args, overrides)
 
@@ -74,13 +84,16 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
     mesh = sharding.make_mesh()
     config, params, step = load_for_inference(args.model, args.step, mesh)
     if args.data:
-        config.input.data_dir = str(Path(args.data).absolute())
+        config.input.data_dir = args.data
     if args.suite:
         config.unlock().evals = ConfigDict(suites.read(args.suite)["evals"])
         lengths = config.input.lengths
         if lengths and "text_long" not in lengths:  # a model of one length has no other
             config.input.lengths.text_long = config.model.context_length
     config = override(config, overrides).unlock()
+    local_path(config.input.data_dir, "config.input.data_dir")
+    if args.only:
+        config.evals = chosen(config.evals, args.only)
     skipped = suites.cut(args.suite, config) if args.suite else {}
     for name, why in skipped.items():
         log(f"{name}: skipped, {why}\n")
@@ -94,11 +107,11 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
     model = kind_of(config).build(config.model)
     runner = task.runner(model, mesh, size) if size else task.runner(model, mesh)
     evals = evaluators.build(config, runner)
-    output = Path(args.output or Path(args.model) / "eval")
+    output = Path(args.output)
     names = sorted({fields["data"] for fields in config.evals.values() if "data" in fields})
     results: dict[str, Any] = {
         "complete": False,
-        "model": str(Path(args.model).absolute()),
+        "model": args.model,
         "description": weights.describe(config),
         "step": step,
         "date": f"{datetime.date.today()}",
@@ -107,12 +120,13 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         "failed": {},
         "suite": args.suite,
         "skipped": skipped,
-        "evals": config.evals.to_dict(),
+        "evals": evaluators.settle(config),
         "dataset_fingerprints": {
             name: dataset_fingerprint(config.input.data_dir, name) for name in names
         },
     }
     pictures: dict[str, Path] = {}
+    written: list[Path] = []
     for name, evaluator in evals.items():
         try:
             _run(name, evaluator, params, results)
@@ -123,22 +137,21 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
                 raise  # the other processes may wait for this one within the evaluator
             traceback.print_exc()
             results["failed"][name] = f"{type(error).__name__}: {error}"
-        if first:
-            _write(output / "results.json", json.dumps(results, indent=2) + "\n")
+        done = len(results["details"]) + len(results["failed"]) == len(evals)
+        results["complete"] = done and not results["failed"]
+        if first:  # after each: the command may be stopped at any moment
+            files = {
+                "results.json": json.dumps(results, indent=2) + "\n",
+                "report.md": report.markdown(results),
+                "report.html": report.page(results, pictures),
+            }
+            written = [_write(output / name, text) for name, text in files.items()]
     if not first:
         return results["metrics"]
-    results["complete"] = not results["failed"]
-    files = {
-        "results.json": json.dumps(results, indent=2) + "\n",
-        "report.md": report.markdown(results),
-        "report.html": report.page(results, pictures),
-    }
-    written = [_write(output / name, text) for name, text in files.items()]
     print("\n".join(map(str, [*written, *pictures.values()])))
     if results["failed"]:
-        raise EvaluationError(
-            f"{', '.join(results['failed'])} failed (see above); the other results are in {output}"
-        )
+        failed = ", ".join(results["failed"])
+        raise EvaluationError(f"{failed} failed (see above); the other results are in {output}")
     return results["metrics"]
 
 
@@ -146,13 +159,29 @@ class EvaluationError(Exception):
     """Some of the evaluators failed; the message names them."""
 
 
+def chosen(evals: ConfigDict, names: str) -> ConfigDict:
+    """Return the evaluators of these names, comma-separated, in their order.
+
+    Raises:
+      ValueError: there is no evaluator of one of them.
+    """
+    there = evaluators.in_order(evals)
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in there]:
+        raise ValueError(f"--only={names}: {evaluators.expected(unknown[0], there)}")
+    return ConfigDict({name: evals[name] for name in wanted})
+
+
 def _run(name: str, evaluator: Any, params: Any, results: dict[str, Any]) -> None:
     start = time.perf_counter()
     found = dict(evaluator.run(params))
-    log(f"{name} ({time.perf_counter() - start:.1f} s)\n{report.table(found)}\n")
+    about = evaluator.about()
+    log(f"{name} ({time.perf_counter() - start:.1f} s)")
+    log("\n".join([report.table(found, evaluator.protocol), *(f"  {line}" for line in about), ""]))
     results["metrics"] |= {f"{name}/{metric}": value for metric, value in found.items()}
-    if jax.process_index() == 0 and hasattr(evaluator, "details"):
-        results["details"][name] = evaluator.details()
+    if jax.process_index() == 0:
+        more = evaluator.details() if hasattr(evaluator, "details") else {}
+        results["details"][name] = {"about": about, **more}
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
@@ -163,18 +192,9 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     Raises:
       ValueError: an argument that is no override, an unknown field, a value of the wrong type.
     """
-    config = ConfigDict(config.to_dict())
-    for argument in arguments:
-        named = _EVALUATOR.match(argument)
-        if named and not named[1].isidentifier():
-            raise ValueError(f"{argument}: an evaluator is named by letters, digits and _")
-        match = _NEW_EVALUATOR.match(argument)
-        if match and match["name"] not in config.evals:
-            config.evals[match["name"]] = {"type": match["type"]}
-    for name, given in config.evals.items():
-        if given.get("type") in evaluators.TYPES:
-            # Only fields that are there can be overridden.
-            config.evals[name] = {**evaluators.fields_of(given.type), **given.to_dict()}
+    config = config.copy_and_resolve_references().unlock()
+    add_evaluators(config, arguments)
+    check_fields(config, arguments)
     values = flags.FlagValues()
     argv = ["evaluate", *arguments]
     try:
@@ -182,11 +202,6 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
             "config", config, flag_values=values, sys_argv=argv
         )
         left = values(argv)[1:]
-    except KeyError as error:
-        raise ValueError(
-            f"cannot apply {' '.join(arguments)}: no evaluator {error.args[0]}; there are "
-            f"{', '.join(config.evals) or 'none'}, a new one begins with its type"
-        ) from error
     except (flags.Error, AttributeError, TypeError) as error:
         reason: Any = error
         while isinstance(reason, Exception):  # ml_collections wraps what it says in two more
@@ -197,17 +212,27 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     return holder.value
 
 
+def _check_writable(output: Path) -> None:
+    """Make the directory of the results; one that cannot be written would be told too late."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the results cannot be written to {output} ({error.strerror}): give another --output"
+        ) from error
+
+
 def _write(path: Path, text: str) -> Path:
+    # File names, and labels of old data sets, may hold bytes that are no UTF-8.
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)
     return path
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("evaluate", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError, EvaluationError) as wrong_input:
-        notes = getattr(wrong_input, "__notes__", [])
-        sys.exit("\n".join([f"evaluate: {wrong_input}", *notes]))

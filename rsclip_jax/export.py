@@ -9,13 +9,13 @@ On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each writes
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 
-from rsclip_jax import distributed, sharding, startup
+from rsclip_jax import distributed, errors, sharding, startup
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.host import local_path
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 
@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace another export")
     distributed.add_flags(parser)
     args = parser.parse_args(argv)
+    for flag in ("model", "data_dir", "output"):
+        if given := getattr(args, flag):
+            setattr(args, flag, str(local_path(given, f"--{flag}")))
     with startup.started(args, again="goes on with the shards that are missing"):
         _export(args)
 
@@ -53,12 +56,12 @@ def _export(args: argparse.Namespace) -> None:
     mesh = sharding.make_mesh()
     config, params, step = load_for_inference(args.model, args.step, mesh)
     if args.data_dir:
-        config.input.data_dir = str(Path(args.data_dir).absolute())
+        config.input.data_dir = args.data_dir
     card = export_embeddings(
         Encoder(clip.build(config.model), mesh, args.batch_size),
         params,
         config,
-        model=str(Path(args.model).absolute()),
+        model=args.model,
         step=step,
         dataset=args.dataset,
         output=args.output,
@@ -81,9 +84,5 @@ def _names(value: str) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("export", "continues"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
-        sys.exit(f"export: {wrong_input}")
-    except KeyboardInterrupt:
-        sys.exit("\nexport: interrupted; the same command continues")

@@ -53,9 +53,10 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 
 def product_flops(hlo: str) -> float:
-    """Count the FLOPs of a GPU program's matrix products and convolutions (a multiply-add is two).
+    """Count the FLOPs of a program's matrix products and convolutions (a multiply-add is two).
 
-    They are `dot` operations, alone or inside a fusion, and calls of cuBLAS and cuDNN. Fused
+    They are `dot` operations, alone or inside a fusion, and calls of cuBLAS and cuDNN (convolutions
+    of other programs are not found). Fused
     attention is not among them.
     """
     shapes = dict(_shapes(hlo))

@@ -1,9 +1,11 @@
-"""What differs between operating systems and file systems: locks, paths, the number of cores."""
+"""What differs between machines: locks, paths, the number of cores, what output can show."""
 
 import errno
 import fcntl
+import io
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import IO
@@ -45,6 +47,16 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def printable_output() -> None:
+    """Print characters that the output's encoding does not have (an ASCII locale) as escapes.
+
+    Class names, captions and file names may have any. Commands call this before they print.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a notebook or a test puts there
+            stream.reconfigure(errors="backslashreplace")
 
 
 def local_path(given: str | os.PathLike, flag: str) -> Path:

@@ -16,7 +16,7 @@ from rsclip_jax import sharding
 from rsclip_jax.data import images
 from rsclip_jax.data.text import Tokenizer, make_tokenizer
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.host import available_cores
+from rsclip_jax.host import available_cores, local_path
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.state import refit
@@ -42,8 +42,9 @@ def load(
       image_size: another size in pixels; positions are resampled bicubically.
 
     Raises:
-      FileNotFoundError, ValueError: nothing there that can be read.
+      FileNotFoundError, ValueError: nothing there that can be read, or the URL of a bucket.
     """
+    path = local_path(path, "path")
     mesh = sharding.make_mesh()
     config, params, _ = load_for_inference(path, mesh=mesh, activation=activation)
     if config.get("task", "clip") != "clip":

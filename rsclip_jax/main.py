@@ -3,19 +3,37 @@
 The same command run again resumes where the run stopped. `--config.FIELD=VALUE` overrides a field.
 """
 
+import re
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from rsclip_jax import cuda, distributed, host, startup
-from rsclip_jax.overrides import check_fields
+from rsclip_jax import distributed, errors, host, startup
+from rsclip_jax.overrides import (
+    ConfigFileParser,
+    check_fields,
+    check_file,
+    count_by,
+    explain_value,
+    given,
+    nearest,
+)
+
+AGAIN = "goes on from the newest checkpoint"
+EXAMPLE = """. Try the demo, four minutes on two CPU cores:
+  python -m rsclip_jax.main --config=configs/lrsclip.py:demo --workdir=runs/demo
+or your own data, which `python -m rsclip_jax.prepare --help` tells how to prepare:
+  python -m rsclip_jax.prepare --format=folder --input=FOLDER --output=data --name=mine
+  python -m rsclip_jax.main --config=configs/lrsclip.py:rsicd --workdir=runs/mine \\
+      --config.input.data="{'mine': 1.0}" --config.evals.val.data=mine"""
 
 
 def define_config(values: flags.FlagValues, argv: list[str]) -> None:
-    """Define --config, with the overrides of its fields in `argv`."""
+    """Define --config, with the overrides of its fields in `argv`, and the evaluators they add."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -23,6 +41,7 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
         sys_argv=argv,
     )
+    values["config"].parser = ConfigFileParser(argv)
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
@@ -43,44 +62,78 @@ def parse_flags(
     argv: list[str],
     define: Callable[[flags.FlagValues, list[str]], None] = define_flags,
     command: str = "main",
+    example: str = "",
 ) -> list[str]:
-    """Parse the command line; a wrong field is answered with the nearest right ones.
+    """Parse the command line; what is wrong ends the program with a line that says how to mend it.
 
     Args:
       define: what has defined the flags, --config among them.
       command: its name, for errors.
+      example: lines to print where --config or --workdir is missing.
     """
+    if any(re.match(r"--?help", argument) for argument in argv[1:]):
+        return app.parse_flags_with_usage(argv)
+    with errors.one_line(command):
+        first = _parse_files(argv, define, command, example)
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            raise _explained(error, first) from error
+
+
+def _parse_files(argv: list[str], define: Callable, command: str, example: str) -> flags.FlagValues:
+    """Parse all but the overrides of the config, and check these against it."""
     file_only = [a for a in argv if not a.lstrip("-").startswith("config.")]
     first = flags.FlagValues()
     define(first, file_only)
+    for place, argument in enumerate(argv):
+        if match := re.fullmatch(r"--?config(=(.*))?", argument):
+            check_file(match[2] or "".join(argv[place + 1 : place + 2]))
     try:
         first(file_only, known_only=True)
-        check_fields(first.config, argv)
-    except flags.Error:
-        pass  # what is missing or malformed, absl explains below, with the usage
-    except (ValueError, OSError) as error:
-        sys.exit(f"{command}: {error}")
-    return app.parse_flags_with_usage(argv)
+    except flags.Error as error:
+        given = {argument.lstrip("-").partition("=")[0] for argument in argv[1:]}
+        missing = [f"--{n}" for n in ("config", "workdir") if n in first and n not in given]
+        if missing:
+            example = example or f"; python -m rsclip_jax.{command} --help lists all flags"
+            verb = "is" if len(missing) == 1 else "are"
+            raise ValueError(f"{' and '.join(missing)} {verb} missing{example}") from error
+        cause: BaseException = error
+        while "whilst parsing config file" in str(cause) and cause.__context__:
+            cause = cause.__context__
+        raise (ValueError(str(error)) if cause is error else cause) from None
+    check_fields(first.config, argv)
+    return first
+
+
+def _explained(error: Exception, first: flags.FlagValues) -> ValueError:
+    """Say what absl refuses in words of the config's."""
+    override = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if override:
+        return ValueError(explain_value(first.config, override[1], override[2]))
+    if isinstance(error, flags.UnrecognizedFlagError):
+        fields = ", ".join(f"--config.{n}" for n in nearest(first.config, error.flagname))
+        return ValueError(f"--{error.flagname}: no such flag; the nearest fields are {fields}")
+    return ValueError(str(error))
 
 
 def main(argv: list[str]) -> None:
     """Train as the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
+    with errors.one_line("main", AGAIN):
+        if len(argv) > 1:
+            raise ValueError(f"unexpected arguments: {argv[1:]}; flags are given as --NAME=VALUE")
+        absl.logging.set_verbosity(absl.logging.WARNING)
+        from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
+        from rsclip_jax.training.progress import log
 
-    try:
         workdir = host.local_path(flags.FLAGS.workdir, "--workdir")
-    except ValueError as error:
-        sys.exit(f"main: {error}")
-    try:
-        with startup.started(flags.FLAGS, again="goes on from the newest checkpoint"):
-            train(flags.FLAGS.config, workdir)
-    except cuda.DeviceError as error:
-        sys.exit(f"main: {error}")
+        with startup.started(flags.FLAGS, AGAIN):
+            config, told = flags.FLAGS.config, given(flags.FLAGS)
+            if line := count_by(config, told):
+                log(line)
+            train(config, workdir, told)
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS, sys.argv)
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=partial(parse_flags, example=EXAMPLE))

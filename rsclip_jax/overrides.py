@@ -1,10 +1,15 @@
-"""Checking `--config.FIELD=VALUE` arguments before ml_collections applies them."""
+"""What `--config` and `--config.FIELD=VALUE` arguments say, and what is wrong with them."""
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 # What other trainers call a field.
 SYNONYMS = {
@@ -34,32 +39,127 @@ SYNONYMS = {
 def check_fields(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Refuse overrides of fields that the config does not have.
 
+    Evaluators have all their fields, and arguments may add some (`evaluators.arguments`).
+
     Raises:
       ValueError: names the field and the nearest right ones.
     """
+    config = copy.deepcopy(config).unlock()
+    _add_evaluators(config, arguments)
     known = list(_names(config))
     for argument in arguments:
         match = re.match(r"--?config\.([\w.]+)", argument)
-        if not match or match[1] in known:
-            continue
-        name = match[1]
-
-        def likeness(candidate: str, name: str = name) -> tuple[float, float]:
-            ends = candidate.rpartition(".")[2], name.rpartition(".")[2]
-            prefix = ends[0].startswith(ends[1]) or ends[1].startswith(ends[0])
-            whole, end = (
-                difflib.SequenceMatcher(None, *pair).ratio() for pair in ((candidate, name), ends)
+        if match and match[1] not in known:
+            raise ValueError(
+                f"--config.{match[1]}: the config has no such field; the nearest are "
+                + ", ".join(f"--config.{n}" for n in nearest(config, match[1]))
             )
-            return 0.5 * prefix + max(whole, end), whole
 
-        near = sorted(known, key=likeness, reverse=True)[:3]
-        meant = SYNONYMS.get(name) or SYNONYMS.get(name.rpartition(".")[2])
-        if meant in known:
-            near = [meant, *(n for n in near if n != meant)][:3]
-        raise ValueError(
-            f"--config.{name}: the config has no such field; the nearest are "
-            + ", ".join(f"--config.{n}" for n in near)
+
+def nearest(config: ConfigDict, name: str) -> list[str]:
+    """Return the three fields that are most like `name`, one that means the same first."""
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        ends = candidate.rpartition(".")[2], name.rpartition(".")[2]
+        prefix = ends[0].startswith(ends[1]) or ends[1].startswith(ends[0])
+        whole, end = (
+            difflib.SequenceMatcher(None, *pair).ratio() for pair in ((candidate, name), ends)
         )
+        return 0.5 * prefix + max(whole, end), whole
+
+    known = list(_names(config))
+    near = sorted(known, key=likeness, reverse=True)[:3]
+    meant = SYNONYMS.get(name) or SYNONYMS.get(name.rpartition(".")[2])
+    return [meant, *(n for n in near if n != meant)][:3] if meant in known else near
+
+
+def check_file(given: str) -> None:
+    """Refuse a value of --config whose file is not there.
+
+    Raises:
+      ValueError: names the config files that are.
+    """
+    path = Path(given.partition(":")[0])
+    if path.is_file():
+        return
+    folders = (path.parent, Path("configs"))
+    found = next((f for f in (sorted(d.glob("*.py")) for d in folders) if f), [])
+    there = [str(file) for file in found if "get_config(arg" in file.read_text(encoding="utf-8")]
+    raise ValueError(
+        f"--config={given}: no such file in {Path.cwd()}; "
+        + (f"there are {', '.join(there)}" if there else "configs/ lies in the repository's root")
+    )
+
+
+def explain_value(config: ConfigDict, field: str, value: str) -> str:
+    """Say what a field expects that was given a value of another type."""
+    usual: Any = config
+    for key in field.split("."):
+        usual = usual[key]
+    kinds = {bool: "True or False", int: "a whole number", float: "a number"}
+    kinds |= {tuple: "a tuple", ConfigDict: "a dictionary"}
+    shown = usual.to_dict() if isinstance(usual, ConfigDict) else usual
+    kind = kinds.get(type(usual), type(usual).__name__)
+    return f"--config.{field}={value}: expected {kind}; here it is {shown!r} unless you change it"
+
+
+def given(values: flags.FlagValues) -> dict[str, Any]:
+    """Return the fields that the command line sets, by name.
+
+    A size after the colon (`configs/georsclip.py:L/14`) sets config.model.variant.
+    """
+    from rsclip_jax.models.clip import VARIANTS  # JAX takes seconds to import
+
+    flag = values["config"]
+    words = config_flags.get_config_filename(flag).partition(":")[2].split(",")
+    sizes = [word for word in words if word in VARIANTS]
+    found = {"model.variant": sizes[0]} if sizes else {}
+    return {**found, **config_flags.get_override_values(flag)}
+
+
+def count_by(config: ConfigDict, given: dict[str, Any]) -> str:
+    """Let the command line choose between config.total_steps and total_epochs.
+
+    Where it gives one of them, the config's own other one is set to 0.
+
+    Returns:
+      what to print of it; "" for nothing.
+    """
+    for name, other in (("total_steps", "total_epochs"), ("total_epochs", "total_steps")):
+        if given.get(name) and not given.get(other) and config.get(other):
+            was, config[other] = config[other], type(config[other])(0)
+            return (
+                f"config.{other}={was:g} of the config file is switched off: --config.{name}="
+                f"{config[name]:g} decides how long the run is"
+            )
+    return ""
+
+
+class ConfigFileParser(ConfigFileFlagParser):
+    """Reads the config file of `--config`, with the evaluators that the other arguments add.
+
+    Args:
+      argv: the whole command line.
+    """
+
+    def __init__(self, argv: Sequence[str]):
+        super().__init__("config")
+        self._argv = argv
+
+    def parse(self, path: str) -> ConfigDict:
+        """Return the config; its fields can be overridden, but none added."""
+        config = super().parse(path)
+        if isinstance(config, ConfigDict):  # else it could not be read, which is told when it is
+            with config.unlocked():
+                _add_evaluators(config, self._argv)
+        return config
+
+
+def _add_evaluators(config: ConfigDict, arguments: Sequence[str]) -> None:
+    if "evals" in config and any(".evals." in argument for argument in arguments):
+        from rsclip_jax.evaluators.arguments import add_evaluators  # JAX takes seconds to import
+
+        add_evaluators(config, arguments)
 
 
 def _names(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -21,8 +21,9 @@ Input forms:
               published RGB-infrared pairs as downloaded: --input takes the directory of the
               unpacked archives. Their records have no captions
 
-Columns and members that are not used are listed; one that looks like captions, an image, an
-infrared image or a split is refused unless --ignore names it.
+Columns and members that are not used are listed; one that by its name or its values looks like
+captions, an image, an infrared image or a split is refused unless --ignore names it. Usual
+spellings of splits become train, val and test (--split_names).
 
 In jsonl, csv and json, rows of one image with one caption each become one record with all of them.
 """
@@ -39,21 +40,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 from rsclip_jax.data import records
-from rsclip_jax.data.caption_rows import id_key
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.ingest import Outcome, Recipe, ingest
+from rsclip_jax.data.progress import Progress
 from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
+from rsclip_jax.data.seen import FirstSplits, text_key
 from rsclip_jax.data.sources import InputError, Source, open_folder
-from rsclip_jax.data.summary import Summary
+from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.tfds_source import open_tfds
-from rsclip_jax.host import available_cores
+from rsclip_jax.host import available_cores, local_path, printable_output
 
 SPLIT = "train"  # of samples that name none
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
@@ -92,6 +93,7 @@ class Options:
     delimiter: str = ""  # of csv; "": guessed
     ignore: tuple[str, ...] = ()  # columns and extensions left out on purpose
     follow_links: bool = False
+    split_names: tuple[str, ...] = ()  # "restval=train"
     resize: int = 0
     max_pixels: int = 200_000_000
     max_skipped: float = 0.01
@@ -121,6 +123,7 @@ def prepare(options: Options) -> Summary:
         source.needs_text,
         source.edit,
         options.follow_links,
+        _split_names(options),
     )
     workers = options.workers or available_cores()
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
@@ -149,8 +152,8 @@ def prepare(options: Options) -> Summary:
                     writer.write(outcome.split, outcome.record)
                 progress.show(summary, outcome.position)
         progress.end()
-        for kind, count in sorted(source.passed_over.items()):
-            print(f"{options.name}: {count:,} members .{kind} not used", file=sys.stderr)
+        for given in recipe.split_names.keys() - {given for given, _ in summary.split_names}:
+            print(f"{options.name}: --split_names: no record is of {given!r}", file=sys.stderr)
         if not summary.total():
             raise InputError(f"--input={options.input} holds no samples")
         if summary.skipped_share() > options.max_skipped or not summary.records:
@@ -169,6 +172,11 @@ def check(options: Options) -> Source:
             check_name(kind, name)
         except ValueError as error:
             raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
+    for flag in ("input", "output", "images"):
+        try:
+            local_path(getattr(options, flag), f"--{flag}")
+        except ValueError as error:
+            raise InputError(str(error)) from error
     given = {ROLES[role][0] for role in options.columns}
     given |= {flag for flag in OPTIONAL if getattr(options, flag)}
     given |= {"split"} if options.split != SPLIT else set()
@@ -178,6 +186,8 @@ def check(options: Options) -> Source:
         )
     if len(options.delimiter) > 1 and options.delimiter not in ("tab", "\\t"):
         raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
+    _split_names(options)
+    _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
         return open_folder(options.input, options.class_folder or "first", options.ignore)
@@ -198,36 +208,42 @@ def check(options: Options) -> Source:
     )
 
 
+def _check_writable(output: Path) -> None:
+    above = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not os.access(above, os.W_OK):
+        raise InputError(
+            f"--output={output}: {above} cannot be written to (a read-only disk, or another "
+            "user's): give another directory"
+        )
+
+
+def _split_names(options: Options) -> dict[str, str]:
+    names = {}
+    for item in options.split_names:
+        given, _, name = item.rpartition("=")
+        try:
+            if not given:
+                raise ValueError("expected GIVEN=NAME, such as restval=train")
+            check_name("split", name)
+        except ValueError as error:
+            raise InputError(f"--split_names={item}: {error}") from error
+        names[given] = name
+    return names
+
+
 def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Mark records whose id an earlier one has."""
-    seen = SeenIds()
+    """Mark records whose id an earlier one has, and tell of the others whose image one has."""
+    ids, images = FirstSplits(), FirstSplits()
     for outcome in outcomes:
-        if not outcome.reason and not seen.add(outcome.id):
-            outcome.reason = "duplicate id"
+        if not outcome.reason:
+            first = ids.meet(text_key(outcome.id), outcome.split)
+            if first == outcome.split:
+                outcome.reason = DUPLICATE
+            elif first is not None:
+                outcome.reason = f"{DUPLICATE} of {outcome.split}, which {first} has already"
+            else:
+                outcome.same_image_in = images.meet(outcome.image_key, outcome.split)
         yield outcome
-
-
-class SeenIds:
-    """The ids met so far, as 64-bit hashes."""
-
-    RECENT = 2**18
-
-    def __init__(self):
-        self._recent: set[int] = set()
-        self._older = np.empty(0, np.uint64)  # sorted
-
-    def add(self, name: str) -> bool:
-        """Remember an id; return whether it is new."""
-        key = id_key(name)
-        place = np.searchsorted(self._older, np.uint64(key))
-        if key in self._recent or (place < len(self._older) and self._older[place] == key):
-            return False
-        self._recent.add(key)
-        if len(self._recent) == self.RECENT:
-            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
-            self._older = np.sort(np.concatenate([self._older, recent]))
-            self._recent.clear()
-        return True
 
 
 def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:
@@ -241,42 +257,6 @@ def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> 
         f"They are listed in {kept_list}. No data set was written: mend them, or allow a larger "
         f"share than --max_skipped={max_skipped:g}"
     )
-
-
-class Progress:
-    """A line on stderr that tells how far the work is and how long it will take."""
-
-    def __init__(self, name: str, size: int):
-        self._name = name
-        self._size = max(1, size)
-        self._start = self._last = 0.0
-        # A log file wants few lines, a terminal one that moves.
-        self._terminal = sys.stderr.isatty()
-        self._interval = 0.2 if self._terminal else 10.0
-
-    def show(self, summary: Summary, position: int) -> None:
-        """Print the line if it is time for one."""
-        now = time.monotonic()
-        if not self._start:  # The workers have started: their rate counts from here.
-            self._start = self._last = now
-        if now - self._last < self._interval:
-            return
-        self._last = now
-        elapsed = now - self._start
-        share = position / self._size
-        left = round(elapsed * (1 - share) / share) if share else 0
-        line = (
-            f"{self._name}: {share:4.0%}  {summary.records.total():,} records  "
-            f"{summary.total() / elapsed:,.0f}/s  {summary.skipped.total():,} skipped  "
-            f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-        )
-        ending = ("\r", "\033[K") if self._terminal else ("", "\n")
-        print(ending[0] + line + ending[1], end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the moving line."""
-        if self._terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def define_flags() -> None:
@@ -304,6 +284,12 @@ def define_flags() -> None:
         ("", "first", "last"),
         "Of nested folders, the one that names the class: the first (default), or the last, as in "
         "RSI-CB and Million-AID.",
+    )
+    flags.DEFINE_list(
+        "split_names",
+        [],
+        "GIVEN=NAME, comma-separated: what the input calls a split, and its name in the data set. "
+        "Usual spellings (validation, dev, Train, Karpathy's restval) become train, val or test.",
     )
     for role, (flag, usual) in ROLES.items():
         default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)
@@ -361,7 +347,8 @@ def options_from_flags() -> Options:
     }
     fields = [field.name for field in dataclasses.fields(Options) if field.name != "columns"]
     others: dict[str, Any] = {field: values[field].value for field in fields}
-    others["ignore"] = tuple(others["ignore"])
+    for several in ("ignore", "split_names"):
+        others[several] = tuple(others[several])
     for path in ("input", "output", "images"):
         others[path] = os.path.expanduser(others[path])  # bash leaves --output=~/data as it is
     return Options(columns=columns, **others)
@@ -371,6 +358,7 @@ def main(argv: list[str]) -> None:
     """Run the command; wrong input ends it with a message and status 1."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    printable_output()
     options = options_from_flags()
     start = time.monotonic()
     try:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax._src import compilation_cache
 
-from rsclip_jax import cuda, distributed
+from rsclip_jax import cuda, distributed, host
 
 # Of a GPU's memory, for JAX to take at its start. Its own default is 0.75; what is left here is for
 # CUDA, NCCL and the libraries' own buffers.
@@ -44,6 +44,7 @@ def started(given: Any = None, again: str = "") -> Iterator[None]:
     Raises:
       cuda.DeviceError: JAX cannot use the GPU that is here, or the devices that were asked for.
     """
+    host.printable_output()
     memory = claim_memory(os.environ)
     programs = keep_programs()
     alone = contextlib.nullcontext()

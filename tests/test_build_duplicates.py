@@ -111,6 +111,28 @@ def test_the_survivor_is_of_the_best_source():
     assert priority.survivor(equal) == priority.survivor(equal[::-1]) == least
 
 
+def test_held_out_rows_all_stay_and_the_others_go_for_them():
+    rows = [("a", "first", ""), ("b", "web", "test"), ("c", "web", "train"), ("d", "late", "val")]
+    priority = Priority(first=["first"], last=["late"])
+    assert list(priority.leavers(rows)) == [("a", "b", True), ("c", "b", True)]
+    assert list(priority.leavers(rows[::2])) == [("c", "a", False)]
+    assert list(priority.leavers(rows[:1])) == list(priority.leavers(rows[1:2])) == []
+
+
+@pytest.mark.parametrize("field", ["phash", "url"])
+def test_official_test_rows_survive_their_copies_in_training_sources(field):
+    value = hex_hash(5) if field == "phash" else "http://x/a"
+    rows = [new_row(id=f"{n}", source="web", **{field: value}) for n in range(3)]
+    rows[1] |= {"split": "test", "source": "late"}
+    priority = {"first": ["web"], "last": ["late"]}
+    if field == "phash":
+        transform, why = HashDuplicates(4, priority), "near duplicate of a held-out row: of 1"
+    else:
+        transform = UrlDuplicates(priority, ["web", "late"])
+        why = "same URL, of a held-out row: as 1"
+    decided(transform, rows, [("0", why), ("2", why)])
+
+
 def decided(transform, rows, expected):
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         result = pipeline | beam.Create(rows) | transform

@@ -46,7 +46,7 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
         {
             "filename": "1.jpg",
             "captions": ["a", "b"],
-            "split": "val",
+            "split": "Dev",
             "URL": " http://a/1 ",
             "gsd": 0.3,
             "source": "a site",
@@ -129,6 +129,16 @@ def test_tar_members_are_referred_to_by_offset(tmp_path):
     assert [row["captions"] for row in rows] == [["caption 0"], ["caption 1"]]
     assert [files.read_image(row["image"]) for row in rows] == [encoded(0), encoded(1)]
     assert rows[1]["image"].startswith(f"{path}#")
+
+
+def test_names_that_archives_have_in_common_are_told_apart(tmp_path):
+    for number in range(2):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as tar:
+            for name in ("000.jpg", "000.txt"):
+                tar.addfile(tarfile.TarInfo(name))
+    given = Input("web", "webdataset", str(tmp_path))
+    rows = [row for piece in given.pieces() for row in read_piece(given, piece)]
+    assert [row["id"] for row in rows] == ["web/s-0/000", "web/s-1/000"]
 
 
 def img2dataset_output(folder, webdataset=True, parquet=True):

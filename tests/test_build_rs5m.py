@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.local_job_service import LocalJobServicer
 from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
+from PIL import Image
 from test_build_ingest import encoded, img2dataset_output
 
 from configs.build import rs5m as config_file
@@ -39,6 +40,7 @@ def config(tmp_path_factory):
     (folder / "labelled" / "harbor").mkdir(parents=True)
     for number in range(8):
         (folder / "labelled" / "harbor" / f"{number}.png").write_bytes(encoded(2, "PNG"))
+    Image.new("RGB", (9, 9)).save(folder / "labelled" / "harbor" / "7.png")
     config = config_file.get_config()
     config.sources.laion2b.path = str(folder / "web")
     config.sources.laioncoco.path = str(folder / "coco.jsonl")
@@ -91,6 +93,10 @@ def test_web_pairs_and_labelled_images_become_a_data_set(built):
     assert "| laioncoco |     7 |   2 |     9 |" in told
     assert "hashes: near duplicate" in told and "fmow: as published" in told
     assert "8 records have no short caption: fmow 8." in told
+    assert "Kept though odd:\n\n- fmow: 1 black, or constant\n" in told
+    assert card["all"]["odd_images"] == {"black, or constant": 1}
+    assert card["all"]["classes"] == {"harbor": 8}
+    assert tokens["distinct"] == len(set(captions))
 
 
 def test_a_second_run_has_nothing_to_do_but_the_writing(config, built, capsys, monkeypatch):

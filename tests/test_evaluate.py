@@ -169,6 +169,51 @@ def test_a_failure_keeps_the_results_of_the_other_evaluators(workdir, data, monk
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_an_interruption_keeps_the_results_of_the_evaluators_before_it(
+    workdir, data, monkeypatch, capsys
+):
+    def interrupt(self, params):
+        yield "top1", 1.0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.run", interrupt)
+    fields = ("type=zero_shot", "data=places", "split=val")
+    more = [f"--config.evals.a_later.{field}" for field in fields]
+    with pytest.raises(KeyboardInterrupt):  # where a command has none: `errors.Leave` ends it
+        run(workdir, f"--data={data}", *more)
+    results = json.loads((workdir / "eval" / "results.json").read_text())
+    assert {name.split("/")[0] for name in results["metrics"]} == {"val"}
+    assert not results["failed"] and not results["complete"]
+    assert list(results["evals"]) == ["val", "scenes", "a_later"]
+    assert "mean_recall" in (workdir / "eval" / "report.md").read_text()
+    assert capsys.readouterr().out.index("\nval (") >= 0
+
+
+def test_only_some_evaluators_run_in_the_order_given(workdir, data, capsys):
+    fields = ("type=probe", "data=places", "split=test", "train_split=val")
+    mine = [f"--config.evals.mine.{field}" for field in fields]
+    metrics = run(workdir, f"--data={data}", "--only=scenes, mine", *mine)
+    assert list(dict.fromkeys(name.split("/")[0] for name in metrics)) == ["scenes", "mine"]
+    printed = capsys.readouterr().out
+    assert "\n  plain  " in printed and "\n  fitted on val  " in printed
+    assert "\n  plain: one prompt" in printed
+    assert "places/test: 2 images, 2 classes; fitted on val: 6" in printed
+
+
+def test_results_that_cannot_be_written_are_told_before_the_work(tmp_path):
+    (tmp_path / "eval").write_text("a file where the directory should be")
+    with pytest.raises(
+        ValueError, match=r"written to .*eval \(File exists\): give another --output"
+    ):
+        evaluate.main([f"--model={tmp_path}"])
+
+
+def test_texts_of_a_model_with_another_vocabulary_are_refused(workdir, data, config):
+    config.model.vocab_size = 97
+    with pytest.raises(ValueError, match=r"the model has 97 tokens .* tokenizer 'clip' has 49,408"):
+        run(workdir, f"--data={data}")
+
+
 def test_suite_without_any_of_its_data_is_told(workdir, tmp_path):
     with pytest.raises(ValueError, match="--suite=fusionrs: none of its data sets is there"):
         run(workdir, f"--data={tmp_path}", "--suite=fusionrs")
@@ -176,7 +221,7 @@ def test_suite_without_any_of_its_data_is_told(workdir, tmp_path):
 
 def test_table_has_a_row_for_each_kind_of_text():
     metrics = {"i2t_R@1": 1.0, "mean_recall": 2.25, "long_multi_i2t_R@1": 33.333, "top1": 4.0}
-    assert [line.split() for line in report.table(metrics).splitlines()] == [
+    assert [line.split() for line in report.table(metrics, "any").splitlines()] == [
         ["i2t_R@1", "mean_recall", "top1"],
         ["any", "1.00", "2.25", "4.00"],
         ["long_multi", "33.33"],
@@ -217,11 +262,16 @@ def test_evaluators_can_be_added_and_defaults_overridden(config):
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("--config.evals.val.splt=test", 'Did you mean "split"'),
+        ("--config.evals.val.splt=test", "the nearest are --config.evals.val.split, "),
         ("--config.evals.val.limit=many", "limit"),
         ("--confg.evals.val.limit=3", "confg"),
         ("test", "cannot understand test"),
-        ("--config.evals.value.limit=3", "(?s)no evaluator .value.*Did you mean .val.*there are"),
+        (
+            "--config.evals.value.limit=3",
+            "no evaluator 'value', .* did you mean 'val'.*new one has",
+        ),
+        ("--config.evals.mine.type=zeroshot", "mine.type='zeroshot': .* did you mean 'zero_shot'"),
+        ("--config.inpt.data_dir=d", "the nearest are --config.input.data_dir, "),
         ("--config.evals.my-own.type=probe", "named by letters, digits and _"),
     ],
 )
@@ -235,6 +285,8 @@ def test_missing_data_and_no_evaluators_are_told(workdir, data, config):
         run(workdir)
     with pytest.raises(ValueError, match=r"val\.type='x': expected one of retrieval, ir_retrieval"):
         run(workdir, f"--data={data}", "--config.evals.val.type=x")
+    with pytest.raises(ValueError, match=r"--only=scene: .*; did you mean 'scenes'"):
+        run(workdir, f"--data={data}", "--only=scene")
     config.evals = ConfigDict()
     with pytest.raises(ValueError, match=r"config\.evals is empty"):
         run(workdir)

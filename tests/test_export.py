@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,6 +39,8 @@ class GreyEncoder:
 
 
 class LengthTokenizer:
+    vocab_size, eot_id = 9, 8
+
     def __init__(self, spec, context_length):
         self.context_length = context_length
 
@@ -69,7 +72,7 @@ def config(tmp_path, monkeypatch):
     return ConfigDict(
         {
             "tokenizer": "clip",
-            "model": {"variant": "tiny"},
+            "model": {"variant": "tiny", "vocab_size": 9, "eot_id": 8},
             "input": {
                 "data_dir": str(tmp_path / "data"),
                 "lengths": {"text": 77, "text_long": 248},
@@ -133,7 +136,7 @@ def test_card_says_what_was_made_of_what(config, tmp_path):
     assert made["step"] == 5
     assert made["params_sha256"] == params_digest(PARAMS)
     assert made["dataset_fingerprint"] == dataset_fingerprint(config.input.data_dir, "set")
-    assert card["config"]["model"] == {"variant": "tiny"}
+    assert card["config"]["model"]["variant"] == "tiny"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -237,7 +240,7 @@ def test_mistakes_are_told_before_anything_is_written(config, tmp_path, options,
 
 def test_command_passes_its_flags_on(config, tmp_path, monkeypatch, capsys):
     def load_for_inference(model, step, mesh):
-        assert (model, step) == ("run", None)
+        assert (model, step) == (str(Path.cwd() / "run"), None)
         return config, PARAMS, 5
 
     monkeypatch.setattr(export, "load_for_inference", load_for_inference)

@@ -1,8 +1,16 @@
+import re
+
+import jax
+import numpy as np
 import pytest
 from test_clip import CONFIG
 
-from rsclip_jax.models import clip
-from rsclip_jax.training.flops import device_peak, forward_flops
+from rsclip_jax import hlo
+from rsclip_jax.models import clip, peft
+from rsclip_jax.training.flops import device_peak, forward_flops, step_flops
+from rsclip_jax.training.optim import param_names
+
+LENGTHS = {"text": 12, "text_long": 20}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +42,49 @@ def test_flops_of_shared_rows_are_those_of_their_tokens():
     flops = [forward_flops(model, lengths, {"image", *texts}, 3 * bool(texts))
              for texts in ((), lengths)]  # fmt: skip
     assert flops[1] - flops[0] == 2 * products
+
+
+LORA = {"method": "lora", "rank": 1, "alpha": 1.0, "targets": "attn/(query|key|value)|mlp/.*"}
+LORA |= {"reduction": 16, "hidden": 8, "folded": False}
+
+
+@pytest.mark.parametrize(
+    ("trained", "settings"),
+    [
+        (".*", {}),
+        ("txt/.*", {}),  # locked images (LiT): a forward pass of theirs, and no more
+        ("img/.*", {}),
+        (".*/(proj|ln_post/.*|ln_final/.*)|t", {}),
+        ("img/transformer/blocks/(attn/.*|mlp/fc2/.*)", {}),
+        (".*/pos_embedding", {}),  # the gradient goes all the way down
+        (peft.ADDED, {"peft": LORA}),
+        (".*", {"ir_tower": "separate"}),
+        ("ir/.*", {"ir_tower": "lora", "peft": {**LORA, "method": ""}}),
+    ],
+)
+def test_the_flops_of_a_step_are_the_compilers(trained, settings):
+    """Of every product in the program that XLA makes of loss and gradient."""
+    model = clip.build({**CONFIG, "scan": True, "context_length": 20, **settings})
+    params = clip.init_params(model, jax.random.key(0))
+    names = param_names(params)
+    moving = {name for name in jax.tree.leaves(names) if re.fullmatch(trained, name)}
+    batch, side = 4, model.image_size
+    inputs = {"image": np.zeros((batch, side, side, 3), np.uint8)}
+    if "ir_tower" in settings:
+        inputs["ir"] = inputs["image"] + np.uint8(1)
+    for field, length in LENGTHS.items():
+        inputs[field] = np.full((batch, length), model.eot_id, np.int32)
+
+    def loss(params):
+        held = jax.tree.map(
+            lambda p, name: p if name in moving else jax.lax.stop_gradient(p), params, names
+        )
+        out = model.apply({"params": held}, **inputs)
+        return sum(out[z].sum() for z in out if z.startswith("z")) * out["t"]
+
+    program = jax.jit(jax.value_and_grad(loss)).lower(params).compile().as_text()
+    flops = batch * step_flops(model, LENGTHS, set(inputs), moving)
+    assert flops == pytest.approx(hlo.product_flops(program), rel=0.005)
 
 
 def test_an_unknown_device_is_measured():

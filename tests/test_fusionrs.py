@@ -14,6 +14,8 @@ from test_peft import randomised
 
 from configs import fusionrs, unified
 from rsclip_jax import convert, weights
+from rsclip_jax.data import pipeline
+from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.evaluators import build
 from rsclip_jax.losses.pairs import text_keys, total_loss
 from rsclip_jax.models import clip, peft
@@ -289,6 +291,7 @@ def test_records_without_infrared_train_the_rest_of_the_loss(shared, scenes, tmp
         "ir": rng.integers(0, 256, (8, 32, 32, 3), np.uint8),
         "ir_mask": np.arange(8) < 5,
         "text": rng.integers(3, 300, (8, 16), np.int32),
+        "record": np.arange(8),
     }
     batch["text"][:, -1] = config.model.eot_id
     grads = jax.jit(jax.grad(make_loss(model, config, None, 4), has_aux=True))
@@ -309,6 +312,53 @@ def test_records_without_infrared_train_the_rest_of_the_loss(shared, scenes, tmp
     batch["ir_mask"][:] = False
     _, metrics = grads(shared[1], batch, 0)
     assert metrics["loss_img_ir"] == 0 == metrics["loss_ir_txt_ir"] < metrics["loss_img_txt"]
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_a_record_that_comes_twice_is_not_its_own_negative(kind):
+    rng = np.random.default_rng(0)
+    z = {name: rng.normal(size=(8, 16)).astype(np.float32) for name in ("img", "ir", "txt")}
+    z = {f"z{name}": x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in z.items()}
+    records = np.array([3, 5, 3, 7, 8, 9, 5, 3])
+    masks = {"ir": np.arange(8) != 4}
+    pairs = (("img", "ir", 1.0), ("img", "txt", 1.0), ("ir", "txt", 1.0))
+    bias = -10.0 if kind == "sigmoid" else None
+    out = {**z, "t": 20.0, **({"b": bias} if bias else {})}
+    for impl in ("gather", "ring"):
+        _, metrics = total_loss(out, pairs, kind=kind, masks=masks, records=records, impl=impl)
+        for a, b, _ in pairs:
+            mask = masks["ir"] if "ir" in (a, b) else None
+            keys = [records[:, None]]
+            want = reference(z["z" + a], z["z" + b], 20.0, bias=bias, mask=mask, same=keys)[0]
+            np.testing.assert_allclose(metrics[f"loss_{a}_{b}"], want, rtol=1e-5)
+
+
+def test_a_pair_counts_by_its_rows_or_by_the_batch():
+    out, masks = embeddings(), {"ir": HAS_IR}
+    pairs = (("img", "txt", 1.0), ("img", "ir", 2.0))
+    found = {mean: total_loss(out, pairs, masks=masks, mean=mean) for mean in ("present", "batch")}
+    (loss, metrics), (by_batch, metrics_of_batch) = found.values()
+    share = HAS_IR.mean()
+    np.testing.assert_allclose(metrics_of_batch["loss_img_ir"], share * metrics["loss_img_ir"])
+    np.testing.assert_allclose(loss - by_batch, 2 * (1 - share) * metrics["loss_img_ir"], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"config\.loss\.mean='rows': expected one of"):
+        total_loss(out, pairs, masks=masks, mean="rows")
+
+
+def test_a_batch_larger_than_the_data_masks_what_it_repeats(shared, scenes, tmp_path):
+    """Of the whole way from the pipeline to the loss: 24 rows of 5 records."""
+    config = resolve(small(scenes), tmp_path)
+    config.input.subset, config.input.batch_size, config.grad_cache_steps = 5, 24, 1
+    tokenizers = {k: make_tokenizer(config.tokenizer, n) for k, n in config.input.lengths.items()}
+    dataset = pipeline.train_dataset(config.input, config.model.image_size, tokenizers, seed=0)
+    batch = dataset[0]
+    assert len(set(batch["record"].tolist())) == 5
+    model = clip.build(config.model)
+    _, metrics = jax.jit(make_loss(model, config, None, 4))(shared[1], batch, 0)
+    z = apply(model, shared[1], image=batch["image"], ir=batch["ir"])
+    keys = [batch["record"][:, None]]
+    want = reference(z["zimg"], z["zir"], float(z["t"]), mask=batch["ir_mask"], same=keys)[0]
+    np.testing.assert_allclose(metrics["loss_img_ir"], want, rtol=1e-4)
 
 
 def test_a_plain_trimodal_model_exports_as_a_plain_clip(shared):

@@ -26,6 +26,7 @@ def made(scenes, tmp_path, size=64, **overrides):
     shape = (size, 32, 32, 3)
     batch = {name: rng.integers(0, 256, shape, np.uint8) for name in ("image", "ir")}
     batch["ir_mask"] = rng.random(size) < 0.7
+    batch["record"] = np.arange(size)
     for field, length in config.input.lengths.items():
         batch[field] = rng.integers(3, 400, (size, length)).astype(np.int32)
         batch[field][:, -1] = config.model.eot_id

@@ -3,6 +3,7 @@
 import ast
 import errno
 import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rsclip_jax import host
+import rsclip_jax
+from rsclip_jax import convert, evaluate, export, host
 from rsclip_jax.data.records import write_dataset
 from rsclip_jax.training.workdir import lock_workdir
 
@@ -59,6 +61,35 @@ def test_local_paths(monkeypatch):
     for bucket in ("gs://bucket/run", "s3://bucket/run", "gs:/bucket/run"):
         with pytest.raises(ValueError, match=f"--workdir={bucket}: expected a local path"):
             host.local_path(bucket, "--workdir")
+
+
+def test_every_command_refuses_a_bucket_in_one_line(tmp_path):
+    bucket, message = "gs://bucket/a", "=gs://bucket/a: expected a local path"
+    here = str(tmp_path)
+    calls = [
+        (evaluate.main, {"--model": here, "--data": here, "--output": here}),
+        (export.main, {"--model": here, "--data_dir": here, "--output": here, "--dataset": "d"}),
+        (convert.main, {"--input": here, "--output": here}),
+    ]
+    for command, given in calls:
+        for flag in given.keys() - {"--dataset"}:
+            arguments = [f"{name}={value}" for name, value in {**given, flag: bucket}.items()]
+            with pytest.raises(ValueError, match=f"{flag}{message}"):
+                command(arguments)
+    with pytest.raises(ValueError, match=f"path{message}"):
+        rsclip_jax.load(bucket)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_characters_that_the_output_lacks_are_escaped(monkeypatch):
+    written = io.BytesIO()
+    output = io.TextIOWrapper(written, "ascii")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        host.printable_output()
+        print("Stra\u00dfe, a name that is no UTF-8: \udcff", flush=True)
+    assert written.getvalue() == b"Stra\\xdfe, a name that is no UTF-8: \\udcff\n"
+    host.printable_output()  # of pytest's own streams, whatever they are
 
 
 @pytest.mark.parametrize("flag", ["--workdir", "--config.input.data_dir"])

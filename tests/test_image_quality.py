@@ -56,6 +56,12 @@ def test_images_that_cannot_be_compared_are_refused(pair):
         ssim(made[:8], true[:8])
 
 
+def percentile(levels, percent):
+    place = (len(levels) - 1) * percent / 100
+    below, above = sorted(levels)[math.floor(place)], sorted(levels)[math.ceil(place)]
+    return below + (place % 1) * (above - below)
+
+
 def test_audit_follows_its_definitions(pair):
     image = pair[1]
     levels = [float(v) for v in image.flat]
@@ -86,6 +92,7 @@ def test_audit_follows_its_definitions(pair):
         {
             "brightness": mean,
             "contrast": math.sqrt(sum((v - mean) ** 2 for v in levels) / len(levels)),
+            "dynamic_range": percentile(levels, 99) - percentile(levels, 1),
             "entropy": entropy,
             "edge_strength": sum(edges) / len(edges),
             "laplacian_variance": sum((v - centre) ** 2 for v in curves) / len(curves),

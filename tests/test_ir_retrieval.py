@@ -114,7 +114,9 @@ def test_equal_captions_are_right_for_all_their_images_but_pairs_are_not(config)
     assert metrics["ir2rgb_R@1"] == 50  # both tie for the red infrared one
     assert metrics["worst_ir2rgb_R@1"] == 0
     details = evaluator.details()
-    assert details["data"] == ["pairs/same: 2 pairs, 2 captions, 1 of them distinct"]
+    about = evaluator.about()
+    assert about[0] == "pairs/same: 2 pairs, 2 captions, 1 of them distinct"
+    assert "equal captions" in about[1] and "such as those of repeated captions" in about[2]
     assert details["size"] == 2
     assert set(details["intervals"]) == {name for name in metrics if "worst_" not in name}
 
@@ -241,7 +243,7 @@ def test_late_fusion_is_chosen_on_validation_and_reported_on_test(fusion):
     assert low < metrics["fused_mean"] < high
     assert details["fusion"]["alpha"] == best and details["fusion"]["chosen_on"] == "scenes/val"
     assert details["fusion"]["mean_recall"] == pytest.approx({f"{a:g}": on_val[a] for a in alphas})
-    said = " ".join(details["protocol"])
+    said = " ".join(evaluator.about())
     assert f"a = {best:g}, chosen on scenes/val (36 pairs)" in said
     assert f"0.25: {on_val[0.25]:.2f}" in said and "published no number" in said
 
@@ -278,10 +280,15 @@ def test_pairs_need_no_texts_and_no_labels(config):
     write_dataset(config.input.data_dir, "cart", {"test": rows})
     metrics, evaluator = run(config, data="cart", texts="none")
     assert metrics["mean_recall"] == pytest.approx((50 + 50 + 4 * 100) / 6)
-    details = evaluator.details()
-    assert details["data"] == ["cart/test: 4 pairs"]
-    assert details["protocol"] == []  # all that could be said is about captions
-    assert set(details["intervals"]) == set(metrics)
+    pairs, protocol = evaluator.about()  # nothing of ties, of which there are none
+    assert pairs == "cart/test: 4 pairs"
+    assert "searched among all pairs" in protocol and "caption" not in protocol
+    assert set(evaluator.details()["intervals"]) == set(metrics)
+    write_dataset(config.input.data_dir, "twins", {"test": [rows[0], {**rows[0], "id": "9"}]})
+    metrics, evaluator = run(config, data="twins", texts="none")
+    assert metrics["worst_pair_mean"] < metrics["pair_mean"]
+    ties = evaluator.about()[2]
+    assert "named worst" in ties and "caption" not in ties
 
 
 def test_picture_frames_partners_green_and_others_red(config, tmp_path):

@@ -1,7 +1,9 @@
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import lrsclip
-from rsclip_jax.overrides import check_fields
+from rsclip_jax.overrides import ConfigFileParser, check_fields
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,32 @@ def test_words_of_other_trainers_are_answered_with_ours(argument, meant):
     with pytest.raises(ValueError, match="no such field") as error:
         check_fields(lrsclip.get_config("demo"), [argument])
     assert str(error.value).split("nearest are ")[1].split(", ")[0] == meant
+
+
+MINE = ["--config.evals.mine.type=zero_shot", "--config.evals.mine.data=mine"]
+
+
+def test_evaluators_are_added_to_a_config_file_and_have_all_their_fields():
+    more = ["--config.evals.scene_types.protocol=plain", "--config.evals.mine.limit=5"]
+    argv = ["main", "--config=configs/lrsclip.py:demo", *MINE, *more]
+    check_fields(lrsclip.get_config("demo"), argv)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+    values["config"].parser = ConfigFileParser(argv)
+    values(argv)
+    evals = values.config.evals
+    assert evals.mine.data == "mine" and evals.mine.limit == 5
+    assert evals.mine.protocol == "georsclip" and evals.scene_types.protocol == "plain"
+    assert values.config.is_locked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(MINE[1:], "there is no evaluator 'mine', .* A new one has a type, --config.evals.mine.type="),
+     (["--config.evals.vall.split=test"], "no evaluator 'vall', .* did you mean 'val'"),
+     (["--config.evals.mine.type=zero"], "mine.type='zero': .* did you mean 'zero_shot'"),
+     ([*MINE, "--config.evals.mine.protocl=plain"], "nearest are --config.evals.mine.protocol")],
+)  # fmt: skip
+def test_unknown_evaluators_types_and_fields_are_answered_with_the_nearest(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_fields(lrsclip.get_config("demo"), arguments)

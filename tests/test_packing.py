@@ -57,6 +57,7 @@ def made(scenes, tmp_path, size=32, **overrides):
         clip.init_params(model, jax.random.key(0)),
     )
     batch = {"image": rng.integers(0, 256, (size, 32, 32, 3), np.uint8)}
+    batch["record"] = np.arange(size, dtype=np.int32)
     for field, length in config.input.lengths.items():
         batch[field] = rng.integers(3, 400, (size, length)).astype(np.int32)
         for row in batch[field]:  # what follows is noise

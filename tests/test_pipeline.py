@@ -118,6 +118,7 @@ def test_a_batch_has_the_promised_shapes():
         "text": ((8, 20), np.int32),
         "text_long": ((8, 90), np.int32),
         "text_ir": ((8, 7), np.int32),
+        "record": ((8,), np.int32),
     }
 
 

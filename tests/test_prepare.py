@@ -17,8 +17,10 @@ from PIL import Image
 
 from rsclip_jax.data import ingest, records
 from rsclip_jax.data.images import decode
+from rsclip_jax.data.mending import CONTROL, HALF, NAME
 from rsclip_jax.data.sources import InputError
-from rsclip_jax.prepare import Options, SeenIds, prepare
+from rsclip_jax.data.summary import Summary
+from rsclip_jax.prepare import Options, prepare
 
 
 def picture(seed, size=(12, 16), form="JPEG"):
@@ -130,7 +132,6 @@ def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
     rows += [
         {"filename": "0.jpg", **caption},
         {"filename": "1.jpg", "captions": [" ", ""]},
-        {"filename": "1.jpg", "captions": ["\ud800"], "split": "val"},
         {"filename": "1.jpg", "captions": ["one"], "split": "all"},
         {"filename": "1.jpg", "captions": ["one"], "ir": "page.jpg"},
         {"captions": ["one"]},
@@ -142,7 +143,6 @@ def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
         *expected.items(),
         ("0.jpg", "duplicate id"),
         ("1.jpg", "no caption and no label"),
-        ("1.jpg", "record field 'captions' is not valid Unicode"),
         ("1.jpg", "split name 'all' is not possible"),
         ("1.jpg", "infrared"),
         ("", "no image"),
@@ -185,14 +185,6 @@ def test_the_output_is_the_same_for_any_number_of_workers(tmp_path, monkeypatch)
     one, two = (content(tmp_path / f"{workers}/toy/1.0.0") for workers in (1, 2))
     assert one == two
     assert len(skipped(tmp_path, "2/toy/1.0.0/skipped.jsonl")) == 2
-
-
-def test_ids_met_long_ago_are_remembered(monkeypatch):
-    monkeypatch.setattr(SeenIds, "RECENT", 7)
-    seen = SeenIds()
-    assert all(seen.add(f"{index}") for index in range(100))
-    assert not any(seen.add(f"{index}") for index in range(100))
-    assert seen.add("new")
 
 
 def test_few_bytes_are_under_way_at_a_time(tmp_path, monkeypatch):
@@ -283,8 +275,11 @@ def test_csv_with_one_caption_a_row_gives_one_record_an_image(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"output": "gs://bucket/data"}, "--output=gs://bucket/data: expected a local path"),
         ({"name": "my-toy"}, "--name: .*letters"),
         ({"split": "train 1"}, "--split: "),
+        ({"split_names": ("restval",)}, "--split_names=restval: expected GIVEN=NAME"),
+        ({"split_names": ("a=b c",)}, "--split_names=a=b c: split name 'b c' is not possible"),
         ({"input": "absent.jsonl"}, "absent.jsonl does not exist"),
         ({"columns": {"label": ("lable",)}}, "--label_column=lable"),
         ({"format": "folder"}, "--images means nothing for --format=folder"),
@@ -297,6 +292,20 @@ def test_wrong_flags_are_refused_before_anything_is_written(tmp_path, changes, m
     with pytest.raises(InputError, match=message):
         prepare(options(tmp_path, **changes))
     assert not (tmp_path / "data").exists()
+
+
+def test_a_read_only_output_is_told_before_the_work(tmp_path, monkeypatch):
+    toy(tmp_path)
+    prepare(options(tmp_path))
+    before = content(tmp_path / "data/toy/1.0.0")
+    # As on a read-only disk: permissions do not stop the user that many containers run as.
+    monkeypatch.setattr("rsclip_jax.prepare.os.access", lambda path, mode: False)
+    monkeypatch.setattr("rsclip_jax.prepare.open_table", None)
+    for changes in ({"overwrite": True}, {"output": str(tmp_path / "new/data")}):
+        with pytest.raises(InputError, match=r"cannot be written to .*another directory"):
+            prepare(options(tmp_path, **changes))
+    assert content(tmp_path / "data/toy/1.0.0") == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path):
@@ -331,6 +340,7 @@ def test_the_summary_counts_what_is_there(tmp_path):
     lengths = [77, 78, 248, 249, 3, 4, 3, 4, 3]
     assert numbers["clip_tokens"]["captions"] == {
         "texts": 9,
+        "distinct": 8,
         "mean": pytest.approx(np.mean(lengths)),
         "p95": 249,
         "max": 249,
@@ -342,10 +352,21 @@ def test_the_summary_counts_what_is_there(tmp_path):
 
 
 def test_the_command_prints_a_summary_and_fails_with_a_message(tmp_path):
-    toy(tmp_path)
-    done = subprocess.run(command(tmp_path, "--workers=2"), capture_output=True, text=True)
+    rows = toy(tmp_path)
+    rows[0]["label"] = "港口"
+    write_rows(tmp_path, rows)
+    ascii = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command(tmp_path, "--workers=2"), capture_output=True, text=True, env=ascii
+    )
     assert done.returncode == 0, done.stderr
-    for words in ("train                     4", "total                     6", "> 77", "0.0%"):
+    for words in (
+        "train                     4",
+        "total                     6",
+        "> 77",
+        "0.0%",
+        r"\u6e2f\u53e3",
+    ):
         assert words in done.stdout
     again = subprocess.run(command(tmp_path), capture_output=True, text=True)
     assert again.returncode == 1
@@ -474,3 +495,153 @@ def test_odd_images_are_kept_counted_and_said(tmp_path):
         "of one pixel": 1,
     }
     assert "       2  constant, every pixel alike" in summary.table()
+
+
+def test_the_summary_tells_classes_infrared_and_where_texts_come_from(tmp_path):
+    rows = toy(tmp_path, count=40)
+    for index, row in enumerate(rows):
+        row["label"] = f"class {index % 16:02d}" if index < 39 else ""
+    rows[0] |= {"captions": [], "ir": "1.jpg"}
+    rows[1] |= {"captions": [], "long_captions": ["a long one"]}
+    rows[2] |= {"label": "port\n" + "x" * 100}
+    write_rows(tmp_path, rows)
+    summary = prepare(options(tmp_path))
+    numbers = summary.as_dict()
+    assert numbers["with_infrared"] == {"records": 1, "share": 1 / 40}
+    assert numbers["label_sentences"] == {"records": 2, "share": 2 / 40}
+    assert numbers["without_captions_and_label"] == {"records": 0, "share": 0.0}
+    assert list(numbers["classes"].items())[:2] == [("class 00", 3), ("class 01", 3)]
+    assert len(numbers["classes"]) == 17 and sum(numbers["classes"].values()) == 39
+    assert numbers["clip_tokens"]["captions"]["texts"] == 2 * 38
+    assert numbers["clip_tokens"]["captions"]["distinct"] == 38 + 1
+    table = summary.table()
+    for line in (
+        "         1  (2.5%) have an infrared image",
+        '         2  (5.0%) have no caption: their text will be "a remote sensing image of LABEL"',
+        "classes (17)",
+        "  class 06                                  3",
+        "  7 more, of 2 to 1 records each: all are in summary.json",
+        "  1 records have no class",
+    ):
+        assert line in table.splitlines()
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_summaries_of_parts_add_up_to_that_of_the_whole(monkeypatch):
+    monkeypatch.setattr("rsclip_jax.data.summary.MAX_CLASSES", 3)
+    outcomes = []
+    for index in range(9):
+        example = {"image": b"J", "ir": b"I" * (index % 2), "label": f"{index % 5}"}
+        example |= {"captions": [f"{index % 4}"], "long_captions": [], "ir_captions": []}
+        outcomes.append(ingest.Outcome("", 0, "", "", "train", size=(1, 1)))
+        outcomes[-1].describe(example)
+    whole, first, second = Summary("toy"), Summary("toy"), Summary("toy")
+    for index, outcome in enumerate(outcomes):
+        whole.add(outcome)
+        (first if index < 5 else second).add(outcome)
+    first.update(second)
+    assert first.as_dict() == whole.as_dict()
+    numbers = whole.as_dict()
+    assert numbers["classes"] == {"0": 2, "1": 2, "2": 2}
+    assert numbers["other_classes"] == 3
+    assert numbers["with_infrared"]["records"] == 4
+    assert numbers["clip_tokens"]["captions"]["distinct"] == 4
+    assert "3 records are of classes beyond" in whole.table()
+
+
+def test_texts_that_cannot_be_stored_are_mended_and_the_image_stays(tmp_path):
+    rows = toy(tmp_path, count=4)
+    rows[0]["captions"] = ["a pier \ud83d", "b"]
+    rows[1]["captions"] = ["\0a\0 quay\x1b", "\0", "tab\tstays"]
+    rows[2] |= {"label": "caf\udce9", "id": "two\ud800"}
+    rows[3] |= {"label": "caf\udce8", "captions": ["\U0001f6f0"]}
+    for number, row in enumerate(rows):
+        row.setdefault("id", f"{number}")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    summary = prepare(options(tmp_path, columns={"id": ("id",)}))
+    assert not summary.skipped
+    stored = {
+        r["id"]: r
+        for s in ("train", "val")
+        for r in records.open_source(tmp_path / "data", "toy", s)
+    }
+    assert stored["0"]["captions"] == ["a pier \ufffd", "b"]
+    assert stored["1"]["captions"] == ["a  quay", "tab\tstays"]
+    assert stored["two\\ud800"]["label"] == "caf\\udce9"
+    assert (stored["3"]["label"], stored["3"]["captions"]) == ("caf\\udce8", ["\U0001f6f0"])
+    assert summary.as_dict()["mended_texts"] == {HALF: 1, CONTROL: 2, NAME: 3}
+    assert f"         2  {CONTROL}" in summary.table().splitlines()
+
+
+def test_names_of_files_in_other_encodings_are_kept(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/classes/caf\xe9"
+    os.makedirs(folder)
+    with open(folder + b"/\xff.jpg", "wb") as file:
+        file.write(picture(1))
+    given = {"format": "folder", "input": str(tmp_path / "classes"), "images": ""}
+    prepare(options(tmp_path, **given))
+    (record,) = records.open_source(tmp_path / "data", "toy", "train")
+    assert (record["id"], record["label"]) == ("caf\\udce9/\\udcff.jpg", "caf\\udce9")
+
+
+def splits_of(root, **changes):
+    summary = prepare(options(root, **changes))
+    return summary, dict(summary.records)
+
+
+def test_the_usual_spellings_of_splits_become_train_val_and_test(tmp_path, capsys):
+    rows = toy(tmp_path, count=8)
+    names = ("train", "Training", "restval", "VAL", "validation", "dev", "test", "extra")
+    for row, name in zip(rows, names, strict=True):
+        row["split"] = name
+    write_rows(tmp_path, rows)
+    summary, counts = splits_of(tmp_path, max_skipped=0.2)
+    assert counts == {"train": 3, "val": 3, "test": 1, "extra": 1}
+    line = "         1  of split 'restval' are in train (--split_names=restval=NAME decides)"
+    assert line in summary.table().splitlines()
+    assert summary.as_dict()["split_names"]["restval"] == {"split": "train", "records": 1}
+    assert not {"train", "test", "extra"} & set(summary.as_dict()["split_names"])
+    named = ("restval=restval", "extra=test", "fold1=train")
+    _, counts = splits_of(tmp_path, split_names=named, overwrite=True)
+    assert counts == {"train": 2, "restval": 1, "val": 3, "test": 2}
+    assert "--split_names: no record is of 'fold1'" in capsys.readouterr().err
+
+
+def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
+    rows = toy(tmp_path, count=3)
+    for row in rows:
+        row["split"] = "0"
+    write_rows(tmp_path, rows)
+    with pytest.raises(InputError, match="3 x split name '0' is not possible"):
+        prepare(options(tmp_path))
+    assert "--split_names=0=train" in skipped(tmp_path, "data/toy.skipped.jsonl")[0]["reason"]
+    assert splits_of(tmp_path, split_names=("0=val",))[1] == {"val": 3}
+
+
+def test_records_lost_to_another_split_are_counted_by_their_split(tmp_path):
+    rows = toy(tmp_path, count=3)  # train, train, val
+    again = [{**row, "split": "test", "captions": ["x", "y"]} for row in rows]
+    write_rows(tmp_path, [*rows, *again, rows[0]])
+    summary = prepare(options(tmp_path, max_skipped=0.6))
+    assert summary.skipped == {
+        "duplicate id of test, which train has already": 2,
+        "duplicate id of test, which val has already": 1,
+        "duplicate id": 1,
+    }
+    table = summary.table()
+    assert "         2  duplicate id of test, which train has already" in table.splitlines()
+    assert "of one id the first stays" in table
+
+
+def test_images_that_are_in_another_split_too_are_kept_and_counted(tmp_path):
+    rows = toy(tmp_path, count=6)
+    for name in ("4", "5"):
+        (tmp_path / f"images/{name}.jpg").write_bytes(picture(0))
+    for row, split in zip(rows, ("train", "train", "train", "train", "train", "test"), strict=True):
+        row["split"] = split
+    write_rows(tmp_path, rows)
+    summary = prepare(options(tmp_path))
+    assert summary.records.total() == 6
+    counts = {"of test that train has already": 1, "of train that it has already": 1}
+    assert summary.as_dict()["same_images"] == counts
+    assert "         1  of test that train has already" in summary.table().splitlines()

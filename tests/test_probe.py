@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rsclip_jax import evaluators
 from rsclip_jax.data.records import write_dataset
 from rsclip_jax.evaluators import probe
+from rsclip_jax.evaluators.class_index import shared_index
 
 
 def clusters(count=60, classes=3, width=8, noise=0.6):
@@ -76,6 +77,9 @@ def test_shots_are_as_many_of_each_class_and_differ_by_seed():
 def test_a_fifth_of_each_class_is_held_out():
     labels = np.repeat([0, 1], [10, 25])
     assert np.bincount(labels[probe._held_out(labels)]).tolist() == [2, 5]
+    assert probe._held_out(np.array([0, 1, 1, 0, 1, 2])).sum() == 2  # else nothing would choose
+    with pytest.raises(ValueError, match="one of each class: none can be held out"):
+        probe._held_out(np.arange(3))
 
 
 class Pixels:
@@ -153,3 +157,23 @@ def test_equal_splits_are_refused(colours):
 def test_infrared_images_are_probed_where_asked(colours):
     found = dict(build(colours, modality="ir").run(SimpleNamespace()))
     assert found["linear"] == found["knn"] == 0
+
+
+def test_classes_are_matched_as_names_are_in_zero_shot():
+    known = ["10", "2", "1", "2"]
+    found = shared_index(known, {"train": known, "test": ["2.0", "10", "1"]})
+    assert found["train"].tolist() == [2, 1, 0, 1]  # by number, not as text
+    assert found["test"].tolist() == [1, 2, 0]
+    known = ["SeaLake", "AnnualCrop"]
+    assert shared_index(known, {"d/test": ["annual_crop", "sea lake"]})["d/test"].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="d/test: classes without a training image: Forest"):
+        shared_index(known, {"d/test": ["SeaLake", "Forest"]})
+    with pytest.raises(ValueError, match="'annual crop': 'AnnualCrop' and 'annual_crop'"):
+        shared_index([*known, "annual_crop"], {})
+
+
+def test_a_long_fit_tells_how_far_it_is(monkeypatch):
+    monkeypatch.setattr(probe, "TELL_S", -1)
+    said = []
+    probe.logistic_regression(*clusters(), 3, 1.0, said.append)
+    assert said[:2] == [f"iteration {k} of at most 1,000" for k in (1, 2)]

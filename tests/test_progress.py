@@ -1,5 +1,7 @@
 """What a run tells about its speed."""
 
+import contextlib
+import functools
 import time
 from types import SimpleNamespace
 
@@ -13,6 +15,8 @@ from small_run import small_config
 
 from rsclip_jax.data.pipeline import device_prefetch
 from rsclip_jax.training import progress
+from rsclip_jax.training.loop import evaluate
+from rsclip_jax.training.metrics import read_metrics
 from rsclip_jax.training.progress import Progress
 
 
@@ -103,3 +107,37 @@ def test_a_slow_loader_is_reported_and_a_fast_one_is_not(
     prefetch.close()
     share = capsys.readouterr().out.partition("input-bound: ")[2].partition("%")[0]
     assert low <= int(share or 0) <= high
+
+
+class Named:
+    """Stands for an evaluator."""
+
+    protocol = "plain"
+
+    def __init__(self, failing=False):
+        self._failing = failing
+
+    def run(self, params):
+        yield "top1", 50.0
+        if self._failing:
+            raise OSError("broken")
+
+    def about(self):
+        return ["d/val: 8 images"]
+
+
+def test_results_are_written_and_explained_as_each_evaluator_finishes(
+    make_progress, tmp_path, capsys
+):
+    reports = make_progress(8)
+    config = small_config("data", checkpoint__best="")
+    for step in (4, 8):
+        evals = {"one": Named(), "other": Named(failing=step == 8)}
+        with pytest.raises(OSError, match="broken") if step == 8 else contextlib.nullcontext():
+            evaluate(evals, None, config, tmp_path, functools.partial(reports.scores, step))
+    reports.close()
+    lines = [{k: v for k, v in line.items() if k != "step"} for line in read_metrics(tmp_path)]
+    assert lines == [{"one/top1": 50.0}, {"other/top1": 50.0}, {"one/top1": 50.0}]
+    told = capsys.readouterr().out
+    assert told.count("step 8, one\n") == 1 and told.count("  plain") == 3
+    assert told.count("  d/val: 8 images") == 2  # once for each evaluator

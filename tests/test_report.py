@@ -10,25 +10,25 @@ from rsclip_jax.evaluators.report import markdown, page, table
 
 
 def test_prefixes_are_rows_and_long_names_keep_their_distance():
-    found = table({"t2i_R@1": 1.234, "long_t2i_R@1": 50.0, "linear_16shot_std": 2.0})
-    header, first, second = found.splitlines()
+    metrics = {"t2i_R@1": 1.234, "long_t2i_R@1": 50.0, "linear_16shot_std": 2.0}
+    header, first, second = table(metrics, "any").splitlines()
     assert header.split() == ["t2i_R@1", "linear_16shot_std"]
-    assert first.split() == ["1.23", "2.00"]
-    assert second.split() == ["long", "50.00"]
+    assert first.split() == ["any", "1.23", "2.00"]
+    assert second.split() == ["long_any", "50.00"]
     assert header.endswith("  linear_16shot_std") and len(first) == len(header)
 
 
 def test_rows_of_the_protocol_without_a_prefix_name_it():
     rows = ("", "worst_", "multi_", "long_", "long_worst_", "long_multi_worst_")
-    _, *lines = table({f"{row}i2t_R@1": 1.0 for row in rows}).splitlines()
+    _, *lines = table({f"{row}i2t_R@1": 1.0 for row in rows}, "any").splitlines()
     assert [line.split()[0] for line in lines] == [
         *("any", "any_worst", "multi", "long_any", "long_any_worst", "long_multi_worst")
     ]
 
 
 def test_columns_stay_below_each_other_and_fractions_have_four_places():
-    found = table({"long_skyscript_i2t_mean": 5.0, "i2t_mean": 7.5, "ir2t_R@1": 1.0, "Rmi": 0.7447})
-    header, skyscript, plain = found.splitlines()
+    metrics = {"long_skyscript_i2t_mean": 5.0, "i2t_mean": 7.5, "ir2t_R@1": 1.0, "Rmi": 0.7447}
+    header, skyscript, plain = table(metrics, "any").splitlines()
     assert header.split() == ["i2t_mean", "ir2t_R@1", "Rmi"]
     assert skyscript.index("5.00") + 4 == plain.index("7.50") + 4 == header.index("i2t_mean") + 8
     assert "0.7447" in plain
@@ -36,9 +36,10 @@ def test_columns_stay_below_each_other_and_fractions_have_four_places():
 
 def test_late_fusion_has_rows_of_its_own_means_below_the_others():
     names = ("ir2t_R@1", "text_mean", "rgb2t_R@1", "fused2t_R@1", "fused_mean", "fused_alpha")
-    header, *rows = table(dict.fromkeys(names, 0.25)).splitlines()
+    header, *rows = table(dict.fromkeys(names, 0.25), "fusionrs").splitlines()
     assert header.split() == ["ir2t_R@1", "rgb2t_R@1", "fused2t_R@1", "fused_alpha", "mean"]
-    assert [row.split() for row in rows] == [["0.25"] * 4, ["text", "0.25"], ["fused", "0.25"]]
+    rows = [row.split() for row in rows]
+    assert rows == [["fusionrs"] + ["0.25"] * 4, ["text", "0.25"], ["fused", "0.25"]]
 
 
 SUITE = {
@@ -79,8 +80,7 @@ def results(monkeypatch):
         "details": {
             "aid": {
                 "size": 20,
-                "data": ["aid/all: 20 images, 2 classes"],
-                "protocol": ["105 prompts"],
+                "about": ["aid/all: 20 images, 2 classes", "georsclip: 105 prompts"],
                 "intervals": {"top1": [40.0, 80.0]},
                 "class_names": ["bare land", "<river>"],
                 "confusion": [[6, 4], [1, 9]],

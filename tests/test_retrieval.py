@@ -258,9 +258,12 @@ def test_details_tell_sizes_protocols_and_what_is_possible(config):
     dict(evaluator.run({}))
     details = evaluator.details()
     assert details["size"] == 3
-    assert details["data"] == [
+    about = evaluator.about()
+    assert about[0] == (
         "colours/twins: 3 images, 6 short captions cut at 77 tokens, 4 of them distinct"
-    ]
+    )
+    assert [line.split(":")[0] for line in about[1:3]] == ["any", "multi"]
+    assert "random order" in about[3]
     # Two captions of three images are another's as well: half of those searches must fail.
     assert details["oracle"]["t2i_R@1"] == pytest.approx(100 * 4 / 6)
     assert details["oracle"]["i2t_R@1"] == pytest.approx(200 / 3)

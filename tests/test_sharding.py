@@ -96,6 +96,7 @@ def parts(scenes, tmp_path_factory):
     config.loss.impl, config.model.scan = "ring", True
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (16, 32, 32, 3), np.uint8)}
+    batch["record"] = np.arange(16, dtype=np.int32)
     for field, length in config.input.lengths.items():
         batch[field] = rng.integers(3, 400, (16, length)).astype(np.int32)
         batch[field][:, -1] = config.model.eot_id

@@ -140,7 +140,7 @@ def test_nested_folders_can_name_the_class_by_the_last(tmp_path):
 def test_split_folders_are_found_beside_folders_without_images(tmp_path):
     touch(tmp_path, "Train/port/a.jpg", "test/port/b.jpg", "__MACOSX/x.txt", "annotations/y.txt")
     source = open_folder(str(tmp_path), ignore=())
-    assert [(s.label, s.split) for s in source] == [("port", "train"), ("port", "test")]
+    assert [(s.label, s.split) for s in source] == [("port", "Train"), ("port", "test")]
     assert source.notes == ["folders without images are not used: __MACOSX, annotations"]
 
 

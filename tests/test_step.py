@@ -10,7 +10,7 @@ from rsclip_jax.models import clip
 from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import adapt_params, from_plain, make_state, to_plain
-from rsclip_jax.training.step import make_loss, make_train_step
+from rsclip_jax.training.step import average_decay, make_loss, make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,7 @@ def parts(scenes, tmp_path_factory):
     tx = make_optimizer(config, params, 10)
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (16, 32, 32, 3), np.uint8)}
+    batch["record"] = np.arange(16)
     for field, length in config.input.lengths.items():
         batch[field] = rng.integers(3, 400, (16, length)).astype(np.int32)
         batch[field][:, -1] = config.model.eot_id
@@ -68,12 +69,22 @@ def test_the_temperature_is_clamped(parts):
     assert float(jnp.exp(state["params"]["t"])) <= 100 * (1 + 1e-6)
 
 
+def test_the_average_forgets_the_initial_weights():
+    for decay in (0.99, 0.9999):
+        decays = np.asarray(average_decay(decay, np.arange(100_000)))
+        np.testing.assert_allclose(decays[[0, 1, 80]], [0.1, 2 / 11, 0.9], rtol=1e-6)
+        assert np.all(np.diff(decays) >= 0) and decays[-1] == np.float32(decay)
+        # The share of the initial weights; at a constant 0.99 it would be .97, and .37 at 100.
+        assert np.prod(decays[:2]) > 0.01 > np.prod(decays[:3])
+
+
 def test_the_average_follows_its_formula(parts):
     config, model, params, tx, batch = parts
     state, _ = jax.jit(make_train_step(make_loss(model, config, None, 10), tx, config, 10))(
         make_state(params, tx, ema=True), batch
     )
-    expected = 0.9 * flat(params).astype(np.float64) + 0.1 * flat(state["params"])
+    # The first update leaves a tenth, not 0.9, of the initial weights.
+    expected = 0.1 * flat(params).astype(np.float64) + 0.9 * flat(state["params"])
     np.testing.assert_allclose(flat(state["ema"]), expected, atol=1e-6)
     still = flat(state["params"]) == flat(params)  # a layer norm's kind that has not moved, say
     np.testing.assert_array_equal(flat(state["ema"])[still], flat(params)[still])

@@ -399,10 +399,10 @@ def test_numbered_siblings_belong_to_a_caption_column_found_by_its_name(tmp_path
 
 def test_documents_keyed_by_split_give_splits_not_classes(tmp_path):
     plain = {key: value for key, value in ROW.items() if key != "split"}
-    document = {"train": [{"filename": "b.jpg", "captions": ["one"]}], "test": [plain]}
+    document = {"Training": [{"filename": "b.jpg", "captions": ["one"]}], "test": [plain]}
     path = text(tmp_path, json.dumps(document), "c.json")
     train, test = open_table("json", path)
-    assert (train.split, train.label) == ("train", "")
+    assert (train.split, train.label) == ("Training", "")
     assert (test.split, test.label) == ("test", "port")
 
 

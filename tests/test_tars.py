@@ -4,6 +4,7 @@ import tarfile
 
 import pytest
 
+from rsclip_jax.build.files import read_image
 from rsclip_jax.data import sources
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.tars import open_tars
@@ -96,8 +97,8 @@ def test_samples_that_cannot_be_used_are_told_why(tmp_path, monkeypatch):
     problems = {s.id: s.problem.split(":")[0] for s in open_tars(archive(tmp_path, members))}
     assert problems == {
         "1": "no image",
-        "2": "link or device, not a file",
-        "3": "link or device, not a file",
+        "2": "not a plain file but a link, device or sparse file",
+        "3": "not a plain file but a link, device or sparse file",
         "../4": "path leaves the archive",
         "/5": "path leaves the archive",
         "6": "not UTF-8",
@@ -167,18 +168,63 @@ def test_members_not_used_are_counted_and_likely_ones_refused(tmp_path):
     path = archive(
         tmp_path, [("0.jpg", b"J"), ("0.txt", b"one"), ("0.nir.tif", b"N"), ("0.x", b"")]
     )
-    source = open_tars(path, ignore=())
     with pytest.raises(InputError, match=r"1 members end in \.nir\.tif .*--ignore=nir\.tif$"):
-        list(source)
+        open_tars(path, ignore=())
     source = open_tars(path, ignore=("nir.tif",))
     assert len(list(source)) == 1
-    assert source.passed_over == {"nir.tif": 1, "x": 1}
+    assert source.notes == ["1 members .nir.tif not used", "1 members .x not used"]
 
 
 def test_names_that_repeat_between_archives_get_that_of_the_archive(tmp_path):
-    members = [("000.jpg", b"J"), ("000.txt", b"one")]
     for number in range(2):
-        archive(tmp_path, members, f"s-{number}.tar")
-    source = open_tars(str(tmp_path / "s-{0..1}.tar"))
-    assert [sample.id for sample in source] == ["s-0/000", "s-1/000"]
-    assert "ARCHIVE/NAME" in source.notes[0]
+        (tmp_path / f"{number}").mkdir()
+        names = (f"{number}", "9")  # they begin with different ones
+        archive(tmp_path, [(f"{name}.jpg", b"J") for name in names], f"{number}/s.tar")
+    source = open_tars(str(tmp_path / "*/s.tar"), ignore=())
+    assert [sample.id for sample in source] == ["0/s/0", "0/s/9", "1/s/1", "1/s/9"]
+    assert source.notes == ["1 names are in several archives: ids are ARCHIVE/NAME"]
+
+
+@pytest.mark.parametrize("references", [False, True])
+def test_members_that_lie_apart_are_put_together(tmp_path, references):
+    names = ("000", "001", "002")
+    members = [(f"{name}.jpg", f"J{name}".encode()) for name in names]
+    members += [(f"{name}.txt", f"caption {name}".encode()) for name in names[::-1]]
+    members += [(f"{name}.json", json.dumps({"split": name}).encode()) for name in names]
+    members += [("003.jpg", b"J003"), ("003.txt", b"caption 003")]
+    path = archive(tmp_path, members)
+    source = open_tars(path, references=references, ignore=())
+    samples = list(source)
+    assert [(s.id, s.captions, s.split) for s in samples] == [
+        ("000", ["caption 000"], "000"),
+        ("001", ["caption 001"], "001"),
+        ("002", ["caption 002"], "002"),
+        ("003", ["caption 003"], ""),
+    ]
+    images = [sample.image for sample in samples]
+    if references:
+        images = [read_image(image) for image in images]
+    assert images == [b"J000", b"J001", b"J002", b"J003"]
+    assert source.notes[0].startswith("3 names come again later in their archive: ")
+    assert samples[-1].position <= source.size
+    assert samples == list(source)
+
+
+def test_names_that_come_twice_with_one_extension_are_not_put_together(tmp_path):
+    members = [("1.jpg", b"A"), ("1.txt", b"a"), ("2.jpg", b"C"), ("1.jpg", b"B"), ("1.txt", b"b")]
+    samples = list(open_tars(archive(tmp_path, members), ignore=()))
+    assert [(s.id, s.image, s.captions) for s in samples] == [
+        ("2", b"C", []),
+        ("1", b"A", ["a"]),
+        ("1", b"B", ["b"]),
+    ]
+
+
+def test_a_second_image_of_a_name_is_refused_or_left_out(tmp_path):
+    members = [("1.jpg", b"J"), ("1.txt", b"one"), ("1.tif", b"T"), ("2.jpg", b"K")]
+    path = archive(tmp_path, members)
+    with pytest.raises(InputError, match=r"1 names have two images, \.jpg and \.tif: .*=tif$"):
+        open_tars(path, ignore=())
+    source = open_tars(path, ignore=("tif",))
+    assert [sample.image for sample in source] == [b"J", b"K"]
+    assert source.notes == ["1 members .tif not used"]

@@ -205,8 +205,12 @@ def test_the_evaluator_compares_what_was_translated(scenes, tmp_path, monkeypatc
         image_size=32, batch_size=3, infrared=lambda params, rgb: FREE["vegetation"](rgb)
     )
     config = SimpleNamespace(input=SimpleNamespace(data_dir=scenes))
-    quality = TranslationQuality(config, runner, data="scenes", split="val", tower="any", limit=7)
+    quality = TranslationQuality(
+        config, runner, data="scenes", split="val", tower="any", limit=7, reference="scenes/val"
+    )
     found = dict(quality.run(None))
+    pairs, protocol = quality.about()
+    assert pairs == "scenes/val: 7 pairs" and "1 - cosine in any" in protocol
 
     source = open_source(scenes, "scenes", "val")
     pairs = [[images.decode(source[i][f]) for f in ("image", "ir")] for i in range(7)]
@@ -215,6 +219,8 @@ def test_the_evaluator_compares_what_was_translated(scenes, tmp_path, monkeypatc
     errors = [np.mean((a - b) ** 2) for a, b in zip(made, true, strict=True)]
     assert found["psnr"] == pytest.approx(np.mean([10 * np.log10(65025 / e) for e in errors]))
     assert found["brightness"] == pytest.approx(np.mean([a.mean() for a in made]))
+    for quantity in ("brightness", "dynamic_range"):  # of a set without pairs, HIT-UAV's say
+        assert found[f"reference_{quantity}"] == pytest.approx(found[f"true_{quantity}"])
     assert found["true_contrast"] == pytest.approx(np.mean([b.std() for b in true]))
     angles = [np.arctan2(a.std(), a.mean()) - np.arctan2(b.std(), b.mean())
               for a, b in zip(made, true, strict=True)]  # fmt: skip

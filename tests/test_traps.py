@@ -11,7 +11,8 @@ from rsclip_jax.training.workdir import save_config
 
 def records(n, **fields):
     caption = "a harbour with many ships and a long pier beside two round storage tanks"
-    return [{"captions": [caption], "long_captions": [], "label": "", "ir": b"", **fields}] * n
+    none = {"long_captions": [], "ir_captions": [], "label": "", "ir": b""}
+    return [{"captions": [caption], **none, **fields}] * n
 
 
 def told(config, n=96, steps=6, **fields):
@@ -41,6 +42,30 @@ def test_each_trap_is_named_with_its_field(config):
     assert "config.input.lengths.text=4 tokens cut 48 of 48 texts" in told(config)
     config.loss_pairs = (("img", "ir", 1.0),)
     assert "compares infrared images, but none" in told(config)
+
+
+def test_directions_under_flips_are_told_with_their_share(config):
+    named = {"scenes": records(24) + records(72, long_captions=["a pier in the upper left"])}
+    assert list(traps(config, named, 6)) == []
+    config.input.flip = True
+    (line,) = traps(config, named, 6)
+    assert "36 of 48 records looked at (75%) name a direction" in line
+    assert "--config.input.augment_text=turn" in line
+    config.input.augment_text = "leave"
+    (line,) = traps(config, named, 6)
+    assert "these are not flipped or turned" in line
+
+
+def test_a_small_data_set_of_a_mixture_that_fills_its_share_of_a_batch_is_named(config):
+    config.input.data = {"scenes": 3.0, "few": 1.0}
+    sources = {"scenes": records(96), "few": records(3)}  # 4 of each batch of 16
+    (line,) = traps(config, sources, 6)
+    assert "config.input.batch_size=16, 4 by weight of 3 records in 'few'" in line
+    assert (
+        "--config.input.batch_size to 12 at most" in line
+        and "a smaller config.input.data.few" in line
+    )
+    assert list(traps(config, {**sources, "few": records(4)}, 6)) == []
 
 
 def test_texts_padded_with_another_id_than_0_are_not_cut(config, tmp_path):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from golden_models import FILES
+from ml_collections import ConfigDict
 
 from rsclip_jax import weights
 from rsclip_jax.data.text import ClipTokenizer
 from rsclip_jax.models import clip
-from rsclip_jax.weights import files, layouts, vocabulary
+from rsclip_jax.weights import files, foreign_tokenizer, layouts, vocabulary
 
 
 def golden_state(name="openclip_tiny_gelu"):
@@ -307,3 +308,65 @@ def test_what_is_no_weights_file_is_told(content, message, tmp_path):
     (tmp_path / "x.pt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         files.read(tmp_path / "x.pt")
+
+
+@pytest.fixture(scope="module")
+def clips_tokenizer(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    vocabulary.write_tokenizer(directory, 77)
+    return {path.name: path.read_text(encoding="utf-8") for path in directory.iterdir()}
+
+
+def fast_tokenizer(files, **changed):
+    """Return a tokenizer.json of these files."""
+    merges = files["merges.txt"].split("\n")[1:-1]
+    model = {"type": "BPE", "vocab": json.loads(files["vocab.json"]), "merges": merges, **changed}
+    return json.dumps({"model": model, "normalizer": {"type": "Lowercase"}})
+
+
+def test_clips_own_tokenizer_beside_weights_passes(clips_tokenizer, tmp_path):
+    for name, text in clips_tokenizer.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    pairs = [merge.split(" ") for merge in clips_tokenizer["merges.txt"].split("\n")[1:-1]]
+    for merges in ({}, {"merges": pairs}):  # as transformers wrote them, and as it does now
+        (tmp_path / "tokenizer.json").write_text(fast_tokenizer(clips_tokenizer, **merges))
+        foreign_tokenizer.check_tokenizer(tmp_path)
+    more = {**json.loads(clips_tokenizer["vocab.json"]), "<|image|>": 49408}
+    (tmp_path / "vocab.json").write_text(json.dumps(more))
+    foreign_tokenizer.check_tokenizer(tmp_path)
+
+
+def test_another_tokenizer_beside_weights_is_refused(clips_tokenizer, tmp_path):
+    numbers = json.loads(clips_tokenizer["vocab.json"])
+    numbers["cat</w>"], numbers["dog</w>"] = numbers["dog</w>"], numbers["cat</w>"]
+    swapped = clips_tokenizer["merges.txt"].split("\n")
+    swapped[10], swapped[11] = swapped[11], swapped[10]
+    changed = {
+        "vocab.json": (json.dumps(numbers), "49,408 tokens are not CLIP's"),
+        "merges.txt": ("\n".join(swapped), "merges are not CLIP's"),
+        "tokenizer.json": (fast_tokenizer(clips_tokenizer, type="WordPiece"), "type WordPiece"),
+        "tokenizer_config.json": ('{"tokenizer_class": "T5Tokenizer"}', "is 'T5Tokenizer'"),
+        "vocab.txt": ("[UNK]", "no vocabulary of CLIP"),
+    }
+    for name, (text, message) in changed.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message) as error:
+            foreign_tokenizer.check_tokenizer(tmp_path)
+        assert name in str(error.value) and "take the file out" in str(error.value)
+        (tmp_path / name).unlink()
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    with pytest.raises(ValueError, match="do_lower_case is False"):
+        foreign_tokenizer.check_tokenizer(tmp_path)
+
+
+def test_reading_weights_looks_at_the_tokenizer_beside_them(tmp_path, monkeypatch):
+    config = ConfigDict({"model": {"vocab_size": 49408}})
+    monkeypatch.setattr(weights.files, "read", lambda path: ({}, {}))
+    monkeypatch.setattr(weights, "_convert", lambda *_: (config, {}))
+    (tmp_path / "spiece.model").write_bytes(b"")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match=r"spiece\.model is no vocabulary of CLIP"):
+            weights.read(path)
+    config.model.vocab_size = 1000  # whose strings are refused whatever lies there
+    assert weights.read(tmp_path) == (config, {})

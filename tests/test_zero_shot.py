@@ -183,7 +183,7 @@ def test_evaluator_reads_labels_and_writes_prompts(tmp_path, monkeypatch):
     assert details["size"] == 4
     assert details["class_names"] == ["bright sand", "deep water"]
     assert details["confusion"] == [[2, 1], [0, 1]]
-    assert "105 prompts" in details["protocol"][0]
+    assert evaluator.protocol == "georsclip" and "105 prompts" in evaluator.about()[1]
     assert details["intervals"]["top1"] == pytest.approx(wilson(75, 4))
     evaluator.picture(tmp_path / "new" / "c.png")
     drawn = np.asarray(Image.open(tmp_path / "new" / "c.png").convert("RGB"))
@@ -243,7 +243,7 @@ def test_infrared_images_are_classified_where_asked(tmp_path, monkeypatch):
     assert dict(one.run({})) == pytest.approx({"top1": 60, "mean_class": 75})
     assert len(prompted) == 6 and "an infrared aerial image of deep water." in prompted
     details = one.details()
-    assert details["data"] == ["night/test: 5 infrared images, 2 classes"]
+    assert one.about()[0] == "night/test: 5 infrared images, 2 classes"
     assert details["confusion"] == [[2, 2], [0, 1]]
     one.picture(tmp_path / "z.png")
     assert (tmp_path / "z.png").exists()

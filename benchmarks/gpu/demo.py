@@ -77,8 +77,9 @@ class Demo:
         """Return what an unbroken run has evaluated and exported."""
         workdir = self.unbroken("")
         json.loads((workdir / "finished.json").read_text())
-        last = metrics(workdir)[-1]
-        scores = {name: value for name, value in last.items() if "/" in name}
+        lines = metrics(workdir)  # each evaluator has its own
+        last = [line for line in lines if line["step"] == lines[-1]["step"]]
+        scores = {name: value for line in last for name, value in line.items() if "/" in name}
         shards = list((workdir / "embeddings").rglob("*.parquet"))
         if not scores or not shards:
             raise RuntimeError(f"metrics {sorted(scores)}, {len(shards)} files of embeddings")

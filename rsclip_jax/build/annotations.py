@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from rsclip_jax import host
 from rsclip_jax.build import boxes, files
 from rsclip_jax.data.sources import IMAGE_SUFFIXES
 
@@ -140,6 +141,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--names", default="", help="classes from 0, separated by commas")
     parser.add_argument("--output", required=True, help="JSONL file")
     args = parser.parse_args(argv)
+    host.printable_output()
     names = [name.strip() for name in args.names.split(",")] if args.names else []
     told = write_table(args.format, args.input, args.images, names, args.output)
     print(f"{args.output}: {told}")

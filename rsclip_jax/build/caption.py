@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
+from rsclip_jax import host
 from rsclip_jax.build.captioning import TASKS, CaptionConfig, Outcome, caption_rows
 from rsclip_jax.build.endpoint import Endpoint, EndpointConfig, EndpointError
 from rsclip_jax.build.files import read_image
@@ -157,6 +158,7 @@ def main(argv: list[str]) -> None:
     """Run the command; wrong input ends it with a message and status 1."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    host.printable_output()
     given = flags.FLAGS
     names = ["base_url", "model", "api_key_env", "concurrency", "requests_per_minute", "timeout"]
     names += ["image_side", "prompt_price", "completion_price"]

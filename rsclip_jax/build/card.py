@@ -112,6 +112,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         "Long-CLIP's 248.",
         "## Images",
         _sizes({**sources, "total": everything}),
+        *_odd(sources),
         "## Licences",
         "\n".join(f"- {source}: {licence}" for source, licence in card["licences"].items()),
         "## Settings",
@@ -177,6 +178,15 @@ def _sizes(numbers: Mapping[str, Mapping[str, Any]]) -> str:
         for source, of in numbers.items()
     ]
     return markdown_table(header, lines)
+
+
+def _odd(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    counts = [
+        f"- {source}: {count:,} {what}"
+        for source, of in numbers.items()
+        for what, count in of.get("odd_images", {}).items()
+    ]
+    return ["Kept though odd:", "\n".join(counts)] if counts else []
 
 
 _RANGE = ("min", "median", "max")

@@ -3,13 +3,13 @@
 import collections
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from rsclip_jax import errors, host
 from rsclip_jax import main as train
 from rsclip_jax.build import files
 from rsclip_jax.build.captioning import count_provenance
@@ -17,7 +17,7 @@ from rsclip_jax.build.card import captioning_text, card_files, make_card
 from rsclip_jax.build.endpoint import EndpointConfig, costs
 from rsclip_jax.build.ingest import Input
 from rsclip_jax.build.runners import LOCAL, Runner
-from rsclip_jax.build.stages import Stage, StageError, Table, stage_table
+from rsclip_jax.build.stages import Stage, Table, stage_table
 from rsclip_jax.build.write import write_dataset
 from rsclip_jax.data import records
 from rsclip_jax.data.sources import InputError
@@ -63,17 +63,11 @@ def run_command(command: str, build: Callable[[ConfigDict, str, Runner, bool], s
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+        host.printable_output()
         values = flags.FLAGS
         runner = Runner(values.runner, values.runner_options, values.workers)
-        try:
+        with errors.one_line(command, "goes on"):
             print(build(values.config, values.workdir, runner, values.overwrite))
-        except (InputError, StageError, OSError, ValueError, records.DatasetBusyError) as error:
-            sys.exit(f"{command}: {error}")
-        except KeyboardInterrupt:
-            print(
-                f"\n{command}: interrupted; the same command goes on", file=sys.stderr, flush=True
-            )
-            os._exit(130)  # without waiting for the workers, who wait for this
 
     define_flags(flags.FLAGS, sys.argv)
     app.run(main, flags_parser=lambda argv: train.parse_flags(argv, define_flags, command))

@@ -14,7 +14,7 @@ from rsclip_jax.build.hashes import HashClusters
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.shuffle import CoGroupByKey, GroupByKey
 from rsclip_jax.build.stages import DROPPED
-from rsclip_jax.build.survivor import Priority
+from rsclip_jax.build.survivor import Member, Priority, member_of
 
 _SAMPLE_PER_CELL = 64  # vectors that a cell's centre is fitted to
 
@@ -40,7 +40,7 @@ class HashDuplicates(beam.PTransform):
             | "hashes" >> beam.Map(_hashed)
             | HashClusters(self.radius)
             | "cluster" >> GroupByKey()
-            | "survivor" >> beam.FlatMap(_others, Priority(**self.priority), "near duplicate")
+            | "survivor" >> beam.FlatMap(_others, Priority(**self.priority))
         )
 
 
@@ -99,13 +99,13 @@ class EmbeddingDuplicates(beam.PTransform):
             | beam.CombineGlobally(Components())
             | "roots" >> beam.FlatMap(lambda roots: roots)
         )
-        sources = wanted | "sources" >> beam.Map(lambda row: (row["id"], row["source"]))
+        members = wanted | "members" >> beam.Map(lambda row: (row["id"], member_of(row)))
         return (
-            {"root": roots, "source": sources}
+            {"root": roots, "member": members}
             | "by id" >> CoGroupByKey()
             | "in a cluster" >> beam.FlatMap(_in_cluster)
             | "cluster" >> GroupByKey()
-            | "survivor" >> beam.FlatMap(_others, Priority(**self.priority), "near duplicate")
+            | "survivor" >> beam.FlatMap(_others, Priority(**self.priority))
         )
 
 
@@ -113,17 +113,14 @@ def _of(row: Row, sources: list[str] | None) -> bool:
     return sources is None or row["source"] in sources
 
 
-def _hashed(row: Row) -> tuple[str, tuple[str, str]]:
-    return row["phash"], (row["id"], row["source"])
+def _hashed(row: Row) -> tuple[str, Member]:
+    return row["phash"], member_of(row)
 
 
-def _others(element, priority: Priority, why: str):
-    members = list(element[1])
-    if len(members) > 1:
-        kept = priority.survivor(members)
-        for name, _ in members:
-            if name != kept:
-                yield name, {DROPPED: f"{why}: of {kept}"}
+def _others(element, priority: Priority):
+    for name, kept, held_out in priority.leavers(list(element[1])):
+        what = "near duplicate of a held-out row" if held_out else "near duplicate"
+        yield name, {DROPPED: f"{what}: of {kept}"}
 
 
 def near_vectors(
@@ -206,7 +203,6 @@ def _nearest(element, neighbours: int):
 
 
 def _in_cluster(element):
-    name, found = element
-    for root in found["root"]:
-        for source in found["source"]:
-            yield root, (name, source)
+    for root in element[1]["root"]:
+        for member in element[1]["member"]:
+            yield root, member

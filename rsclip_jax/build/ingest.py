@@ -19,11 +19,12 @@ from rsclip_jax.build.stages import DROPPED, Stage
 from rsclip_jax.data.columns import ROLES, read_row, resolve, texts_of, without_roles
 from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
+from rsclip_jax.data.seen import SeenKeys, text_key
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
+from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.text import without_surrogates
-from rsclip_jax.prepare import SeenIds
 
 # `urls`: Parquet files with the columns of a table, such as LAION's metadata: no images yet.
 FORMS = (*SUFFIXES, "folder", "webdataset", "img2dataset", "urls")
@@ -156,7 +157,7 @@ class _ReadPiece(beam.DoFn):
 
 def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]:
     """Yield the rows of a piece of an input, and (id, source, reason) of what cannot be one."""
-    seen = SeenIds()
+    seen = SeenKeys()
     if given.form == "img2dataset":
         samples, root = _fetched(given, piece), ""
     elif given.form == "urls":
@@ -167,7 +168,7 @@ def read_piece(given: Input, piece: str) -> Iterator[Row | tuple[str, str, str]]
     for sample in samples:
         name = f"{given.name}/{sample.id or sample.where}"
         problem = sample.problem
-        if not problem and not seen.add(sample.id):
+        if not problem and not seen.add(text_key(sample.id)):
             problem = "duplicate id"
         if not problem:
             try:
@@ -217,7 +218,8 @@ def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
 
 def _held_out(split: str) -> str:
     """Return "val" or "test" of what an official split is called, "" of training and of others."""
-    return next((name for name in ("val", "test") if split.lower().startswith(name)), "")
+    usual = usual_name(split).lower()
+    return next((name for name in ("val", "test") if usual.startswith(name)), "")
 
 
 def _whole(texts: list[str]) -> list[str]:
@@ -229,7 +231,10 @@ def _open(given: Input, piece: str) -> Source:
     if given.form == "folder":
         return open_folder(piece, given.class_folder)
     if given.form == "webdataset":
-        return open_tars(piece, columns, references=True)
+        # Each archive may count its names from 0 again, and is read by a worker of its own.
+        others = given.pieces()
+        above = os.path.commonpath([os.path.dirname(path) for path in others])
+        return open_tars(piece, columns, references=True, above=above if len(others) > 1 else "")
     return open_table(given.form, piece, given.images, columns, given.encoding)
 
 

@@ -37,6 +37,7 @@ from rsclip_jax.data import images
 from rsclip_jax.data.records import RecordSource, open_source
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.summary import KINDS
+from rsclip_jax.host import printable_output
 
 _MAX_SIDE = 2048  # pixels of an image that is shown
 _MAX_REQUEST = 64 * 2**10  # bytes
@@ -244,6 +245,7 @@ def main(argv: list[str]) -> None:
     """Run the command; wrong input ends it with a message and status 1."""
     if argv[1:]:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    printable_output()
     given = flags.FLAGS
     try:
         if given.report:

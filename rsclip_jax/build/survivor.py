@@ -1,8 +1,12 @@
-"""Which of several rows that are one image stays."""
+"""Which of several rows that are one image stay."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from rsclip_jax.build.rows import Row
+
+Member = tuple[str, str, str]  # id, source, split of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,3 +33,25 @@ class Priority:
             return place, hashlib.sha256(name.encode()).digest()
 
         return min(members, key=rank)[0]
+
+    def leavers(self, members: Sequence[Member]) -> Iterator[tuple[str, str, bool]]:
+        """Yield (id, id of the row it is left for, whether that is held out) of rows that go.
+
+        Rows that their source holds out all stay: a test set is the one that others report on. The
+        other rows go for them, or for one of their own.
+        """
+        held_out = [member[:2] for member in members if is_held_out(member)]
+        kept = self.survivor(held_out or [member[:2] for member in members])
+        for member in members:
+            if member[0] != kept and not is_held_out(member):
+                yield member[0], kept, bool(held_out)
+
+
+def member_of(row: Row) -> Member:
+    """Return what decides whether a row stays."""
+    return row["id"], row["source"], row["split"]
+
+
+def is_held_out(member: Member) -> bool:
+    """Tell whether the row came with a split other than train."""
+    return member[2] not in ("", "train")

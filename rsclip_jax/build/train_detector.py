@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rsclip_jax import sharding, startup
+from rsclip_jax import errors, sharding, startup
 from rsclip_jax.build.detector import Detector
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.embeddings import params_digest
@@ -171,9 +171,5 @@ def _names(value: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("train_detector", "begins again"):
         main(sys.argv[1:])
-    except (ValueError, FileNotFoundError, ImportError) as wrong_input:
-        sys.exit(f"train_detector: {wrong_input}")
-    except KeyboardInterrupt:
-        sys.exit("\ntrain_detector: interrupted")

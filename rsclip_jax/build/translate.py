@@ -26,12 +26,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rsclip_jax import sharding, startup
+from rsclip_jax import errors, host, sharding, startup
 from rsclip_jax.build import files
 from rsclip_jax.build.models import read_pixels
 from rsclip_jax.build.stages import Drop
 from rsclip_jax.data.free_infrared import FREE
-from rsclip_jax.host import available_cores
 from rsclip_jax.models import translator
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.translation import Translation
@@ -88,7 +87,7 @@ def write_views(model: str, list_path: str, output: str) -> collections.Counter[
     paths: collections.deque[str] = collections.deque()  # of the views that are being made
 
     with (
-        ThreadPoolExecutor(available_cores()) as pool,
+        ThreadPoolExecutor(host.available_cores()) as pool,
         tqdm(total=len(lines), unit=" images", delay=1) as bar,
     ):
 
@@ -189,6 +188,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--list", required=True, help="JSON lines of id, image, ir")
     parser.add_argument("--output", required=True, help="folder of the views")
     args = parser.parse_args(argv)
+    host.printable_output()
     with contextlib.nullcontext() if args.model in FREE else startup.started():
         counts = write_views(args.model, args.list, args.output)
     told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
@@ -196,9 +196,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with errors.one_line("translate", "goes on"):
         main(sys.argv[1:])
-    except (ValueError, OSError) as wrong_input:
-        sys.exit(f"translate: {wrong_input}")
-    except KeyboardInterrupt:
-        sys.exit("\ntranslate: interrupted; the same command goes on")

@@ -9,7 +9,7 @@ import apache_beam as beam
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.shuffle import GroupByKey
 from rsclip_jax.build.stages import DROPPED
-from rsclip_jax.build.survivor import Priority
+from rsclip_jax.build.survivor import Member, Priority, member_of
 
 _PORTS = {"http": "80", "https": "443"}
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
@@ -66,14 +66,11 @@ def _has_url(row: Row, sources: list[str]) -> bool:
     return bool(row["url"]) and row["source"] in sources
 
 
-def _keyed(row: Row) -> tuple[str, tuple[str, str]]:
-    return normalise_url(row["url"]), (row["id"], row["source"])
+def _keyed(row: Row) -> tuple[str, Member]:
+    return normalise_url(row["url"]), member_of(row)
 
 
 def _others(element, priority: Priority):
-    members = list(element[1])
-    if len(members) > 1:
-        kept = priority.survivor(members)
-        for name, _ in members:
-            if name != kept:
-                yield name, {DROPPED: f"same URL: as {kept}"}
+    for name, kept, held_out in priority.leavers(list(element[1])):
+        what = "same URL, of a held-out row" if held_out else "same URL"
+        yield name, {DROPPED: f"{what}: as {kept}"}

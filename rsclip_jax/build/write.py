@@ -25,11 +25,10 @@ from rsclip_jax.build.runners import Progress, Runner
 from rsclip_jax.build.shuffle import GroupByKey
 from rsclip_jax.build.stages import ReadRows, StageError, Table, failure
 from rsclip_jax.data import records
-from rsclip_jax.data.image_check import check_image, shrink
+from rsclip_jax.data.image_check import inspect_image, shrink
 from rsclip_jax.data.ingest import Outcome
 from rsclip_jax.data.schema import LIST_FIELDS, serialize
 from rsclip_jax.data.summary import Summary
-from rsclip_jax.data.text import ClipTokenizer
 
 _GUESS = 100_000  # bytes of an image that nobody has measured
 _USED = ("id", "image", "ir", "label", "source", "split", *LIST_FIELDS, "sha256", "ir_sha256")
@@ -136,7 +135,6 @@ def _write_shard(element, directory: str, resize: int) -> tuple[int, dict[str, A
     place, rows = element
     split = place.rpartition("-")[0]
     summaries: dict[str, Summary] = {}
-    tokenizer = ClipTokenizer()
     path = files.join(directory, f"shard-{place}-{uuid.uuid4().hex}.unfinished")
     writer = array_record_module.ArrayRecordWriter(path, "group_size:1")  # see records.py
     length = size = 0
@@ -147,17 +145,16 @@ def _write_shard(element, directory: str, resize: int) -> tuple[int, dict[str, A
         seen.add(row["id"])
         image = _image(row, "image", "sha256", resize)
         ir = _image(row, "ir", "ir_sha256", resize) if row["ir"] else b""
-        texts = {field: row[field] for field in LIST_FIELDS}
-        record = serialize(
-            {"id": row["id"], "image": image, "ir": ir, "label": row["label"]}
-            | {"source": row["source"], **texts}
-        )
+        example = {field: row[field] for field in ("id", "label", "source", *LIST_FIELDS)}
+        example |= {"image": image, "ir": ir}
+        record = serialize(example)
         writer.write(record)
-        outcome = Outcome("", 0, row["id"], "", split, size=check_image(image, _MAX_PIXELS))
-        outcome.image_bytes = len(image) + len(ir)
-        outcome.lengths = {
-            field: tokenizer.lengths(values).tolist() for field, values in texts.items()
-        }
+        outcome = Outcome("", 0, row["id"], "", split)
+        outcome.size, outcome.remarks = inspect_image(image, _MAX_PIXELS)
+        if ir:
+            remarks = inspect_image(ir, _MAX_PIXELS)[1]
+            outcome.remarks += [f"{remark} (infrared)" for remark in remarks]
+        outcome.describe(example)
         summaries.setdefault(row["source"], Summary(row["source"])).add(outcome)
         length, size = length + 1, size + len(record)
     try:

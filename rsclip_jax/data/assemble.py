@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rsclip_jax.data import images
+from rsclip_jax.data import directions, images
 from rsclip_jax.data.captions import TextChoice
 from rsclip_jax.host import available_cores
 
@@ -65,6 +65,8 @@ class Assemble:
         self._ir = bool(input_config["ir"])
         self._ir_view = input_config["ir_view"]
         self._augmentation = from_config(images.Augmentation, input_config)
+        # Of samples whose texts name a direction.
+        self._of_directions = self._augmentation.of_directions()
         self._choice = from_config(TextChoice, input_config)
         self._lengths = self._choice.fields(input_config["lengths"])
         if missing := sorted(set(self._lengths) - set(tokenizers)):
@@ -103,7 +105,7 @@ class Assemble:
 
     def _assemble(self, indices: Sequence[int], draws: np.ndarray) -> dict[str, np.ndarray]:
         count = len(indices)
-        batch: dict[str, np.ndarray] = {"image": self._images.take(count)}
+        batch = {"record": np.array(indices, np.int32), "image": self._images.take(count)}
         if self._ir:
             batch["ir"] = self._images.take(count)
             batch["ir_mask"] = np.empty(count, bool)
@@ -127,8 +129,8 @@ class Assemble:
     ) -> None:
         """Write some rows of the batch.
 
-        First all records are read, then all images made, then all texts: sample by sample, each
-        stage finds its code and data evicted from the caches, which costs 80 us a sample.
+        First all records are read, then all texts chosen, then all images made: sample by sample,
+        each stage finds its code and data evicted from the caches, which costs 80 us a sample.
         """
         places = [self._locate(index) for index in indices[rows]]
         records = [self._sources[number][place] for number, place in places]
@@ -136,12 +138,13 @@ class Assemble:
         texts: dict[str, list[str]] = {field: [] for field in self._lengths}
         try:
             for i in range(len(records)):
-                self._see(records[i], draws[i][: images.GEOMETRY_DRAWS], batch, rows.start + i)
-            for i in range(len(records)):
                 for field, chosen in texts.items():
                     chosen.append(
                         self._choice.choose(records[i], field, draws[i][images.GEOMETRY_DRAWS :])
                     )
+            for i in range(len(records)):
+                geometry = self._draw_geometry(records[i], draws[i], texts, i)
+                self._see(records[i], geometry, batch, rows.start + i)
         except ValueError as error:
             name = self._names[places[i][0]]
             raise ValueError(
@@ -155,16 +158,34 @@ class Assemble:
         number = bisect.bisect_right(self.starts, index) - 1
         return number, index - self.starts[number]
 
-    def _see(
+    def _draw_geometry(
         self,
         record: Mapping[str, Any],
         draws: Sequence[float],
+        texts: dict[str, list[str]],
+        number: int,
+    ) -> images.Geometry:
+        """Draw the geometry of a sample, and turn its texts if they are to be."""
+        augmentation = self._augmentation
+        if self._of_directions != augmentation and any(
+            directions.has_direction(chosen[number]) for chosen in texts.values()
+        ):
+            augmentation = self._of_directions
+        draws = draws[: images.GEOMETRY_DRAWS]
+        geometry = images.draw_geometry(augmentation, draws, *images.dimensions(record["image"]))
+        if augmentation.augment_text == "turn":
+            for chosen in texts.values():
+                chosen[number] = directions.turned(chosen[number], geometry.move)
+        return geometry
+
+    def _see(
+        self,
+        record: Mapping[str, Any],
+        geometry: images.Geometry,
         batch: dict[str, np.ndarray],
         row: int,
     ) -> None:
-        image = record["image"]
-        geometry = images.draw_geometry(self._augmentation, draws, *images.dimensions(image))
-        images.train_view(image, geometry, batch["image"][row])
+        images.train_view(record["image"], geometry, batch["image"][row])
         if not self._ir:
             return
         batch["ir_mask"][row] = bool(record["ir"])

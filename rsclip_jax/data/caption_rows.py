@@ -1,12 +1,10 @@
 """Tables with one caption a row: the rows of an image become one sample with all its captions."""
 
 import dataclasses
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
+from rsclip_jax.data.seen import Repeats, text_key
 from rsclip_jax.data.sources import Sample
 
 
@@ -22,55 +20,32 @@ def merge_rows(read: Callable[[], Iterator[Sample]], role: str) -> Iterator[Samp
       read: yields the samples, the same ones each time.
       role: the list field that holds the captions.
     """
-    repeated, left = _repeated_ids(read())
+    repeats = Repeats(text_key(sample.id) for sample in read() if not sample.problem)
     held: dict[int, list[Sample]] = {}  # first the merged one, then those that do not agree
     for sample in read():
-        place = _find(repeated, sample)
-        if place < 0 or not left[place]:
+        key = text_key(sample.id)
+        to_come = -1 if sample.problem else repeats.take(key)
+        if to_come < 0:
             yield sample
             continue
-        left[place] -= 1
         captions = getattr(sample, role)
-        if place not in held:
+        if key not in held:
             if len(captions) > 1:
-                left[place] = 0
+                repeats.drop(key)
                 yield sample
                 continue
-            held[place] = [sample]
+            held[key] = [sample]
         else:
-            merged = held[place][0]
+            merged = held[key][0]
             if len(captions) <= 1 and _without(sample, role) == _without(merged, role):
                 getattr(merged, role).extend(captions)
                 merged.position = sample.position
             else:
-                held[place].append(sample)
-        if not left[place]:
-            yield from held.pop(place)
+                held[key].append(sample)
+        if not to_come:
+            yield from held.pop(key)
     for samples in held.values():  # The file became shorter since it was counted.
         yield from samples
-
-
-def id_key(name: str) -> int:
-    """Hash an id to 64 bits: 8 bytes in an array, where the id itself would take a hundred."""
-    # An id may hold lone surrogates: it is refused later, by the record.
-    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _repeated_ids(samples: Iterable[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted keys of the ids that several samples have, and how many have each."""
-    keys = (id_key(sample.id) for sample in samples if not sample.problem)
-    unique, counts = np.unique(np.fromiter(keys, np.uint64), return_counts=True)
-    return unique[counts > 1], counts[counts > 1]
-
-
-def _find(repeated: np.ndarray, sample: Sample) -> int:
-    """Return where in `repeated` the sample's id is, or -1."""
-    if sample.problem or not len(repeated):
-        return -1
-    key = np.uint64(id_key(sample.id))
-    place = int(np.searchsorted(repeated, key))
-    return place if place < len(repeated) and repeated[place] == key else -1
 
 
 def _without(sample: Sample, role: str) -> Sample:

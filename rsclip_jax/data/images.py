@@ -33,6 +33,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 # What stands for the infrared image: itself, or FusionRS's controls, made of the RGB image.
 IR_VIEWS = ("translated", "grayscale", "rgb_duplicate")
+AUGMENT_TEXT = ("off", "leave", "turn")
 ASPECT_RANGE = (3 / 4, 4 / 3)
 # Up to this shrinking factor bilinear resizing is close enough to an antialiased bicubic one (41 dB
 # on aerial photographs; area averaging has 44 and takes seven times as long), up to the next one
@@ -42,6 +43,7 @@ _BLUR_UP_TO = 3.0
 _THIN = 8  # times the shorter side: longer images are cropped before they are resized
 # Stand for no data in signed and floating numbers, tagged or not: the custom, and GDAL's least.
 _MISSING, _LEAST_DATA = -9999, -1e38
+_LEAST_RANGE = 0.01  # of the greatest number: scenes at 300 K range over more than 3 K
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -52,9 +54,10 @@ def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
     and CMYK are converted, an EXIF or TIFF orientation is applied, of an animation the first frame
     counts. Images of other numbers than 8-bit ones (16-bit infrared, float) are stretched linearly
     from their 1st to their 99th percentile, jointly over the channels: sensors fill 10 to 14 of 16
-    bits, so a division by 257 would leave most of them black. Pixels without data stay out of the
-    stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not finite, or
-    are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
+    bits, so a division by 257 would leave most of them black. A range below 1 % of the numbers is
+    taken for 1 %: what is almost constant is not blown up to its noise. Pixels without data stay
+    out of the stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not
+    finite, or are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
 
     Args:
       data: a whole file: JPEG, PNG, WebP, TIFF, BMP, or what else OpenCV or Pillow read.
@@ -146,12 +149,16 @@ class Augmentation:
       flip: mirror horizontally and vertically, each with probability 1/2.
       right_angles: rotate by 0, 90, 180 or 270 degrees.
       rotate: rotate by an angle drawn from +-rotate degrees (180: any), borders reflected.
+      augment_text: what becomes of samples whose texts name a direction (`directions`): "off", they
+        are treated as all others; "leave", they are neither flipped nor turned; "turn", flips and
+        right angles turn the words as well, and there is no other angle.
     """
 
     crop: tuple[float, ...] = (0.5, 1.0)
     flip: bool = True
     right_angles: bool = True
     rotate: float = 0.0
+    augment_text: str = "off"
 
     def __post_init__(self):
         crop = tuple(self.crop)
@@ -163,6 +170,21 @@ class Augmentation:
             )
         if not 0 <= self.rotate <= 180:
             raise ValueError(f"rotate is {self.rotate}: expected degrees between 0 and 180")
+        if self.augment_text not in AUGMENT_TEXT:
+            expected = ", ".join(AUGMENT_TEXT)
+            raise ValueError(f"augment_text is {self.augment_text!r}: expected one of {expected}")
+
+    def turns(self) -> bool:
+        """Tell whether directions in the image change."""
+        return self.flip or self.right_angles or self.rotate > 0
+
+    def of_directions(self) -> "Augmentation":
+        """Return what is done to samples whose texts name a direction."""
+        if self.augment_text == "off":
+            return self
+        if self.augment_text == "turn":
+            return dataclasses.replace(self, rotate=0.0)
+        return dataclasses.replace(self, flip=False, right_angles=False, rotate=0.0)
 
 
 class Geometry(NamedTuple):
@@ -182,6 +204,11 @@ class Geometry(NamedTuple):
     flip_rows: bool
     flip_columns: bool
 
+    def move(self, vector: tuple[int, int]) -> tuple[int, int]:
+        """Return where flips and right angles take a direction (x, y), y downwards."""
+        x, y = vector[::-1] if self.transpose else vector
+        return (-x if self.flip_columns else x, -y if self.flip_rows else y)
+
 
 GEOMETRY_DRAWS = 8
 
@@ -191,9 +218,10 @@ def draw_geometry(
 ) -> Geometry:
     """Turn uniform random numbers into the geometry of one training view.
 
-    The crop's area is uniform in `augmentation.crop`, the logarithm of its aspect ratio uniform in
-    what part of [3/4, 4/3] lets a crop of this area fit into the image (the nearest ratio that fits
-    where none does: a long strip), its place uniform.
+    The crop's area is uniform in what part of `augmentation.crop` some aspect ratio of [3/4, 4/3]
+    fits into the image, the logarithm of its ratio uniform in what fits of these, its place
+    uniform. Where none fits (a long strip), the crop is the greatest of ratio 4/3, or 3/4, in the
+    centre, as torchvision's RandomResizedCrop falls back to: nothing is squeezed further.
 
     Args:
       draws: GEOMETRY_DRAWS numbers, uniform in [0, 1).
@@ -204,7 +232,10 @@ def draw_geometry(
     box = None
     if augmentation.crop:
         least, greatest = augmentation.crop
-        area = least + (greatest - least) * u_area
+        fits = min(ASPECT_RANGE[1] / aspect, aspect / ASPECT_RANGE[0], 1.0)
+        if fits < least:
+            least, u_top, u_left = fits, 0.5, 0.5
+        area = least + (min(greatest, fits) - least) * u_area
         # Both sides of the crop fit if aspect * area <= ratio <= aspect / area.
         low = min(max(ASPECT_RANGE[0], aspect * area), aspect / area)
         high = max(min(ASPECT_RANGE[1], aspect / area), aspect * area)
@@ -445,10 +476,13 @@ def _is_deep(image: Image.Image) -> bool:
 
 def _rgb8(image: np.ndarray, nodata: float | None = None, inverted: bool = False) -> np.ndarray:
     """Turn grey or RGB of any number type into uint8 [H, W, 3]."""
+    if image.dtype == bool:
+        image = image * np.uint8(255)
     if image.dtype != np.uint8:
         valid = _valid(image, nodata)
         low, high = np.percentile(image[valid], (1, 99)) if valid.any() else (0, 0)
-        scale = 255 / (high - low) if high > low else 0
+        least = _LEAST_RANGE * max(abs(low), abs(high))
+        scale = 255 / max(high - low, least) if high > low else 0
         stretched = (np.where(valid, image, low) - low) * scale
         if inverted:
             stretched = np.where(valid, 255 - stretched, 0)

@@ -8,13 +8,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
 
 import cv2
 
 from rsclip_jax.data.image_check import inspect_image, shrink
+from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
+from rsclip_jax.data.seen import bytes_key, text_key
 from rsclip_jax.data.sources import Sample, read_file
+from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.text import ClipTokenizer
 
 CHUNK_SAMPLES = 32
@@ -35,6 +39,7 @@ class Recipe:
       max_pixels: greatest height * width of an image.
       needs_text, edit: see `Source`.
       follow_links: see `sources.read_file`.
+      split_names: see `splits.usual_name`.
     """
 
     root: str
@@ -45,6 +50,7 @@ class Recipe:
     needs_text: bool = True
     edit: Callable[[bytes], bytes] | None = None
     follow_links: bool = False
+    split_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -56,53 +62,76 @@ class Outcome:
     id: str
     path: str
     split: str = ""
+    given_split: str = ""  # what the sample calls it, "" if it names none
     record: bytes = b""
     reason: str = ""  # why the sample is skipped, "" if it is not
     size: tuple[int, int] = (0, 0)  # height, width of the image stored
     image_bytes: int = 0
+    image_key: int = 0  # `bytes_key` of the image
+    same_image_in: str | None = None  # split of an earlier record with the same image
+    label: str = ""
+    has_ir: bool = False
     # CLIP tokens of each text, start and end marks included, by list field
     lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    keys: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # `text_key` of each text
     # what is odd about its images though they can be used
     remarks: list[str] = dataclasses.field(default_factory=list)
+    mended: list[str] = dataclasses.field(default_factory=list)  # what was mended in its texts
+
+    def describe(self, example: Mapping[str, Any]) -> None:
+        """Tell what the record of these fields holds."""
+        self.image_bytes = len(example["image"]) + len(example["ir"])
+        self.image_key = bytes_key(example["image"])
+        self.label = example["label"]
+        self.has_ir = bool(example["ir"])
+        tokenizer = ClipTokenizer()
+        for field in LIST_FIELDS:
+            self.lengths[field] = tokenizer.lengths(example[field]).tolist()
+            self.keys[field] = [text_key(text) for text in example[field]]
 
 
 def process(sample: Sample, recipe: Recipe) -> Outcome:
     """Read, check, shrink and serialise one sample; nothing about it raises."""
     path = sample.image if isinstance(sample.image, str) else ""
-    outcome = Outcome(sample.where, sample.position, sample.id, path, sample.split or recipe.split)
+    split = usual_name(sample.split, recipe.split_names) or recipe.split
+    outcome = Outcome(sample.where, sample.position, sample.id, path, split, sample.split)
     try:
         if sample.problem:
             raise ValueError(sample.problem)
-        check_name("split", outcome.split)
-        texts = {field: getattr(sample, field) for field in LIST_FIELDS}
-        if recipe.needs_text and not sample.label and not any(texts.values()):
+        _check_split(outcome)
+        example: dict[str, Any] = {}
+        for field in LIST_FIELDS:
+            example[field], mended = mend_captions(getattr(sample, field))
+            outcome.mended += mended
+        if recipe.needs_text and not sample.label and not any(example.values()):
             raise ValueError("no caption and no label")
-        image, outcome.size, outcome.remarks = _image(sample.image, recipe)
-        ir = b""
+        names = {"id": sample.id, "label": sample.label, "source": sample.source or recipe.source}
+        for field, name in names.items():
+            example[field], mended = mend_name(name)
+            outcome.mended += mended
+        outcome.id = example["id"]
+        example["image"], outcome.size, outcome.remarks = _image(sample.image, recipe)
+        example["ir"] = b""
         try:
             if sample.ir:
-                ir, _, remarks = _image(sample.ir, recipe)
+                example["ir"], _, remarks = _image(sample.ir, recipe)
                 outcome.remarks += [f"{remark} (infrared)" for remark in remarks]
         except ValueError as error:
             raise ValueError(f"infrared: {error}") from error
-        outcome.record = serialize(
-            {
-                "id": sample.id,
-                "image": image,
-                "ir": ir,
-                "label": sample.label,
-                "source": sample.source or recipe.source,
-                **texts,
-            }
-        )
-        outcome.image_bytes = len(image) + len(ir)
-        tokenizer = ClipTokenizer()
-        outcome.lengths = {
-            field: tokenizer.lengths(values).tolist() for field, values in texts.items()
-        }
+        outcome.record = serialize(example)
+        outcome.describe(example)
     except ValueError as error:
         outcome.reason = str(error)
     return outcome
+
+
+def _check_split(outcome: Outcome) -> None:
+    try:
+        check_name("split", outcome.split)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; --split_names={outcome.given_split}=train takes it for train"
+        ) from error
 
 
 def _image(given: bytes | str, recipe: Recipe) -> tuple[bytes, tuple[int, int], list[str]]:

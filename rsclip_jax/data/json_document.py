@@ -6,7 +6,7 @@
 
 The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions), the second that of
 NWPU-Captions, whose rows get their class as the column "class"; keys that are called like splits
-(train, val, test) become the column "split".
+(`splits.SPELLINGS`) become the column "split".
 """
 
 import json
@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.sources import SPLIT_FOLDERS, InputError
+from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.splits import is_split
 
 ROWS_KEY = "images"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
@@ -95,5 +96,5 @@ def _row(row: Any, key: str) -> dict[str, Any] | str:
         return f"not a JSON object: {row!r:.80}"
     if key in ("", ROWS_KEY):
         return row
-    column = SPLIT_COLUMN if key in SPLIT_FOLDERS else CLASS_COLUMN
+    column = SPLIT_COLUMN if is_split(key) else CLASS_COLUMN
     return {**row, column: row.get(column, key)}

@@ -61,7 +61,8 @@ def train_dataset(
     `dataset[k]` is the batch of step k: `image` uint8 [b, S, S, 3]; for each of `input.lengths`
     token ids int32 [b, length] (without `text_ir` where `input.ir_text_source` is "caption"); with
     `input.ir` also `ir` uint8 [b, S, S, 3] and `ir_mask` bool [b] (False, and the image zeros,
-    where a record has none). b = batch_size / host_count.
+    where a record has none); and `record` int32 [b], the number of each record among those of all
+    sources. b = batch_size / host_count.
 
     Args:
       input_config: `config.input`.

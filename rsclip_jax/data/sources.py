@@ -6,7 +6,6 @@ cannot be read is a `Sample` with a `problem`; what makes the input as a whole u
 `InputError`, if possible before the first sample.
 """
 
-import collections
 import dataclasses
 import glob
 import itertools
@@ -17,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rsclip_jax.data.splits import is_split
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
-SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
 _PEEK = 100  # images looked at before the work begins
 MAX_FILE_BYTES = 512 * 2**20  # No image of a data set is larger; a tf.Example cannot exceed 2 GiB.
 
@@ -61,8 +61,6 @@ class Source:
     edit: Callable[[bytes], bytes] | None = None
     # What of the input is not used or was guessed, known before the first sample.
     notes: list[str] = dataclasses.field(default_factory=list)
-    # Members not used, by extension: counted while the samples are read.
-    passed_over: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def __iter__(self) -> Iterator[Sample]:
         return self.samples()
@@ -152,11 +150,10 @@ def open_folder(
 ) -> Source:
     """Open class folders: ROOT/CLASS/*.jpg, or ROOT/SPLIT/CLASS/*.jpg.
 
-    The second form is taken if every folder in ROOT that holds images is called train, val, valid,
-    validation or test, in capitals or not; the split is then in small letters. The label is the
-    name of the class folder, of nested ones the "first" or the "last"; the id is the path below
-    ROOT. Files that are no images by their suffix, and hidden ones, are passed over; folders
-    without images are noted.
+    The second form is taken if every folder in ROOT that holds images is called like a split
+    (`splits.SPELLINGS`), in capitals or not. The label is the name of the class folder, of nested
+    ones the "first" or the "last"; the id is the path below ROOT. Files that are no images by their
+    suffix, and hidden ones, are passed over; folders without images are noted.
 
     Args:
       ignore: suffixes of captions beside the images (`txt`) that are left out on purpose; None: the
@@ -177,7 +174,7 @@ def open_folder(
     }
     if empty := sorted(folders - with_images):
         notes.append(f"folders without images are not used: {_some(empty)}")
-    splits = {name for name in with_images if name.lower() in SPLIT_FOLDERS}
+    splits = {name for name in with_images if is_split(name)}
     has_splits = bool(splits) and splits == with_images
     if splits and not has_splits:
         notes.append(
@@ -196,7 +193,7 @@ def open_folder(
             if entry.is_dir():
                 sample.problem = "link to a directory: not followed"
             if has_splits:
-                sample.split = above[0].lower() if above else ""
+                sample.split = above[0] if above else ""
                 above = above[1:]
             sample.label = above[-1 if class_folder == "last" else 0] if above else ""
             yield sample

@@ -20,6 +20,7 @@ from rsclip_jax.data.columns import (
     resolve,
     without_roles,
 )
+from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 
 MAX_ROW_CHARS = 16 * 2**20
@@ -58,9 +59,9 @@ def open_table(
         column is checked, the caller keeps `Sample.extra`.
 
     Raises:
-      InputError: see `expand_input`; no usable row at the start, a column that is not there, wrong
-        encoding, image root that is not there or holds none of the first images, a JSON document
-        where JSONL is expected or the other way round.
+      InputError: see `expand_input`, `check_unused`, `check_values`; no usable row at the start, a
+        column that is not there, wrong encoding, image root that is not there or holds none of the
+        first images, a JSON document where JSONL is expected or the other way round.
     """
     paths = expand_input(pattern, SUFFIXES[form])
     try:
@@ -91,7 +92,10 @@ def open_table(
     columns = resolve(present, given or {}, str(paths[0]))
     _check_columns(columns, present, paths[0])
     notes = []
-    if ignore is not None and (unused := check_unused(present, columns, ignore, str(paths[0]))):
+    unused = []
+    if ignore is not None:
+        unused = check_unused(present, columns, ignore, str(paths[0]))
+    if unused:
         notes.append(f"columns not used: {', '.join(unused)}")
     image = columns["image"][0]
     slashes = _has_backslashes(good, image, root)
@@ -100,6 +104,8 @@ def open_table(
         for row in good:
             row[image] = str(row.get(image) or "").replace("\\", "/")
     by_class = _in_class_folders(good, columns, root)
+    if ignore is not None:
+        _check_values(good, unused, ignore, columns, by_class, paths[0], root)
 
     def samples() -> Iterator[Sample]:
         for where, row, position in read():
@@ -116,6 +122,30 @@ def open_table(
     texts = [role for role in LIST_ROLES if role in columns]
     merged = functools.partial(merge_rows, samples, texts[0]) if texts else samples
     return Source(merged, size, root, notes=notes)
+
+
+def _check_values(
+    rows: list[dict],
+    unused: Sequence[str],
+    ignore: Sequence[str],
+    columns: Columns,
+    by_class: bool,
+    path: Path,
+    root: str,
+) -> None:
+    samples = [_row_sample("", 0, row, columns, by_class) for row in rows]
+
+    def is_new_image(number: int, given: str) -> bool:
+        place = os.path.join(root, given.replace("\\", "/"))
+        sample = samples[number]
+        used = [
+            os.path.realpath(os.path.join(root, os.fsdecode(image)))
+            for image in (sample.image, sample.ir)
+            if image
+        ]
+        return os.path.isfile(place) and os.path.realpath(place) not in used
+
+    check_values(rows, unused, ignore, str(path), samples, is_new_image)
 
 
 def _has_backslashes(rows: list[dict], column: str, root: str) -> bool:

@@ -2,10 +2,13 @@
 
 import difflib
 import inspect
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
+
+from ml_collections import ConfigDict
 
 from rsclip_jax.evaluators.counterfactual import Counterfactual
 from rsclip_jax.evaluators.ir_retrieval import IrRetrieval
@@ -30,12 +33,20 @@ TYPES = {
 class Evaluator(Protocol):
     """What every evaluator can do.
 
-    Some also draw, `picture(path)`, and tell a report how the numbers came about, `details()`;
-    both of the latest run.
+    Some also draw, `picture(path)`, and tell a report more of the numbers, `details()`; both of the
+    latest run.
+
+    Attributes:
+      protocol: a word or two that name the row of its main numbers.
     """
+
+    protocol: str
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield (metric name, value)."""
+
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
 
 
 def build(config: Any, encoder: Any) -> dict[str, Evaluator]:
@@ -46,33 +57,79 @@ def build(config: Any, encoder: Any) -> dict[str, Evaluator]:
     Args:
       encoder: what they use the model by: an `Encoder`, a `Translation` for a translator.
 
+    Returns:
+      name -> evaluator, in the order in which they are written in the config.
+
     Raises:
-      ValueError: unknown type or field, a required field missing, and whatever the evaluator itself
-        finds wrong. FileNotFoundError: no such data set.
+      ValueError: see `settle`, and whatever the evaluator itself finds wrong. FileNotFoundError: no
+        such data set.
     """
     evaluators = {}
-    for name, given in config.get("evals", {}).items():
-        where = f"config.evals.{name}"
-        fields = dict(given)
-        kind = fields.pop("type", None)
-        if kind not in TYPES:
-            raise ValueError(f"{where}.type={kind!r}: {_expected(kind, list(TYPES))}")
+    for name, fields in settle(config).items():
+        kind = fields.pop("type")
         if (kind == "translation") != isinstance(encoder, Translation):
-            raise ValueError(f"{where}.type={kind!r} is not for what this config trains")
-        known = fields_of(kind)
-        for field in fields:
-            if field not in known:
-                raise ValueError(f"{where}.{field}: no such field; {_expected(field, list(known))}")
-        fields = {**known, **fields}
-        for field, default in known.items():
-            if default == "" and not fields[field]:
-                raise ValueError(f"{where} needs the field {field!r}")
+            raise ValueError(
+                f"config.evals.{name}.type={kind!r} is not for what this config trains"
+            )
         try:
             evaluators[name] = TYPES[kind](config, encoder, **fields)
         except (ValueError, FileNotFoundError) as error:
-            error.add_note(f"(while making the evaluator {where})")
+            error.add_note(f"(while making the evaluator config.evals.{name})")
             raise
     return evaluators
+
+
+def settle(config: Any) -> dict[str, dict[str, Any]]:
+    """Return all fields of the evaluators of `config.evals`, defaults included, in their order.
+
+    Raises:
+      ValueError: unknown type or field, a value of another type, a required field missing.
+    """
+    settled = {}
+    for name in in_order(config.get("evals", {})):
+        where, given = f"config.evals.{name}", config.evals[name]
+        if not hasattr(given, "items"):
+            raise ValueError(
+                f"{where}={given!r}: expected fields, such as {where}.type='retrieval'"
+            )
+        fields = dict(given)
+        kind = check_type(f"{where}.type", fields.get("type"))
+        known = {"type": kind, **fields_of(kind)}
+        types = inspect.signature(TYPES[kind], eval_str=True).parameters
+        for field, value in fields.items():
+            if field not in known:
+                raise ValueError(f"{where}.{field}: no such field; {expected(field, list(known))}")
+            if field != "type" and not _fits(value, types[field].annotation):
+                wanted = _DESCRIBED[types[field].annotation]
+                raise ValueError(f"{where}.{field}={value!r}: expected {wanted}")
+        fields = known | fields
+        for field, default in known.items():
+            if default == "" and not fields[field]:
+                raise ValueError(f"{where} needs the field {field!r}: --{where}.{field}=...")
+        settled[name] = fields
+    return settled
+
+
+def in_order(evals: Any) -> list[str]:
+    """Return the names of `config.evals` in the order in which they were given.
+
+    A ConfigDict iterates over its keys sorted; only its JSON has them as they were set.
+    """
+    if isinstance(evals, ConfigDict):
+        return list(json.loads(evals.to_json_best_effort()))
+    return list(evals)
+
+
+def check_type(where: str, kind: Any) -> str:
+    """Return the type of an evaluator.
+
+    Raises:
+      ValueError: it is none of TYPES; `where` names the field.
+    """
+    if kind not in TYPES:
+        given = f"={kind!r}" if kind else " is not given"
+        raise ValueError(f"{where}{given}: {expected(kind, list(TYPES))}")
+    return kind
 
 
 def fields_of(kind: str) -> dict[str, Any]:
@@ -85,6 +142,29 @@ def fields_of(kind: str) -> dict[str, Any]:
     }
 
 
+def expected(given: Any, possible: Sequence[str]) -> str:
+    """Say what was possible, and what is the nearest to what was given."""
+    near = difflib.get_close_matches(str(given), possible, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"expected one of {', '.join(possible) or 'none'}{hint}"
+
+
+_DESCRIBED: dict[Any, str] = {
+    str: "a string",
+    int: "a whole number",
+    bool: "True or False",
+    Sequence[str]: "a tuple of strings, such as ('one', 'other'), or ('one',)",
+    Sequence[int]: "a tuple of whole numbers, such as (1, 4), or (1,)",
+}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind in (Sequence[str], Sequence[int]):
+        (item,) = get_args(kind)
+        return isinstance(value, tuple | list) and all(type(v) is item for v in value)
+    return type(value) is kind  # True is no whole number
+
+
 def draw(evaluators: Mapping[str, Evaluator], directory: str | os.PathLike) -> dict[str, Path]:
     """Draw the latest run of those evaluators that can, into DIRECTORY/NAME.png; name -> path."""
     paths = {}
@@ -93,9 +173,3 @@ def draw(evaluators: Mapping[str, Evaluator], directory: str | os.PathLike) -> d
             paths[name] = Path(directory) / f"{name}.png"
             evaluator.picture(paths[name])
     return paths
-
-
-def _expected(given: Any, possible: Sequence[str]) -> str:
-    near = difflib.get_close_matches(str(given), possible, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"expected one of {', '.join(possible)}{hint}"

@@ -1,6 +1,6 @@
 """Which class a label stands for: by name, by number or by place, never by a guess."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,44 @@ def class_index(
     else:
         names, place = list(given_names), _places(present, list(given_names))
     return names, np.array([place[label] for label in labels])
+
+
+def shared_index(
+    known: Sequence[str], labels: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Return the classes of several sets of labels, as numbers in the order of the known labels.
+
+    Labels are one class where `class_index` gives them one name, however they are spelled:
+    "AnnualCrop" and "annual_crop", "7" and "7.0".
+
+    Args:
+      known: the labels that make the classes, sorted as `data.class_names.in_order` does.
+      labels: name of the set -> labels of its N images.
+
+    Returns:
+      name of the set -> [N] integers.
+
+    Raises:
+      ValueError: two of the known labels are one class, or labels that are none of the known.
+    """
+    present = in_order(known)
+    names = [_class_name(label) for label in present]
+    _check_distinct(names, present, "spell each class in one way")
+    place = {name: index for index, name in enumerate(names)}
+    found = {}
+    for where, given in labels.items():
+        if unknown := [label for label in in_order(given) if _class_name(label) not in place]:
+            raise ValueError(
+                f"{where}: classes without a training image: {_listed(unknown)}; training has "
+                f"{_listed(present)}"
+            )
+        found[where] = np.array([place[_class_name(label)] for label in given])
+    return found
+
+
+def _class_name(label: str) -> str:
+    value = number(label)
+    return words(label) if value is None else str(value)
 
 
 def _own_names(present: list[str], label_words: bool) -> list[str]:
@@ -112,13 +150,16 @@ def _by_number(present: list[str], numbers: list[int], names: list[str]) -> dict
     )
 
 
-def _check_distinct(names: Sequence[str], written: Sequence[str]) -> None:
+def _check_distinct(
+    names: Sequence[str],
+    written: Sequence[str],
+    mend: str = "give each its own, class_names=('LABEL=WORDS', ...)",
+) -> None:
     seen: dict[str, str] = {}
     for name, own in zip(names, written, strict=True):
         if name in seen:
             raise ValueError(
-                f"two classes have the same name, {name!r}: {seen[name]!r} and {own!r}; give each "
-                "its own, class_names=('LABEL=WORDS', ...)"
+                f"two classes have the same name, {name!r}: {seen[name]!r} and {own!r}; {mend}"
             )
         seen[name] = own
 

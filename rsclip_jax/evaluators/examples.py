@@ -11,12 +11,11 @@ from tqdm import tqdm
 
 from rsclip_jax import distributed
 from rsclip_jax.data import pipeline, records
-from rsclip_jax.encoder import Encoder
+from rsclip_jax.encoder import SILENT_S, Encoder
 from rsclip_jax.evaluators.texts import records_of
 
 MODALITIES = ("image", "ir")  # of what is classified
 CACHE_BYTES = 256 * 2**20
-SILENT_S = 10  # seconds until a pass shows its progress
 
 
 class Examples:

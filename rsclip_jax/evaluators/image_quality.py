@@ -49,10 +49,11 @@ def embedding_distance(made: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def audit(image: np.ndarray) -> dict[str, float]:
-    """Describe an image [H, W] by the five quantities of FusionRS's audit of translated images.
+    """Describe an image [H, W] by the six quantities of FusionRS's audit of translated images.
 
     The paper names them without formulas; these are ours. In grey levels: `brightness` is the mean,
-    `contrast` the standard deviation, `edge_strength` the mean length of the gradient (central
+    `contrast` the standard deviation, `dynamic_range` the distance of the 99th from the 1st
+    percentile, `edge_strength` the mean length of the gradient (central
     differences, per pixel). `entropy` is that of the 256 levels, in bits, `laplacian_variance` the
     variance of the sum of the four neighbours less four times the pixel, borders left out.
     """
@@ -64,6 +65,7 @@ def audit(image: np.ndarray) -> dict[str, float]:
     return {
         "brightness": float(levels.mean()),
         "contrast": float(levels.std()),
+        "dynamic_range": float(np.subtract(*np.percentile(levels, (99, 1)))),
         "entropy": float(np.sum(shares * np.log2(1 / shares))),
         "edge_strength": float(np.hypot(dy, dx).mean()),
         "laplacian_variance": float((neighbours - 4 * levels[1:-1, 1:-1]).var()),

@@ -14,7 +14,7 @@ from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.pictures import save_pairs_picture
 from rsclip_jax.evaluators.recall import Ranks, bootstrap, checked, wrong_answers_ahead
-from rsclip_jax.evaluators.retrieval import TIES
+from rsclip_jax.evaluators.retrieval import IMAGE_TIES, TIES
 from rsclip_jax.evaluators.texts import caption_groups, record_texts, tokenizer_for
 
 FIELDS = {"caption": "text", "ir_caption": "text_ir"}
@@ -44,6 +44,8 @@ class IrRetrieval:
         texts; of equals the least. "none" leaves the fusion out.
       limit: only the first so many records of each split; 0 for all.
     """
+
+    protocol = "fusionrs"
 
     def __init__(
         self,
@@ -100,40 +102,53 @@ class IrRetrieval:
         if self._validation is not None:
             yield from self._late_fusion(z, self._embed(params, self._validation))
 
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        captions = self._latest.captions if self._latest else []
+        distinct = len(set(map(caption_key, captions)))
+        texts = f", {len(captions):,} captions, {distinct:,} of them distinct" if captions else ""
+        lines = [
+            f"{self._examples.name}: {len(self._examples):,} pairs{texts}",
+            "fusionrs: the infrared image of an RGB image is its own only; searched among all "
+            "pairs",
+        ]
+        if captions:
+            lines[1] += (
+                " and all captions; equal captions (NFKC, case, punctuation, white space apart) "
+                "are right for all their images"
+            )
+            lines.append(TIES)
+        elif any(one.worst_case() for one in self._ranks):
+            lines.append(IMAGE_TIES)
+        if self._validation is None:
+            return lines
+        name, size, alpha = self._validation.name, len(self._validation), _best(self._sweep)
+        listed = ", ".join(f"{a:g}: {value:.2f}" for a, value in self._sweep.items())
+        return [
+            *lines,
+            f"late fusion: normalise(a * RGB + (1 - a) * infrared) with a = {alpha:g}, chosen on "
+            f"{name} ({size:,} pairs) by the mean recall of fused images and texts ({listed})",
+            "RGB and fused images with texts are no part of mean_recall, and FusionRS has "
+            "published no number of theirs",
+        ]
+
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run.
 
         `fusion`, where there is one: the alpha, the split that chose it and its mean recalls there.
         """
-        captions = self._latest.captions if self._latest else []
-        distinct = len(set(map(caption_key, captions)))
-        texts = f", {len(captions):,} captions, {distinct:,} of them distinct" if captions else ""
         intervals = bootstrap(self._ranks)
-        equal = (
-            "FusionRS: equal captions (NFKC, case, punctuation, white space apart) are right "
-            "for all their images"
-        )
         found: dict[str, Any] = {
             "size": len(self._examples),
-            "data": [f"{self._examples.name}: {len(self._examples):,} pairs{texts}"],
-            "protocol": [equal, TIES] if captions else [],
             "intervals": {"mean_recall": intervals[self._ranks[0].mean], **intervals},
         }
         if self._validation is None:
             return found
         for one in self._fusion_ranks:
             found["intervals"] |= bootstrap([one])
-        name, size = self._validation.name, len(self._validation)
-        alpha = _best(self._sweep)
         sweep = {f"{a:g}": value for a, value in self._sweep.items()}
-        listed = ", ".join(f"{a}: {value:.2f}" for a, value in sweep.items())
-        found["protocol"] += [
-            f"late fusion: normalise(a * RGB + (1 - a) * infrared) with a = {alpha:g}, chosen on "
-            f"{name} ({size:,} pairs) by the mean recall of fused images and texts ({listed})",
-            "RGB and fused images with texts are no part of mean_recall, and FusionRS has "
-            "published no number of theirs",
-        ]
-        return {**found, "fusion": {"alpha": alpha, "chosen_on": name, "mean_recall": sweep}}
+        chosen = {"alpha": _best(self._sweep), "chosen_on": self._validation.name}
+        return {**found, "fusion": {**chosen, "mean_recall": sweep}}
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw pairs of the latest run, found and missed, into a PNG file.

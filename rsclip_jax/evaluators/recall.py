@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from rsclip_jax.encoder import SILENT_S
+
 KS = (1, 5, 10)
 # Similarities that differ by less are a tie. float32 cannot tell them apart: one caption encoded
 # at two places of a batch gives embeddings that differ by as much.
 TIE = 1e-6
 ROW_BLOCK, COLUMN_BLOCK = 1024, 4096
 PAIR_BLOCK = 8192
-SHOW_PROGRESS = 10**9  # similarities, above which a progress bar appears
 DRAWS = 1000  # of the bootstrap
 DRAW_BLOCK = 10**7  # numbers of the bootstrap that are drawn at once
 
@@ -228,9 +229,8 @@ def wrong_answers_ahead(
     ahead_row, ahead_col = np.zeros((2, n), np.int64), np.zeros((2, m), np.int64)
     similarity_buffer = np.empty((min(n, ROW_BLOCK), min(m, COLUMN_BLOCK)), np.float32)
     ahead_buffer = np.empty(similarity_buffer.shape, bool)
-    progress = tqdm(
-        range(0, n, ROW_BLOCK), desc="retrieval", unit="block", disable=n * m < SHOW_PROGRESS
-    )
+    blocks = range(0, n, ROW_BLOCK)
+    progress = tqdm(blocks, desc="retrieval", unit="block", delay=SILENT_S, leave=False)
     for i0 in progress:
         i1 = min(i0 + ROW_BLOCK, n)
         for j0 in range(0, m, COLUMN_BLOCK):

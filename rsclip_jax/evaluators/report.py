@@ -15,17 +15,17 @@ _COLUMN = re.compile(
 _FRACTIONS = ("Rsu", "Ras", "Rda", "Rmi")  # from 0 to 1; everything else is in percent
 
 
-def table(metrics: Mapping[str, float]) -> str:
+def table(metrics: Mapping[str, float], protocol: str) -> str:
     """Lay metrics out with a row for each prefix ("long_multi_") and a column for what follows.
 
-    The rows of the retrieval protocol that has no prefix name it all the same: "any".
+    Rows whose prefix names no protocol name the given one: the evaluator's (`Evaluator.protocol`).
     """
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         match = _COLUMN.search(name)
         column = match[0] if match else name
         prefix = name.removesuffix(column).rstrip("_")
-        rows.setdefault(_with_protocol(prefix, metrics), {})[column] = value
+        rows.setdefault(_with_protocol(prefix, protocol), {})[column] = value
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     widths = [max(10, len(column) + 2) for column in columns]
     pairs = list(zip(columns, widths, strict=True))
@@ -37,11 +37,11 @@ def table(metrics: Mapping[str, float]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _with_protocol(row: str, metrics: Mapping[str, float]) -> str:
+def _with_protocol(row: str, protocol: str) -> str:
     words = row.split("_") if row else []
-    if {"multi", "skyscript"} & set(words) or f"{row}_i2t_R@1".lstrip("_") not in metrics:
+    if set(words) - {"long", "worst"}:
         return row
-    words.insert(len(words) - words.count("worst"), "any")
+    words.insert(len(words) - words.count("worst"), protocol)
     return "_".join(words)
 
 
@@ -120,7 +120,7 @@ def _parts(
         }
         said = details.get(name, {})
         yield {"kind": "section", "text": name}
-        if lines := [*said.get("data", []), *said.get("protocol", [])]:
+        if lines := said.get("about"):
             yield {"kind": "list", "items": lines}
         yield {"kind": "table", "rows": _metrics(own, said)}
         if "confusion" in said:

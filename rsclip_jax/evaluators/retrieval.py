@@ -130,20 +130,30 @@ def _merge(
 FIELDS = {"short": "text", "long": "text_long"}
 # What each protocol puts before its metrics' names, and what it says of itself.
 PROTOCOLS = {
-    "any": ("", "any of an image's captions counts, equal captions of other images do not"),
-    "multi": ("multi_", "equal captions are merged, all their images count"),
+    "any": (
+        "",
+        "any of an image's captions counts, equal captions of other images do not; searched among "
+        "all images, and all captions",
+    ),
+    "multi": (
+        "multi_",
+        "equal captions are merged, all their images count; searched among all images, and the "
+        "merged captions",
+    ),
     "skyscript": (
         "skyscript_",
         'SkyScript: captions begin with "a satellite image. ", equal ones are merged, all their '
-        "images count",
+        "images count; searched among all images, and the merged captions",
     ),
 }
 SKYSCRIPT_PREFIX = "a satellite image. "
 TIES = (
     "equal similarities (to 1e-6), such as those of repeated captions, are in random order: the "
-    "numbers are the expectation over all orders, those named worst_ have every wrong answer of a "
+    "numbers are the expectation over all orders, those named worst have every wrong answer of a "
     "tie first"
 )
+# Of images alone.
+IMAGE_TIES = TIES.replace(", such as those of repeated captions,", "")
 
 
 class Retrieval:
@@ -166,6 +176,8 @@ class Retrieval:
         other images count as right; "skyscript", SkyScript's and FarSLIP's.
       limit: only the first so many records; 0 for all.
     """
+
+    protocol = "any"  # of the rows that name none
 
     def __init__(
         self,
@@ -216,25 +228,25 @@ class Retrieval:
                     yield f"{name}{side}_mean", float(mean)
         self._latest = (zimg, next(iter(ztxt.values())))
 
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        lines = []
+        for kind, length in self._lengths.items():
+            captions = self._texts[kind, _prefix(self._protocols[0])].captions
+            distinct = len(np.unique(caption_groups(captions)))
+            lines.append(
+                f"{self._examples.name}: {len(self._examples):,} images, {len(captions):,} {kind} "
+                f"captions cut at {length} tokens, {distinct:,} of them distinct"
+            )
+        return [*lines, *(f"{name}: {PROTOCOLS[name][1]}" for name in self._protocols), TIES]
+
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run."""
-        found: dict[str, Any] = {
-            "size": len(self._examples),
-            "data": [],
-            "protocol": [f"{name}: {PROTOCOLS[name][1]}" for name in self._protocols] + [TIES],
-            "intervals": {},
-            "oracle": {},
-        }
-        for kind, length in self._lengths.items():
+        found: dict[str, Any] = {"size": len(self._examples), "intervals": {}, "oracle": {}}
+        for kind in self._lengths:
             texts = self._texts[kind, _prefix(self._protocols[0])]
             groups = caption_groups(texts.captions)
-            distinct = len(np.unique(groups))
-            found["data"].append(
-                f"{self._examples.name}: {len(self._examples):,} images, {len(texts.captions):,} "
-                f"{kind} captions cut at {length} tokens, {distinct:,} of "
-                "them distinct"
-            )
-            if "any" in self._protocols and distinct < len(texts.captions):
+            if "any" in self._protocols and len(np.unique(groups)) < len(texts.captions):
                 best = oracle(texts.image_index, groups)
                 name = "long_" if kind == "long" else ""
                 found["oracle"] |= {name + metric: value for metric, value in best.items()}

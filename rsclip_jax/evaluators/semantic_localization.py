@@ -23,9 +23,8 @@ from tqdm import tqdm
 
 from rsclip_jax import distributed
 from rsclip_jax.data import images
-from rsclip_jax.encoder import Encoder
+from rsclip_jax.encoder import SILENT_S, Encoder
 from rsclip_jax.evaluators.cell_median import cell_median
-from rsclip_jax.evaluators.examples import SILENT_S
 from rsclip_jax.evaluators.pictures import save_localization_picture, shown_queries
 from rsclip_jax.evaluators.recall import DRAWS
 from rsclip_jax.evaluators.texts import tokenizer_for
@@ -298,6 +297,7 @@ class SemanticLocalization:
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, "text")
         self._scales = tuple(scales)
+        self.protocol = "windows " + "/".join(map(str, self._scales))
         self._images = Path(images)
         self._queries = read_annotations(annotations, images)
         self._results: list[dict[str, Any]] = []
@@ -319,9 +319,7 @@ class SemanticLocalization:
             scene = images.decode((self._images / name).read_bytes())
             height, width, _ = scene.shape
             boxes = windows(height, width, self._scales)
-            zimg = np.concatenate(
-                list(self._encoder.image_stream(params, crops(scene, boxes, self._encoder)))
-            )
+            zimg = self._embed_windows(params, name, scene, boxes)
             for query in [q for q in self._queries if q["jpg_name"] == name]:
                 ztxt = self._encoder.text(params, self._tokenizer([query["caption"].strip()]))
                 place, result = len(self._results), dict(query)
@@ -339,6 +337,33 @@ class SemanticLocalization:
         for metric in METRICS:
             yield metric, float(np.mean([result[metric] for result in self._results]))
 
+    def _embed_windows(
+        self, params: Any, name: str, scene: np.ndarray, boxes: np.ndarray
+    ) -> np.ndarray:
+        parts = []
+        with tqdm(
+            total=len(boxes),
+            unit=" windows",
+            desc=name,
+            delay=SILENT_S,
+            leave=False,
+            disable=jax.process_index() != 0,
+        ) as progress:
+            windows_of_batches = crops(scene, boxes, self._encoder)
+            for z in self._encoder.image_stream(params, windows_of_batches):
+                parts.append(z)
+                progress.update(len(z))
+        return np.concatenate(parts)
+
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        scenes = len({result["jpg_name"] for result in self._results})
+        return [
+            f"{self._images}: {len(self._results)} captions on {scenes} scenes",
+            f"{self.protocol} pixels, half overlapping; the metrics of "
+            "SemanticLocalizationMetrics, from 0 to 1; Ras is better when lower",
+        ]
+
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run."""
         number = len(self._results)
@@ -349,16 +374,7 @@ class SemanticLocalization:
         for metric in METRICS:
             means = drawn @ [result[metric] for result in self._results] / number
             intervals[metric] = np.percentile(means, [2.5, 97.5]).tolist()
-        scenes = len({result["jpg_name"] for result in self._results})
-        return {
-            "size": number,
-            "data": [f"{self._images}: {number} captions on {scenes} scenes"],
-            "protocol": [
-                f"windows of {', '.join(map(str, self._scales))} pixels, half overlapping; the "
-                "metrics of SemanticLocalizationMetrics; Ras is better when lower"
-            ],
-            "intervals": intervals,
-        }
+        return {"size": number, "intervals": intervals}
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw a few queries of the latest run into a PNG file."""

@@ -44,7 +44,7 @@ def tokenizer_for(config: Any, field: str) -> Any:
     """Make the tokenizer of a text field from `config.tokenizer` and `config.input.lengths`.
 
     Raises:
-      ValueError: the model was configured without this field.
+      ValueError: the model was configured without this field, or has another vocabulary.
     """
     lengths = config.input.lengths
     if field not in lengths:
@@ -52,7 +52,15 @@ def tokenizer_for(config: Any, field: str) -> Any:
             f"config.input.lengths has no {field!r} (it has {', '.join(lengths) or 'nothing'}): "
             f"add it with its number of tokens, or do without the {TEXT_FIELDS[field]}"
         )
-    return make_tokenizer(config.tokenizer, lengths[field])
+    tokenizer = make_tokenizer(config.tokenizer, lengths[field])
+    model = config.get("model")
+    if model and (tokenizer.vocab_size > model.vocab_size or tokenizer.eot_id != model.eot_id):
+        raise ValueError(
+            f"the model has {model.vocab_size:,} tokens and reads texts at token {model.eot_id}, "
+            f"the tokenizer {config.tokenizer!r} has {tokenizer.vocab_size:,} and ends them with "
+            f"{tokenizer.eot_id}: texts of this model cannot be encoded, only its images"
+        )
+    return tokenizer
 
 
 def normalise(caption: str) -> str:

@@ -23,15 +23,20 @@ class TranslationQuality:
 
     Means over the images: `psnr` (dB) and `ssim` of the translation; the same of what costs nothing
     (`grayscale_psnr`, ...: `data.free_infrared`); FusionRS's audit, as `brightness` of the
-    translations and `true_brightness` of the true images, and so on; with a `tower`, `distance`,
-    1 - cosine of its embeddings of the translated and of the true image, and that of the others.
+    translations and `true_brightness` of the true images, and so on, and `reference_brightness` of
+    other infrared images (the paper's are HIT-UAV's); with a `tower`, `distance`, 1 - cosine of its
+    embeddings of the translated and of the true image, and that of the others.
 
     Args:
       config, translation: see `evaluators.build`.
       data, split: records of which those with an infrared image are used.
       tower: a CLIP model, as `rsclip_jax.load` takes it; "none" for no such distance.
-      limit: only the first so many records; 0 for all.
+      reference: NAME/SPLIT of records whose infrared images, or images where there are none, the
+        audit describes as well; "" for none.
+      limit: only the first so many records of each; 0 for all.
     """
+
+    protocol = "paired"
 
     def __init__(
         self,
@@ -41,16 +46,22 @@ class TranslationQuality:
         data: str,
         split: str,
         tower: str = "none",
+        reference: str = "",
         limit: int = 0,
     ):
         self._source = records.open_source(config.input.data_dir, data, split)
         self._name, self._limit = f"{data}/{split}", limit
         self._translation = translation
+        self._reference: Any = None
+        if reference:
+            name, _, of = reference.partition("/")
+            self._reference = records.open_source(config.input.data_dir, name, of or "test")
         self._clip: Any = None
         if tower != "none":
             from rsclip_jax.loading import load  # which lies above evaluators
 
             self._clip = load(tower)
+        self._tower, self._number = tower, 0
         self._constant: dict[str, float] = {}
         self._shown: list[tuple[np.ndarray, ...]] = []
 
@@ -60,10 +71,11 @@ class TranslationQuality:
         Raises:
           ValueError: no record has an infrared image.
         """
-        self._shown = []
+        self._shown, self._number = [], 0
 
         def translated(rgb: np.ndarray) -> np.ndarray:
             made = self._translation.infrared(params, rgb)
+            self._number += len(rgb)
             seen = rgb[: SHOWN - len(self._shown)]
             self._shown += zip(seen, FREE["grayscale"](seen), made, strict=False)
             return made
@@ -80,13 +92,37 @@ class TranslationQuality:
                 for metric, value in metrics.items()
                 if name == "true" or metric in COMPARED
             }
+            if self._reference is not None:
+                described = means(map(audit, self._references()))
+                self._constant |= {f"reference_{k}": v for k, v in described.items()}
         yield from self._constant.items()
+
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        distance = f"; distance: 1 - cosine in {self._tower}" if self._clip else ""
+        return [
+            f"{self._name}: {self._number:,} pairs",
+            "paired: each translation beside the true infrared image of its scene, means over the "
+            f"images; psnr in dB{distance}",
+        ]
 
     def picture(self, path: str | os.PathLike) -> None:
         """Draw some images: RGB, grayscale, translated, true."""
         true = (ir for _, batch in self._pairs() for ir in batch)
         rows = [(*row, ir) for row, ir in zip(self._shown, true, strict=False)]
         save_grid(path, rows, ("RGB", "grayscale", "translated", "infrared"), title=self._name)
+
+    def _references(self) -> Iterator[np.ndarray]:
+        batches = pipeline.eval_batches(
+            self._reference,
+            image_size=self._translation.image_size,
+            batch_size=self._translation.batch_size,
+            stop=self._limit or None,
+            ir=True,
+        )
+        for batch in batches:
+            grey = FREE["grayscale"](batch["image"])  # of thermal images: their levels
+            yield from np.where(batch["ir_mask"][:, None, None], batch["ir"][..., 0], grey)
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return pairs(
@@ -139,3 +175,9 @@ def compare(
             for quantity, value in itertools.chain(*(audit(image).items() for image in batch)):
                 of[quantity].append(value)
     return {name: {k: float(np.mean(v)) for k, v in of.items()} for name, of in columns.items()}
+
+
+def means(described: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the means of quantities over images."""
+    rows = list(described)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

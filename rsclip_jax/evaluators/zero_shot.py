@@ -156,8 +156,8 @@ class ZeroShot:
     ):
         published = prompts.templates(protocol)
         self._templates = prompts.templates(templates) if templates else published
-        self._protocol = prompts.PROTOCOLS[protocol]
-        self._own_templates = bool(templates)
+        self._prompts = prompts.PROTOCOLS[protocol]
+        self.protocol = "own templates" if templates else protocol
         if class_names and class_list != "labels":
             raise ValueError(f"class_list={class_list!r} and class_names: expected one of them")
         self._label_words = label_words
@@ -187,12 +187,23 @@ class ZeroShot:
             _Side(self._encoder, params, self._tokenizer),
             self._names,
             self._templates,
-            self._protocol["normalize_each"],
+            self._prompts["normalize_each"],
         )
         logits = zimg @ weights.T
         self._confusion = confusion(logits, index)
         self._metrics = accuracies(logits, index)
         yield from self._metrics.items()
+
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        number, name, kind = self._confusion.sum(), self._examples.name, self._examples.kind
+        own = self.protocol == "own templates"
+        own_ones = f"{len(self._templates)} in the place of the next, averaged like them; "
+        return [
+            f"{name}: {number:,} {kind}, {len(self._names)} classes",
+            f"{self.protocol}: {own_ones if own else ''}{self._prompts['source']}",
+            "a class whose logit equals the right one's ranks before it",
+        ]
 
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run.
@@ -200,15 +211,8 @@ class ZeroShot:
         `confusion` counts the images of each true class (row) by predicted class (column).
         """
         images = self._confusion.sum(axis=1)
-        name, kind = self._examples.name, self._examples.kind
-        source = "own templates, averaged as the next says; " if self._own_templates else ""
         return {
             "size": int(images.sum()),
-            "data": [f"{name}: {images.sum():,} {kind}, {len(self._names)} classes"],
-            "protocol": [
-                f"{source}{self._protocol['source']}",
-                "a class whose logit equals the right one's ranks before it",
-            ],
             "intervals": {
                 name: wilson(self._metrics[name], int(images.sum()))
                 for name in ("top1", "top5")

@@ -86,7 +86,7 @@ def pair_loss(
       mask: bool [B]; rows with False are neither anchors nor negatives and get zero gradient. The
         mean is over the others; without any, the loss is 0.
       same: keys [B, K] of any integer type; two rows equal in one of them are no negatives of each
-        other (identical captions).
+        other (the same record, identical captions).
       stop_gradient_gather: leave out the gradient through the candidates, as LRSCLIP's released
         code does (its all_gather carries none): a -> b trains only a, b -> a only b, both the
         scale. The value of the loss stays the same. For "softmax" only.

@@ -19,6 +19,7 @@ from rsclip_jax.losses.contrastive import pair_loss
 from rsclip_jax.losses.pcm import principal_components
 
 NAMES = ("img", "ir", "txt", "txt_long", "txt_ir")
+MEANS = ("present", "batch")
 PCM_PAIR = {"img", "txt"}
 
 Pairs = Sequence[tuple[str, str, float]]
@@ -64,8 +65,10 @@ def total_loss(
     stop_gradient_gather: bool = False,
     masks: Mapping[str, jax.Array] | None = None,
     same: Mapping[str, jax.Array] | None = None,
+    records: jax.Array | None = None,
     weights: jax.Array | Sequence[float] | None = None,
     normalize: bool = False,
+    mean: str = "present",
     impl: str = "auto",
     chunk: int = 0,
     mesh: Mesh | None = None,
@@ -84,7 +87,11 @@ def total_loss(
         two sides'; names without a mask are always there.
       same: name -> keys [B, K]; rows whose key of one side of a pair is equal are no negatives of
         each other (`text_keys`).
+      records: integers [B]; rows of the same record are no negatives of each other, in any pair.
       weights: [len(loss_pairs)], in place of loss_pairs' own; from `pair_weights`, may be traced.
+      mean: of a pair's loss: over the rows "present", those that its masks leave, or over all rows
+        of the "batch", those left out counting 0. Where a fifth of the rows have infrared images,
+        a row of theirs weighs five times as much in the first as in the second.
       normalize: divide by the sum of the weights (FusionRS); LRSCLIP and Long-CLIP do not.
 
     Returns:
@@ -95,6 +102,8 @@ def total_loss(
       ValueError: loss_pairs or options that the model's output cannot serve.
     """
     check_pairs(loss_pairs)
+    if mean not in MEANS:
+        raise ValueError(f"config.loss.mean={mean!r}: expected one of {MEANS}")
     masks, same = masks or {}, same or {}
     _check_inputs(out, loss_pairs, kind, masks)
     if pcm_dim:
@@ -108,6 +117,7 @@ def total_loss(
             f"config.loss_pairs, got shape {weights.shape}"
         )
 
+    identity = [] if records is None else [records[:, None]]
     total = jnp.float32(0.0)
     metrics = {}
     for (a, b, _), weight in zip(loss_pairs, weights, strict=True):
@@ -123,12 +133,14 @@ def total_loss(
             bias=out["b"] if kind == "sigmoid" else None,
             label_smoothing=label_smoothing,
             mask=reduce(and_, sides) if sides else None,
-            same=[same[name] for name in (a, b) if name in same],
+            same=[*identity, *(same[name] for name in (a, b) if name in same)],
             stop_gradient_gather=stop_gradient_gather,
             impl=impl,
             chunk=chunk,
             mesh=mesh,
         )
+        if mean == "batch" and sides:
+            loss *= jnp.mean(reduce(and_, sides), dtype=jnp.float32)
         total += weight * loss
         metrics[f"loss_{a}_{b}"] = loss
         metrics[f"weight_{a}_{b}"] = weight

@@ -98,6 +98,7 @@ def abstract_batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     size, side = config.input.batch_size, config.model.image_size
     fields = from_config(TextChoice, config.input).fields(config.input.lengths)
     batch = {name: jax.ShapeDtypeStruct((size, n), jnp.int32) for name, n in fields.items()}
+    batch["record"] = jax.ShapeDtypeStruct((size,), jnp.int32)
     for name in ("image", "ir") if config.input.ir else ("image",):
         batch[name] = jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8)
     if config.input.ir:

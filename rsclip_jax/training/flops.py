@@ -3,14 +3,12 @@
 import functools
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rsclip_jax.models.blocks import Tower
 from rsclip_jax.models.clip import CLIP
-from rsclip_jax.models.translator import Translator, init_params
 
 # Dense bfloat16 FLOP/s of one device, by prefix of `device_kind` (vendors' data sheets).
 PEAK = {
@@ -25,59 +23,102 @@ PEAK = {
 }
 
 
-def tower_flops(tower: Tower, length: int) -> float:
-    """Count the forward FLOPs of a transformer over `length` tokens (a multiply-add is two).
+BEHIND = ("ln_post", "ln_final", "proj")  # the layers of a tower
 
-    The last layer computes keys and values of all tokens, and the rest of the one that is read.
+Products = dict[str, float]  # forward FLOPs by the part of a tower that multiplies
+
+
+def tower_products(
+    tower: Tower, tokens: float, length: int, asking: float, read: float
+) -> Products:
+    """Count the forward FLOPs of a transformer's products (a multiply-add is two).
+
+    The last layer computes keys and values of all tokens, queries and attention of those that ask,
+    and the rest of those that are read.
+
+    Args:
+      tokens: of all rows, each of `length`.
+      asking, read: of these, in the last layer.
+
+    Returns:
+      FLOPs by the layer whose kernel multiplies, as in `params`; "attention" has none.
     """
-    width = tower.width
-    layer = 24 * length * width**2 + 4 * length**2 * width
-    last = (4 * length + 20) * width**2 + 4 * length * width
-    return (tower.depth - 1) * layer + last
+    width, before = tower.width, (tower.depth - 1) * tokens
+    square = 2 * width**2
+    return {
+        "attn/query": square * (before + asking),
+        "attn/key": square * (before + tokens),
+        "attn/value": square * (before + tokens),
+        "attention": 4 * length * width * (before + asking),
+        "attn/out": square * (before + read),
+        "mlp/fc1": 4 * square * (before + read),
+        "mlp/fc2": 4 * square * (before + read),
+    }
 
 
-def packed_flops(tower: Tower, texts: int, rows: float, length: int) -> float:
-    """Count the forward FLOPs of texts that share rows of so many tokens, the free ones included.
+def products(
+    model: CLIP, lengths: Mapping[str, int], fields: Collection[str], rows: float = 0
+) -> list[tuple[str, Products]]:
+    """Return the products of each run through a tower for one sample, beside the tower's name.
 
-    The last layer computes queries, keys, values and attention of all tokens, and the rest of the
-    one of each text that is read.
+    Args:
+      lengths: tokens of each text.
+      fields: images and texts that the sample has.
+      rows: that its texts take, as long as the longest of them may be, or a share of one; 0: each
+        text has its own.
     """
-    width = tower.width
-    layer = 24 * length * width**2 + 4 * length**2 * width
-    last = 6 * length * width**2 + 4 * length**2 * width
-    return rows * ((tower.depth - 1) * layer + last) + texts * 18 * width**2
+    patches = (model.image_size // model.patch_size) ** 2
+    image = tower_products(model.image, patches + 1, patches + 1, 1, 1)
+    image["embedding"] = 2 * patches * 3 * model.patch_size**2 * model.image.width
+    infrared = "img" if model.ir_tower == "shared" else "ir"
+    runs = [(t, image) for t, f in (("img", "image"), (infrared, "ir")) if f in fields]
+    texts = [n for field, n in lengths.items() if field in fields]
+    if rows:
+        tokens, longest = rows * max(texts), max(texts)
+        return [*runs, ("txt", tower_products(model.text, tokens, longest, tokens, len(texts)))]
+    return [*runs, *(("txt", tower_products(model.text, n, n, 1, 1)) for n in texts)]
 
 
 def forward_flops(
     model: CLIP, lengths: Mapping[str, int], fields: Collection[str], rows: float = 0
 ) -> float:
-    """Count the forward FLOPs of one sample: of those of its images and texts in `fields`.
+    """Count the FLOPs of a forward pass for one sample; arguments as for `products`."""
+    return sum(sum(run.values()) for _, run in products(model, lengths, fields, rows))
 
-    With `rows` its texts take so many rows, as long as the longest of them may be, or a share of
-    one.
+
+def step_flops(
+    model: CLIP,
+    lengths: Mapping[str, int],
+    fields: Collection[str],
+    trained: Collection[str],
+    rows: float = 0,
+) -> float:
+    """Count the FLOPs of a forward and a backward pass for one sample.
+
+    The backward pass has a product for the gradient of what comes into a layer, where something at
+    or below the layers is trained, and one for its kernel's, where that is trained. Not counted
+    are what is computed anew, what `model.peft` adds, and the loss.
+
+    Args:
+      trained: names of the parameters that are trained (`optim.trained_names`).
+      others: as for `products`.
     """
-    patches = (model.image_size // model.patch_size) ** 2
-    image = tower_flops(model.image, patches + 1)
-    image += 2 * patches * 3 * model.patch_size**2 * model.image.width
-    counts = [n for field, n in lengths.items() if field in fields]
-    if rows:
-        texts = packed_flops(model.text, len(counts), rows, max(counts))
-    else:
-        texts = sum(tower_flops(model.text, n) for n in counts)
-    return len({"image", "ir"} & set(fields)) * image + texts
-
-
-def translator_flops(model: Translator) -> float:
-    """Count the forward FLOPs of a translator's parts for one image, as the compiler does.
-
-    It has no loop over layers, of which the compiler would count one.
-    """
-    size = model.image_size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-    lowered = jax.jit(lambda p, x: model.apply({"params": p}, x)).lower(params, image)
-    cost: Any = lowered.cost_analysis() or {}  # not every backend tells
-    return float(cost.get("flops", 0.0))
+    total = 0.0
+    for tower, run in products(model, lengths, fields, rows):
+        merged = tower == "ir" and model.ir_tower == "lora"  # RGB's tower, its kernels updated
+        towers = ("img", "ir") if merged else (tower,)
+        moving = {name for name in trained if name.split("/")[0] in towers}
+        # What stands behind the layers asks for no gradient of theirs.
+        through = any(name.split("/")[1] not in BEHIND for name in moving)
+        for layer, flops in run.items():
+            if layer == "attention":  # a product of two that are computed
+                total += flops * (3 if through else 1)
+                continue
+            place = "embedding" if layer == "embedding" else f"transformer/blocks/{layer}"
+            own = any(f"{t}/{place}/kernel" in moving for t in towers)
+            own |= merged and model.ir_lora.adapts(layer)
+            total += flops * (1 + own + (through and layer != "embedding"))
+    return total
 
 
 @functools.cache

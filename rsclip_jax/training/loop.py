@@ -2,7 +2,8 @@
 
 import collections
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rsclip_jax.training import ahead, fit
 from rsclip_jax.training.ahead import check_batch, compile_step
 from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
+from rsclip_jax.training.initial import with_architecture
 from rsclip_jax.training.optim import describe_params, trained_parameters
 from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.profile import Profile
@@ -36,44 +38,62 @@ from rsclip_jax.training.traps import traps
 from rsclip_jax.training.workdir import (
     CONFIG_FILE,
     FINISHED_FILE,
+    check_place,
     check_workdir,
     load_config,
     lock_workdir,
     mark_finished,
 )
 
+NO_DATA = (
+    "Where the data sets lie, and which are read, say --config.input.data_dir=DIR and "
+    "--config.input.data=\"{'NAME': 1.0}\"; --config=configs/lrsclip.py:demo draws its own"
+)
 
-def train(config: ConfigDict, workdir: str | Path) -> State:
+
+def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) -> State:
     """Train as `config` says and return the last state; an interrupted run is resumed.
 
     The order is fixed: take a step, evaluate, save, and only then draw the next batch. All that a
     later step depends on lies in the saved state; the position in the data is the step itself.
+
+    Args:
+      given: names of the fields that the user set on the command line, which what config.init_from
+        holds does not change (`initial.with_architecture`).
 
     Raises:
       ValueError: a config that cannot be trained, or a workdir of another architecture.
       FloatingPointError: `config.max_bad_steps` steps in a row were not finite.
     """
     with contextlib.ExitStack() as held:
-        return _train(config, host.local_path(workdir, "--workdir"), held)
+        stop = held.enter_context(StopSignal())
+        workdir = host.local_path(workdir, "--workdir")
+        check_place(workdir)
+        config = resolve(with_architecture(config, workdir, given), workdir)
+        return _train(config, workdir, stop, held)
 
 
-def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> State:
-    stop = held.enter_context(StopSignal())
-    config = resolve(config, workdir)
+def _train(
+    config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib.ExitStack
+) -> State:
     mesh = sharding.make_mesh(**config.mesh)
     check_batch(config, mesh)
     draw_scenes(config)
-    for name, splits in config.export.items():
-        for split in splits:
-            open_source(config.input.data_dir, name, split)  # what is not there is told now
-    dataset = pipeline.train_dataset(
-        config.input,
-        config.model.image_size,
-        {k: make_tokenizer(config.tokenizer, n) for k, n in config.input.lengths.items()},
-        seed=config.seed,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-    )
+    try:
+        for name, splits in config.export.items():
+            for split in splits:
+                open_source(config.input.data_dir, name, split)  # what is not there is told now
+        dataset = pipeline.train_dataset(
+            config.input,
+            config.model.image_size,
+            {k: make_tokenizer(config.tokenizer, n) for k, n in config.input.lengths.items()},
+            seed=config.seed,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+        )
+    except FileNotFoundError as error:
+        error.add_note(NO_DATA)
+        raise
     task, models = TASKS[config.task], kind_of(config)
     runner = task.runner(models.build(config.model), mesh)
     evals = evaluators.build(config, runner)
@@ -129,7 +149,8 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
 
         if step >= total_steps and not (workdir / FINISHED_FILE).exists():
             # All steps are taken, but perhaps the evaluation of the last one failed.
-            progress.scores(step, evaluate(evals, inference_params(state), config, workdir))
+            report = functools.partial(progress.scores, step)
+            evaluate(evals, evaluated_params(state), config, workdir, report)
         try:
             while step < total_steps:
                 if rows not in compiled:
@@ -149,12 +170,14 @@ def _train(config: ConfigDict, workdir: Path, held: contextlib.ExitStack) -> Sta
                 stopping = stop.reached(step, checkpoints)
                 if last or (due(config.eval_steps, step) and not stopping):
                     with progress.paused():
+                        report = functools.partial(progress.scores, step)
                         try:
-                            scores = evaluate(evals, inference_params(state), config, workdir)
+                            scores = evaluate(
+                                evals, evaluated_params(state), config, workdir, report
+                            )
                         except Exception:
                             checkpoints.save(step, state, {})  # the training is not to blame
                             raise
-                        progress.scores(step, scores)
                 if last or stopping or checkpoints.due(step, scores):
                     with progress.paused():
                         checkpoints.save(step, state, scores)
@@ -269,19 +292,36 @@ def inference_params(state: State) -> Any:
     return state.get("ema", state["params"])
 
 
-def evaluate(evals: dict[str, Any], params: Any, config: Any, workdir: Path) -> dict[str, float]:
+def evaluated_params(state: State) -> dict[str, Any]:
+    """Return the parameters to evaluate, by what the names of their metrics have in addition."""
+    raw = {"_raw": state["params"]} if "ema" in state else {}
+    return {**raw, "": inference_params(state)}
+
+
+def evaluate(
+    evals: dict[str, Any],
+    params: dict[str, Any],
+    config: Any,
+    workdir: Path,
+    report: Callable[[str, dict[str, float], evaluators.Evaluator], None],
+) -> dict[str, float]:
     """Run every evaluator, metric names prefixed with its own; pictures go to WORKDIR/eval.
+
+    Args:
+      params: see `evaluated_params`; the pictures are of the last of them.
+      report: takes the name, the metrics and the evaluator, each when it has finished.
 
     Raises:
       ValueError: none of the metrics is config.checkpoint.best.
     """
-    scores = {
-        f"{name}/{metric}": value
-        for name, evaluator in evals.items()
-        for metric, value in evaluator.run(params)
-    }
-    if jax.process_index() == 0:
-        evaluators.draw(evals, workdir / "eval")
+    scores: dict[str, float] = {}
+    for name, evaluator in evals.items():
+        for suffix, of in params.items():
+            found = dict(evaluator.run(of))
+            report(name + suffix, found, evaluator)
+            scores |= {f"{name}{suffix}/{metric}": value for metric, value in found.items()}
+        if jax.process_index() == 0:
+            evaluators.draw({name: evaluator}, workdir / "eval")
     if config.checkpoint.best and config.checkpoint.best not in scores:
         raise ValueError(
             f"config.checkpoint.best={config.checkpoint.best!r} is none of {', '.join(scores)}"

@@ -60,19 +60,26 @@ def rate_factors(params: Any, schedule: tuple) -> Any:
 
 
 def describe_params(config: Any, params: Any) -> str:
-    """Say how many parameters there are and how many of them are trained."""
+    """Say how many parameters there are, how many are trained, and whether the temperature is."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     trained = trained_parameters(config, params)
-    return f"{config.model.variant}: {size:,} parameters, {trained:,} trained"
+    scale = "t" in params and "t" not in trained_names(config, params)
+    still = "; the temperature is frozen (config.schedule)" if scale else ""
+    return f"{config.model.variant}: {size:,} parameters, {trained:,} trained{still}"
 
 
 def trained_parameters(config: Any, params: Any) -> int:
     """Count the parameters that `config.schedule` does not freeze."""
-    factors = jax.tree.leaves(rate_factors(params, tuple(config.schedule)))
-    leaves = jax.tree.leaves(params)
-    return sum(
-        leaf.size for leaf, factor in zip(leaves, factors, strict=True) if factor != "frozen"
-    )
+    names = trained_names(config, params)
+    sizes = zip(jax.tree.leaves(param_names(params)), jax.tree.leaves(params), strict=True)
+    return sum(leaf.size for name, leaf in sizes if name in names)
+
+
+def trained_names(config: Any, params: Any) -> frozenset[str]:
+    """Return the names of the parameters that `config.schedule` does not freeze."""
+    factors = rate_factors(params, tuple(config.schedule))
+    pairs = zip(jax.tree.leaves(param_names(params)), jax.tree.leaves(factors), strict=True)
+    return frozenset(name for name, factor in pairs if factor != "frozen")
 
 
 def decay_mask(params: Any, patterns: tuple[str, ...]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from rsclip_jax.evaluators import Evaluator
 from rsclip_jax.evaluators.report import table
 from rsclip_jax.host import available_cores
 from rsclip_jax.training.flops import device_peak
@@ -30,7 +31,7 @@ class Progress:
 
     Args:
       config: the resolved config.
-      forward_flops: of a sample, with the number of rows that its texts take (0: its own).
+      sample_flops: of a step, with the number of rows that a sample's texts take (0: its own).
       workdir: where metrics.jsonl and TensorBoard events go.
       step, total_steps: where the run stands and ends.
     """
@@ -38,7 +39,7 @@ class Progress:
     def __init__(
         self,
         config: Any,
-        forward_flops: Callable[..., float],
+        sample_flops: Callable[..., float],
         workdir: Path,
         step: int,
         total_steps: int,
@@ -48,13 +49,14 @@ class Progress:
         self._writer = MetricWriter(workdir, step) if jax.process_index() == 0 else None
         self._pending: tuple[int, dict, int] | None = None
         self._learning_rate = learning_rate(config.lr, config.warmup_steps, total_steps)
+        self._explained: set[str] = set()  # evaluators
         self._slow_reports = 0  # in a row, as long as nothing was advised
-        self._forward_flops = forward_flops
+        self._sample_flops = sample_flops
         peak, source = device_peak()
         self._peak = peak * jax.device_count()
         whole = " if no text shares its row" if config.input.pack_text else ""
-        log(f"forward {self._forward_flops() / 1e9:.3g} GFLOP per sample{whole}; MFU against "
-            f"{self._peak / 1e12:.3g} TFLOP/s ({source})")  # fmt: skip
+        log(f"{self._sample_flops() / 1e9:.3g} GFLOP per sample, forward and backward of what is "
+            f"trained{whole}; MFU against {self._peak / 1e12:.3g} TFLOP/s ({source})")  # fmt: skip
 
     def start(self, step: int, waited: Callable[[], float]) -> None:
         """Start the clock; `waited` tells the seconds spent waiting for input so far."""
@@ -93,7 +95,7 @@ class Progress:
         step, device_metrics, packed_rows = self._pending
         self._pending = None
         batch_size = self._config.input.batch_size
-        self._flops += 3 * batch_size * self._forward_flops(packed_rows / batch_size)
+        self._flops += batch_size * self._sample_flops(packed_rows / batch_size)
         metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
         if bad := int(metrics.pop("bad_steps")):
             log(f"step {step}: not finite, parameters left as they were ({bad} in a row)")
@@ -135,16 +137,13 @@ class Progress:
             if self._slow_reports == 2:
                 log(input_advice(self._config))
 
-    def scores(self, step: int, scores: dict[str, float]) -> None:
-        """Report evaluation results of a step."""
-        if self._writer and scores:
-            self._writer.write(step, scores)
-        by_evaluator: dict[str, dict[str, float]] = {}
-        for name, value in scores.items():
-            evaluator, metric = name.split("/", 1)
-            by_evaluator.setdefault(evaluator, {})[metric] = value
-        for evaluator, metrics in by_evaluator.items():
-            log(f"step {step}, {evaluator}\n{table(metrics)}")
+    def scores(self, step: int, name: str, metrics: dict[str, float], evaluator: Evaluator) -> None:
+        """Report what an evaluator found at a step, the first time with what the numbers are of."""
+        if self._writer:
+            self._writer.write(step, {f"{name}/{key}": value for key, value in metrics.items()})
+        notes = [] if name in self._explained else [f"  {line}" for line in evaluator.about()]
+        self._explained.add(name)
+        log("\n".join([f"step {step}, {name}", table(metrics, evaluator.protocol), *notes]))
 
     def close(self) -> None:
         """Write what is pending and close the files."""

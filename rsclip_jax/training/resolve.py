@@ -25,9 +25,9 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     config = config.copy_and_resolve_references().unlock()
     if ":" in config.tokenizer:
         kind, path = config.tokenizer.split(":", 1)
-        config.tokenizer = f"{kind}:{Path(path).absolute()}"
+        config.tokenizer = f"{kind}:{host.local_path(path, 'config.tokenizer')}"
     if config.init_from:  # checkpoints of frozen parameters need it, from wherever they are read
-        config.init_from = str(Path(config.init_from).absolute())
+        config.init_from = str(host.local_path(config.init_from, "config.init_from"))
     data_dir = config.input.data_dir
     config.input.data_dir = str(
         host.local_path(data_dir, "config.input.data_dir") if data_dir else workdir / "data"

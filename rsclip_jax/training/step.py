@@ -99,7 +99,7 @@ def make_loss(
             out = embed(model, params, inputs, config.grad_cache_steps, shards, rows)
         out |= {"z" + name: out["z" + embeddings[field]] for name, field in fields.items()}
         masks = {"ir": batch["ir_mask"]} if "ir" in fields else {}
-        same = {}
+        same: dict[str, jax.Array] = {}
         if config.loss.mask_same_text:
             texts = {name: field for name, field in fields.items() if name.startswith("txt")}
             same = {name: text_keys(batch[field]) for name, field in texts.items()}
@@ -112,15 +112,30 @@ def make_loss(
             pcm_dim=config.loss.pcm_dim,
             stop_gradient_gather=config.loss.stop_gradient_gather,
             normalize=config.loss.normalize,
+            mean=config.loss.get("mean", "present"),
             weights=pair_weights(step, total_steps, loss_pairs, config.loss.curriculum),
             masks=masks,
             same=same,
+            records=batch["record"],
             impl=config.loss.impl,
             chunk=config.loss.chunk,
             mesh=mesh,
         )
 
     return loss_fn
+
+
+def average_decay(decay: float, updates: jax.Array | int) -> jax.Array:
+    """Return the share of the average that the next update leaves: min(decay, (1 + t) / (10 + t)).
+
+    The average begins at the initial weights. At a constant `decay` their share after T updates is
+    decay**T, a third and more of runs shorter than 1 / (1 - decay); here it falls below 1 % after
+    the third update. (TensorFlow's ExponentialMovingAverage calls it `num_updates`.)
+
+    Args:
+      updates: t, those that the average has had.
+    """
+    return jnp.minimum(decay, (1 + updates) / (10 + updates))
 
 
 def make_train_step(
@@ -160,9 +175,10 @@ def make_train_step(
                 new_params |= {k: jnp.minimum(new_params[k], greatest) for k in scales}
             new = {"params": new_params, "opt_state": opt_state}
             if config.ema_decay:
+                taken = 1 - average_decay(config.ema_decay, step - state["bad_steps_total"])
                 # In this form a parameter that does not move is averaged to itself, bit by bit.
                 new["ema"] = jax.tree.map(
-                    lambda e, p: e + (1 - config.ema_decay) * (p - e), state["ema"], new_params
+                    lambda e, p: e + taken * (p - e), state["ema"], new_params
                 )
             return new
 

@@ -5,11 +5,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.models import clip
 from rsclip_jax.training import initial, translation
-from rsclip_jax.training.flops import forward_flops, translator_flops
+from rsclip_jax.training.flops import step_flops
+from rsclip_jax.training.optim import trained_names
 from rsclip_jax.training.step import compared_fields, make_loss
 from rsclip_jax.translation import Translation
 
@@ -25,7 +28,7 @@ class Task:
         can leave to their source.
       runner: (model, mesh) -> what evaluators use the model by.
       sample_flops: (config, model) -> (rows of texts a sample takes, 0: its own) -> FLOPs of a
-        forward pass for a sample.
+        step for a sample, forward and backward, of what is trained.
     """
 
     make_loss: Callable
@@ -34,13 +37,16 @@ class Task:
     sample_flops: Callable[[ConfigDict, Any], Callable[..., float]]
 
 
-def _clip_flops(config: ConfigDict, model: Any) -> Callable[..., float]:
+def _clip_flops(config: ConfigDict, model: clip.CLIP) -> Callable[..., float]:
+    params = jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0)))
     fields = set(compared_fields(config).values())
-    return functools.partial(forward_flops, model, config.input.lengths, fields)
+    return functools.partial(
+        step_flops, model, config.input.lengths, fields, trained_names(config, params)
+    )
 
 
 def _translator_flops(config: ConfigDict, model: Any) -> Callable[..., float]:
-    flops = translator_flops(model)
+    flops = translation.step_flops(config, model)
     return lambda rows=0: flops
 
 

@@ -17,7 +17,7 @@ from rsclip_jax.training.progress import log
 
 
 def make_loss(
-    model: Translator, config: Any, mesh: Mesh, total_steps: int, packed_rows: int = 0
+    model: Translator, config: Any, mesh: Mesh | None, total_steps: int, packed_rows: int = 0
 ) -> Callable:
     """Return (params, batch, step) -> (loss, metrics) over the global batch.
 
@@ -69,6 +69,21 @@ def _bridge(model, config, params, image, ir, mask, step):
     made = model.apply({"params": params}, image, x, time, method="predict")
     loss = translation.l1(made, ir, mask)
     return loss, {"l1": loss}
+
+
+def step_flops(config: ConfigDict, model: Translator) -> float:
+    """Count the FLOPs of a forward and a backward pass for one image, as the compiler does.
+
+    A translator has no loop over layers, of which the compiler would count one.
+    """
+    size = model.image_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    batch = {"image": image, "ir": image, "ir_mask": jax.ShapeDtypeStruct((1,), bool)}
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    loss = make_loss(model, config, None, 1)
+    lowered = jax.jit(jax.grad(loss, has_aux=True)).lower(params, batch, 0)
+    cost: Any = lowered.cost_analysis() or {}  # not every backend tells
+    return float(cost.get("flops", 0.0))
 
 
 def parameters_from(

@@ -1,12 +1,15 @@
 """Settings that run but probably do not do what the user wants; named before the first step."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from rsclip_jax.data import directions
 from rsclip_jax.data.assemble import Source, from_config
 from rsclip_jax.data.captions import LABEL_SENTENCE, TEXT_FIELDS, TextChoice
+from rsclip_jax.data.images import Augmentation
+from rsclip_jax.data.schema import LIST_FIELDS
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.training.step import compared_fields
 
@@ -30,12 +33,18 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
     if config.task != "clip":
         return
     batch = config.input.batch_size
+    weights = dict(config.input.data)
     for name, source in sources.items():
-        if len(sources) == 1 and batch > len(source):
+        share = weights[name] / sum(weights.values())
+        if batch * share > len(source):
+            mixed = len(sources) > 1
+            part = f", {batch * share:.0f} by weight" if mixed else ""
+            lighter = f", or a smaller config.input.data.{name}" if mixed else ""
             yield (
-                f"config.input.batch_size={batch} of {len(source)} records in {name!r}: an image "
-                "comes several times in a batch and counts as its own negative; set "
-                f"--config.input.batch_size to {len(source)} at most"
+                f"config.input.batch_size={batch}{part} of {len(source)} records in {name!r}: an "
+                "image comes several times in a batch, which has fewer negatives (its own copies "
+                "are none); set "
+                f"--config.input.batch_size to {int(len(source) / share)} at most{lighter}"
             )
     frozen = any(factor is None for _, factor in config.schedule)
     if not config.init_from and not frozen and config.lr < FINE_TUNING_LR:
@@ -65,6 +74,7 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
         yield (
             f"{bare} of {seen} have no caption: their text is {LABEL_SENTENCE.format('LABEL')!r}"
         )
+    yield from _of_directions(config, records)
     choice = dataclasses.replace(from_config(TextChoice, config.input), caption="first")
     for field in sorted(set(TEXT_FIELDS) & set(compared.values())):
         length = config.input.lengths[field]
@@ -79,3 +89,23 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
                 f"config.input.lengths.{field}={length} tokens cut {cut} of {len(texts)} texts "
                 f"looked at ({100 * cut / len(texts):.0f}%): the tokens behind are not learned"
             )
+
+
+def _of_directions(config: ConfigDict, records: Sequence[Mapping]) -> Iterator[str]:
+    augmentation = from_config(Augmentation, config.input)
+    named = sum(
+        any(directions.has_direction(text) for field in LIST_FIELDS for text in record[field])
+        for record in records
+    )
+    if not (named and augmentation.turns()):
+        return
+    done = {
+        "off": "flips and turns make them wrong; --config.input.augment_text=turn turns the words "
+        "as well, =leave leaves such images as they are",
+        "leave": "these are not flipped or turned (config.input.augment_text)",
+        "turn": "flips and right angles turn the words as well (config.input.augment_text)",
+    }
+    yield (
+        f"texts of {named} of {len(records)} records looked at ({named / len(records):.0%}) name a "
+        f"direction, such as left, upper or north: {done[augmentation.augment_text]}"
+    )

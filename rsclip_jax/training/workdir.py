@@ -20,6 +20,26 @@ ARCHITECTURE = ("model", "tokenizer", "schedule")
 EXECUTION = {f"model.{field}" for field in ("dtype", "attention", "scan", "remat")}
 
 
+def check_place(workdir: Path) -> None:
+    """Refuse a workdir that cannot be made or written, before any work.
+
+    Raises:
+      ValueError: names the file or directory in the way.
+    """
+    there = next(path for path in (workdir, *workdir.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--workdir={workdir}: {there} is a file; give a directory")
+    if not os.access(there, os.W_OK):
+        raise ValueError(
+            f"--workdir={workdir}: {there} cannot be written; give a directory that can"
+        )
+
+
+def has_steps(workdir: Path) -> bool:
+    """Tell whether a run has saved a step here."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+
+
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
     """Make the workdir and keep a second run out of it; a process that dies lets go of it.
@@ -56,9 +76,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             refused.append("ema_decay")
         if refused and any((workdir / "checkpoints").glob("*")):
             raise ValueError(
-                f"{workdir} holds a run of another architecture:\n"
-                + "\n".join(changed[field] for field in refused)
-                + "\nUse another --workdir, or set these fields as they were."
+                f"{workdir} holds a run of another architecture ("
+                + "; ".join(changed[field].strip() for field in refused)
+                + "): use another --workdir, or set these fields as they were"
             )
         if changed:
             lines = "\n".join(changed.values())
@@ -79,7 +99,7 @@ def is_workdir(path: Path) -> bool:
     file = path / CONFIG_FILE
     if not file.exists():
         return (path / "checkpoints").is_dir()
-    return "model" in json.loads(file.read_text(encoding="utf-8"))
+    return "model" in _read_json(file)
 
 
 def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
@@ -93,8 +113,8 @@ def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
 
 
 def save_config(path: Path, config: ConfigDict) -> None:
-    """Write a config as JSON, atomically."""
-    write_json(path, config.to_dict())
+    """Write a config as JSON, atomically, its fields in the order in which they were set."""
+    write_json(path, json.loads(config.to_json()))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -112,7 +132,14 @@ def load_config(path: Path) -> ConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return tuple(tuples(v) for v in value) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(path.read_text(encoding="utf-8"))))
+    return ConfigDict(tuples(_read_json(path)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, no JSON: {error}") from error
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rsclip_jax.models import clip, peft
-from rsclip_jax.weights import files, layouts
+from rsclip_jax.weights import files, foreign_tokenizer, layouts
 
 # Activation of published weights, which the tensors do not show. "": that of the architecture.
 PRESETS = {
@@ -35,11 +35,26 @@ def read(path: str | os.PathLike, activation: str | None = None) -> tuple[Config
         weights, else the architecture's own.
 
     Raises:
-      FileNotFoundError, ValueError: see `files.read`, `from_state_dict`.
+      FileNotFoundError, ValueError: see `files.read`, `from_state_dict`, and
+        `foreign_tokenizer.check_tokenizer`.
     """
     state, hints = files.read(Path(path))
     try:
-        return _convert(state, hints, activation)
+        config, params = _convert(state, hints, activation)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    path = Path(path)
+    beside = path if path.is_dir() else path.parent if path.name in files.IN_DIRECTORY else None
+    if beside and config.model.vocab_size >= foreign_tokenizer.TOKENS:  # else strings are refused
+        foreign_tokenizer.check_tokenizer(beside)
+    return config, params
+
+
+def config_of(path: str | os.PathLike, activation: str | None = None) -> ConfigDict:
+    """Return the config that `read` returns, without converting the weights."""
+    state, hints = files.read(Path(path))
+    try:
+        return _config(_recognised(state, hints, activation)[2])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -147,6 +162,19 @@ def describe(config: ConfigDict) -> str:
 def _convert(
     state: Mapping[str, Any], hints: Mapping[str, Any], preset: str | None
 ) -> tuple[ConfigDict, dict]:
+    state, layout, model = _recognised(state, hints, preset)
+    like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
+    params = layouts.from_tensors(state, like, layout)
+    infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
+    if infinite:
+        raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
+    return _config(model), params
+
+
+def _recognised(
+    state: Mapping[str, Any], hints: Mapping[str, Any], preset: str | None
+) -> tuple[dict[str, np.ndarray], str, ConfigDict]:
+    """Return the state dict with plain names, its layout, and `config.model`."""
     if preset is not None and preset not in {**PRESETS, "quick_gelu": "", "gelu": ""}:
         raise ValueError(
             f"{preset!r}: expected an activation, 'quick_gelu' or 'gelu', or one of "
@@ -159,12 +187,11 @@ def _convert(
         hints.setdefault("activation", "quick_gelu")
     if preset is not None and PRESETS.get(preset, preset):
         hints["activation"] = PRESETS.get(preset, preset)
-    model = recognise_model(state, layout, hints)
-    like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
-    params = layouts.from_tensors(state, like, layout)
-    infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
-    if infinite:
-        raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
+    return state, layout, recognise_model(state, layout, hints)
+
+
+def _config(model: ConfigDict) -> ConfigDict:
+    """Return a config with what models and evaluators read of one."""
     return ConfigDict(
         {
             "model": model.to_dict(),
@@ -180,7 +207,7 @@ def _convert(
             },
             "evals": {},
         }
-    ), params
+    )
 
 
 def recognise_model(

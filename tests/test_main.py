@@ -1,0 +1,119 @@
+"""What `python -m rsclip_jax.main` answers to mistakes: one line each, before any work."""
+
+import re
+
+import pytest
+from absl import flags
+from small_run import small_config
+from tiny_clip import write_tiny_clip
+
+from rsclip_jax import main
+from rsclip_jax.training import loop
+from rsclip_jax.training.workdir import save_config
+
+DEMO = "--config=configs/lrsclip.py:demo"
+UNDRAWN = "--config.scenes.train=0"
+
+
+def run(monkeypatch, *arguments):
+    """Run the command in this process; return the message that it ends with."""
+    argv = ["main", *arguments]
+    monkeypatch.setattr(main.flags, "FLAGS", flags.FlagValues())
+    main.define_flags(main.flags.FLAGS, argv)
+    with pytest.raises(SystemExit) as end:
+        main.main(main.parse_flags(argv, example=main.EXAMPLE))
+    assert isinstance(end.value.code, str)  # printed, and the status is 1
+    return end.value.code
+
+
+# What is wrong, and what the answer must name: what was given, what is expected, how to mend it.
+MISTAKES = {
+    "config file": (["--config=configs/lrsclp.py"], ["lrsclp.py", "no such file", "lrsclip.py,"]),
+    "word of a config": (["--config=configs/georsclip.py:L/15"], ["L/15", "B/16 or L/14"]),
+    "field": (["--config.learning_rate=1"], ["learning_rate", "no such field", "--config.lr"]),
+    "flag": (["--batch_size=8"], ["--batch_size", "no such flag", "--config.input.batch_size"]),
+    "type": (["--config.total_steps=many"], ["total_steps=many", "a whole number"]),
+    "dictionary": (["--config.input.data=scenes"], ["data=scenes", "a dictionary", "{'scenes'"]),
+    "data set": (["--config.input.data_dir=/none"], ["'/none'", "rsclip_jax.prepare", ":demo"]),
+    "split": (["--config.input.split=trian"], ["'trian'", "it has train, val"]),
+    "init_from": (["--config.init_from=/none"], ["=/none: no such file", "workdir of a run"]),
+    "task": (["--config.task=translate"], ["task='translate'", "translation"]),
+    "size": (["--config.model.variant=B/31"], ["'B/31'", "B/32"]),
+    "batch": (["--config.input.batch_size=12"], ["batch_size=12", "a multiple of 8"]),
+    "mesh": (["--config.mesh.fsdp=3"], ["fsdp=3", "8 devices"]),
+    "evaluator": (["--config.evals.val.type=retreival"], ["'retreival'", "mean 'retrieval'?"]),
+    "length of the run": (["--config.total_steps=3", "--config.total_epochs=1"], ["exactly one"]),
+    "bucket": (["--workdir=gs://bucket/run"], ["gs://bucket/run", "mount"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_a_line_and_leaves_nothing(mistake, scenes, tmp_path, monkeypatch):
+    wrong, named = MISTAKES[mistake]
+    usual = [DEMO, UNDRAWN, f"--config.input.data_dir={scenes}", f"--workdir={tmp_path / 'run'}"]
+    told = run(monkeypatch, *usual, *wrong)
+    assert told.startswith("main: ") and all(part in told for part in named), told
+    first, *notes = told.split("\n")
+    assert len(notes) <= 1 and "Error" not in first
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("left_out", [(), ("--config=x.py",), ("--workdir=x",)])
+def test_a_newcomer_is_shown_the_demo_and_how_to_prepare(left_out, monkeypatch, tmp_path):
+    given = [DEMO if a.startswith("--config") else a for a in left_out]
+    told = run(monkeypatch, *given)
+    assert len(told.split("\n")) < 8
+    assert ("--config" in told.split(" missing")[0]) != ("--config" in "".join(given))
+    for part in (DEMO, "rsclip_jax.prepare --format=folder", "--workdir=runs/mine"):
+        assert part in told
+
+
+def test_every_command_that_a_newcomer_is_shown_has_these_flags(monkeypatch):
+    commands = main.EXAMPLE.replace("\\\n", " ").split("\n")
+    for command in (line for line in commands if "rsclip_jax.main" in line):
+        argv = [
+            "main",
+            *re.sub('["]', "", command.split("rsclip_jax.main")[1]).replace(": 1", ":1").split(),
+        ]
+        values = flags.FlagValues()
+        main.define_flags(values, argv)
+        monkeypatch.setattr(main.flags, "FLAGS", values)
+        assert main.parse_flags(argv) == ["main"]
+
+
+def test_workdirs_that_cannot_be_are_refused(scenes, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    usual = [DEMO, UNDRAWN, f"--config.input.data_dir={scenes}"]
+    told = run(monkeypatch, *usual, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert (
+        told == f"main: --workdir={tmp_path}/file/run: {tmp_path}/file is a file; give a directory"
+    )
+    (tmp_path / "other" / "checkpoints" / "2").mkdir(parents=True)
+    save_config(tmp_path / "other" / "config.json", loop.resolve(small_config(scenes), tmp_path))
+    told = run(monkeypatch, *usual, f"--workdir={tmp_path / 'other'}")
+    assert "other holds a run of another architecture (" in told and "\n" not in told
+    assert "model.image_size: 32 there, 64 now" in told and "use another --workdir" in told
+
+
+def test_weights_of_another_size_than_the_command_line_asks_for_are_refused(
+    scenes, tmp_path, monkeypatch
+):
+    base = write_tiny_clip(tmp_path / "base.safetensors")
+    usual = [f"--workdir={tmp_path / 'run'}", f"--config.init_from={base}"]
+    for words in (["--config=configs/georsclip.py:L/14"], [DEMO, "--config.model.variant=L/14"]):
+        told = run(monkeypatch, *words, *usual)
+        assert "base.safetensors is custom, but the command line asks for L/14 (" in told
+        assert "image_width 1024 -> 64" in told and "\n" not in told
+
+
+def test_the_command_line_chooses_between_steps_and_epochs():
+    for given, left in (({"total_steps": 3}, (3, 0.0)), ({"total_epochs": 2.0}, (0, 2.0))):
+        config = small_config("data", total_steps=3, total_epochs=2.0)
+        told = main.count_by(config, given)
+        assert (config.total_steps, config.total_epochs) == left
+        (name,) = given
+        assert f"--config.{name}=" in told and "is switched off" in told
+    for given in ({}, {"total_steps": 3, "total_epochs": 2.0}, {"total_steps": 0}):
+        config = small_config("data", total_steps=3, total_epochs=2.0)
+        assert main.count_by(config, given) == ""
+        assert (config.total_steps, config.total_epochs) == (3, 2.0)
