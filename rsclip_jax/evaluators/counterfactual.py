@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -62,6 +61,8 @@ class Counterfactual:
         seed and are for training are no part of it.
     """
 
+    protocol = "scenes"
+
     def __init__(self, config: Any, encoder: Encoder, *, pairs: int = 256, seed: int = 0):
         if pairs < 1 or seed < 0:
             raise ValueError(f"pairs={pairs}, seed={seed}: expected 1 or more pairs, a seed >= 0")
@@ -97,32 +98,36 @@ class Counterfactual:
         yield from self._metrics.items()
         yield "mean", float(np.mean(list(self._metrics.values())))
 
+    def about(self) -> list[str]:
+        """Say what the numbers of the latest run are of, and how they came about."""
+        lines = [f"{len(self._scenes):,} synthetic scenes of seed {self._seed}; guessing scores 50"]
+        for change, (low, high) in self._intervals().items():
+            same = f"; {cut:,} are one text once cut" if (cut := self._cut[change]) else ""
+            lines.append(
+                f"{change}: 95 % interval {low:.1f} to {high:.1f}, {len(self._pairs[change]):,} "
+                f"pairs, {CHANGES[change]}{same}"
+            )
+        missing = [change for change in CHANGES if change not in self._pairs]
+        if missing:
+            lines.append(f"left out, no scene has a pair: {', '.join(missing)}")
+        return [*lines, "equal similarities (to 1e-6) count half"]
+
     def details(self) -> dict[str, Any]:
         """Return what a report says beside the metrics of the latest run.
 
         `pairs` counts the pairs of each change, `cut` those that the model reads as the same text.
         """
-        number = {change: len(pairs) for change, pairs in self._pairs.items()}
         return {
             "size": len(self._scenes),
-            "data": [
-                f"{len(self._scenes):,} synthetic scenes of seed {self._seed}",
-                *(
-                    f"{change}: {number[change]:,} pairs, {CHANGES[change]}"
-                    + f"; {cut:,} of them are the same text once cut" * bool(cut)
-                    for change, cut in self._cut.items()
-                ),
-            ],
-            "protocol": [
-                "share of images nearer to their true caption than to the false one of the pair; "
-                "equal similarities (to 1e-6) count half; chance is 50",
-                f"long: the captions differ behind token {BEHIND} only",
-            ],
-            "intervals": {
-                change: wilson(value, number[change]) for change, value in self._metrics.items()
-            },
-            "pairs": number,
+            "intervals": self._intervals(),
+            "pairs": {change: len(pairs) for change, pairs in self._pairs.items()},
             "cut": dict(self._cut),
+        }
+
+    def _intervals(self) -> dict[str, list[float]]:
+        return {
+            change: wilson(value, len(self._pairs[change]))
+            for change, value in self._metrics.items()
         }
 
     def _draw(self) -> None:
@@ -147,14 +152,6 @@ class Counterfactual:
         self._pairs = {change: pairs for change, pairs in found.items() if pairs}
         size = self._encoder.image_size
         self._images = np.stack([_image(scene, size) for scene in self._scenes])
-        if jax.process_index() == 0:
-            low, high = wilson(50, self._wanted)
-            counted = ", ".join(f"{len(pairs):,} {change}" for change, pairs in found.items())
-            print(
-                f"counterfactual captions of {len(self._scenes):,} scenes: {counted}; of "
-                f"{self._wanted:,} pairs, guessing gets {low:.1f} to {high:.1f} %",
-                flush=True,
-            )
 
     def _differ_behind(self, texts: Pair) -> bool:
         true, false = self._whole(list(texts))

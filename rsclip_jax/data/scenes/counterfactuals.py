@@ -25,7 +25,7 @@ CHANGES = {
     "count": "another number of main objects",
     "colour": "another colour of the main objects",
     "relation": "two things swapped: above, below, left of, right of each other",
-    "long": "another thing at the same place, told in the last sentence of a long caption",
+    "long": "another thing at a place, told at the end of a long caption, behind token 77",
 }
 _MIRROR = {
     "left_right": {"left": "right", "right": "left"},
