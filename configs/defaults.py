@@ -87,7 +87,8 @@ def get_config():
     c.input.augment_text = "off"
     c.input.threads = 0  # 0: one for each core
     c.input.workers = 0  # processes with threads of their own, one for every dozen cores
-    c.scenes = ConfigDict({"train": 0, "val": 0})  # synthetic scenes to draw where data is absent
+    # Synthetic scenes to draw where data is absent, infrared "near" or "thermal".
+    c.scenes = ConfigDict({"train": 0, "val": 0, "infrared": "near"})
 
     # Which embeddings the loss compares, and how much each pair weighs: img, ir, txt, txt_long,
     # txt_ir.

@@ -8,7 +8,7 @@ def shrink(c):
     c.model.scan = False
     c.total_steps = 150
     c.warmup_steps = 20
-    c.scenes = {"train": 2048, "val": 256}
+    c.scenes.update({"train": 2048, "val": 256})
     c.input.data_dir = ""
     c.input.data = {"scenes": 1.0}
     c.input.batch_size = 128

@@ -332,6 +332,30 @@ def test_impossible_sizes_and_counts_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_thermal_scenes_have_the_same_colour_images_and_tell_of_warmth(tmp_path):
+    for scene in SCENES[:60]:
+        assert re.search(r"\b(cool|mild|warm)\b", synthetic.ir_caption(scene, "thermal"))
+        assert not re.search(r"\b(dark|bright|mid-tone)\b", synthetic.ir_caption(scene, "thermal"))
+    near, thermal = synthetic.example(2, 5), synthetic.example(2, 5, infrared="thermal")
+    changed = {field for field in near if near[field] != thermal[field]}
+    assert changed == {"ir", "ir_captions"}
+    synthetic.write_scenes(tmp_path, "warm", train=1, val=1, size=32, infrared="thermal")
+    synthetic.check_infrared(tmp_path, "warm", "thermal")
+    with pytest.raises(ValueError, match=r"scenes.infrared='near', but .*warm.* thermal"):
+        synthetic.check_infrared(tmp_path, "warm", "near")
+    with pytest.raises(ValueError, match="infrared='x': expected one of near, thermal"):
+        synthetic.write_scenes(tmp_path, "other", train=1, val=1, infrared="x")
+
+
+def test_warm_and_cool_are_as_the_thermal_captions_say():
+    limits = {"cool": (0, 92), "mild": (70, 158), "warm": (128, 256)}
+    for scene, canvas in zip(SCENES, CANVASES, strict=True):
+        word = re.search(r": .*?\b(cool|mild|warm)\b", synthetic.ir_caption(scene, "thermal"))[1]
+        _, infrared = develop(canvas, scene, len(canvas.material), "thermal")
+        seen = np.median(infrared[canvas.material == palette.IDS[palette.MAIN]])
+        assert limits[word][0] <= seen < limits[word][1], (scene, seen)
+
+
 def test_the_written_data_set_opens_with_disjoint_splits_that_do_not_depend_on_each_other(tmp_path):
     synthetic.write_scenes(tmp_path, "few", train=3, val=2, seed=1, size=64)
     synthetic.write_scenes(tmp_path, "more", train=5, val=4, seed=1, size=64)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_args
 
 from ml_collections import ConfigDict
 
+from rsclip_jax.evaluators.counterfactual import Counterfactual
 from rsclip_jax.evaluators.ir_retrieval import IrRetrieval
 from rsclip_jax.evaluators.probe import Probe
 from rsclip_jax.evaluators.retrieval import Retrieval
@@ -25,6 +26,7 @@ TYPES = {
     "probe": Probe,
     "semantic_localization": SemanticLocalization,
     "translation": TranslationQuality,
+    "counterfactual": Counterfactual,
 }
 
 

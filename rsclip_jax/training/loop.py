@@ -199,17 +199,27 @@ def _train(
 
 
 def draw_scenes(config: ConfigDict) -> None:
-    """Draw the data set "scenes" where config.scenes asks for it and it is absent."""
+    """Draw the data set "scenes" where config.scenes asks for it and it is absent.
+
+    Raises:
+      ValueError: it is there, in another infrared, or there is no such infrared.
+    """
     if not config.scenes.train or "scenes" not in config.input.data:
         return
     absent = not (Path(config.input.data_dir) / "scenes").exists()
     if jax.process_index() == 0 and absent:
         log(f"drawing {config.scenes.train + config.scenes.val} scenes")
         synthetic.write_scenes(
-            config.input.data_dir, "scenes", config.scenes.train, config.scenes.val, config.seed
+            config.input.data_dir,
+            "scenes",
+            config.scenes.train,
+            config.scenes.val,
+            config.seed,
+            infrared=config.scenes.infrared,
         )
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("scenes")  # the others wait for them
+    synthetic.check_infrared(config.input.data_dir, "scenes", config.scenes.infrared)
 
 
 def packed(dataset: Any, config: ConfigDict, mesh: Mesh) -> Any:

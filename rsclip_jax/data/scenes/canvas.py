@@ -189,12 +189,20 @@ def _relief(
     return cv2.resize(factor, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def develop(canvas: Canvas, scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the colour image, uint8 [size, size, 3], and the infrared one, uint8 [size, size]."""
+def develop(
+    canvas: Canvas, scene: Scene, size: int, infrared: str = "near"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colour image, uint8 [size, size, 3], and the infrared one, uint8 [size, size].
+
+    Args:
+      infrared: "near" or "thermal"; the colour image is the same with both.
+    """
     rng = np.random.default_rng((scene.seed, scene.index, 2))
     surfaces = [scene.surface(name) for name in palette.NAMES]
     table = np.zeros((256, 4))
-    table[: len(surfaces)] = [(*surface.rgb, surface.ir) for surface in surfaces]
+    table[: len(surfaces)] = [
+        (*surface.rgb, palette.infrared_value(surface, infrared)) for surface in surfaces
+    ]
     # Another camera, another day: brightness, tint, and every surface a little off.
     table[:, :3] *= rng.uniform(0.92, 1.06) * rng.uniform(0.98, 1.02, 3)
     table[:, :3] *= rng.uniform(0.96, 1.04, (256, 1))

@@ -1,7 +1,7 @@
 """Captions of a synthetic scene: every statement is read off its description.
 
 Colour and infrared captions share their templates; only the words filled in differ: colours for
-one, brightness in the infrared image for the other (no colour, no heat: the image shows neither).
+one, brightness for near infrared (no colour, no heat: the image shows neither), warmth for thermal.
 """
 
 from typing import NamedTuple
@@ -182,8 +182,16 @@ _CORNER_LOOKS = {
 _FLAT = ("farmland", "forest")
 # Where the ground is named anyway, or none is to be seen.
 _NO_GROUND = ("forest", "harbour", "beach")
-_INFRARED_STRIPS = {"road": "asphalt", "dirt track": "dirt"}
-_INFRARED_SPOTS = {"grove": "tree"}
+_INFRARED_MATERIALS = {
+    "road": "asphalt",
+    "dirt track": "dirt",
+    "quay": "concrete",
+    "grove": "tree",
+}
+_INFRARED_SHOWS = {
+    "near": ("A grayscale infrared image of", "A single-band infrared view of"),
+    "thermal": ("A thermal infrared image of", "A thermal view of"),
+}
 
 
 def captions(scene: Scene) -> list[str]:
@@ -194,7 +202,7 @@ def captions(scene: Scene) -> list[str]:
     place, main, layout = (
         part.format(**fill) for part in (words.place, _main(scene), words.layout)
     )
-    facts = [*_corner_phrases(scene), *_edge_phrases(scene)]
+    facts = [f"{words} {where_words(where)}" for _, words, where in located(scene)]
     facts = [facts[int(i)] for i in rng.permutation(len(facts))]
     if scene.kind not in _NO_GROUND:
         facts.append(f"{fill['ground']} around")
@@ -210,8 +218,43 @@ def captions(scene: Scene) -> list[str]:
     ]
 
 
-def long_caption(scene: Scene) -> str:
-    """Return a caption of four to eight sentences: objects, counts, colours, layout, positions."""
+def statement(scene: Scene, fact: str = "") -> str:
+    """Return one short sentence: scene type, number and colour of main objects, and a fact."""
+    fill = _colour_words(scene, np.random.default_rng((scene.seed, scene.index, 7)))
+    place, main = (part.format(**fill) for part in (_WORDS[scene.kind].place, _main(scene)))
+    return _sentence(f"an aerial image of {place} with {main}{fact}")
+
+
+def main_words(scene: Scene) -> str:
+    """Return number, colour and name of the main objects: "two white ships"."""
+    return _main(scene).format(**_colour_words(scene, np.random.default_rng(0)))
+
+
+def located(scene: Scene) -> list[tuple[str, str, str]]:
+    """Return (thing, its words, where) of the strip and what lies in corners.
+
+    Where is a side ("top") or a corner ("upper left") of the picture.
+    """
+    found = [(thing, _STRIPS.get(thing, thing), side) for thing, side in filter(None, [scene.edge])]
+    found += [(thing, _SPOTS.get(thing, thing), corner) for thing, corner in scene.corners]
+    return [
+        (thing, f"{'an' if thing == 'islet' else 'a'} {name}", where)
+        for thing, name, where in found
+    ]
+
+
+def where_words(where: str) -> str:
+    """Return "at the top" for the side "top", "in the upper left corner" for a corner."""
+    return _AT.get(where) or f"in the {where} corner"
+
+
+def long_caption(scene: Scene, last: str = "") -> str:
+    """Return a caption of four to eight sentences: objects, counts, colours, layout, positions.
+
+    Args:
+      last: where the strip or corner lies that the last sentence is to tell of ("top",
+        "upper left"); otherwise it stands anywhere among its like.
+    """
     rng = np.random.default_rng((scene.seed, scene.index, 5))
     fill = _colour_words(scene, rng)
     words = _WORDS[scene.kind]
@@ -236,13 +279,15 @@ def long_caption(scene: Scene) -> str:
         *_positions(scene),
         detail,
     ]
-    around = []
+    around = {}
     if scene.edge:
-        around.append(f"{_EDGE_LOOKS[scene.edge[0]]} the {scene.edge[1]} edge of the picture.")
+        thing, side = scene.edge
+        around[side] = f"{_EDGE_LOOKS[thing]} the {side} edge of the picture."
     for thing, where in scene.corners:
         start = _pick(rng, (f"In the {where} corner there is", f"The {where} corner holds"))
-        around.append(f"{start} {_CORNER_LOOKS[thing]}.")
-    sentences += [around[int(i)] for i in rng.permutation(len(around))]
+        around[where] = f"{start} {_CORNER_LOOKS[thing]}."
+    order = [list(around)[int(i)] for i in rng.permutation(len(around))]
+    sentences += [around[where] for where in order if where != last]
     if scene.trees:
         sentences.append("A few single trees stand scattered over the open ground.")
     elif not around:
@@ -260,38 +305,44 @@ def long_caption(scene: Scene) -> str:
                 ),
             )
         )
-    return " ".join(sentences)
+    return " ".join([*sentences, *filter(None, [around.get(last)])])
 
 
-def ir_caption(scene: Scene) -> str:
-    """Return the caption of the infrared image: intensities, contrast and outlines only."""
+def ir_caption(scene: Scene, infrared: str = "near") -> str:
+    """Return the caption of the "near" or "thermal" image: intensities, contrast and outlines."""
     rng = np.random.default_rng((scene.seed, scene.index, 6))
-    fill = _infrared_words(scene, rng)
+    fill = _infrared_words(scene, infrared, rng)
     words = _WORDS[scene.kind]
     place, main, layout = (
         part.format(**fill) for part in (words.place, _main(scene), words.layout)
     )
     backdrop = scene.surface(KINDS[scene.kind].backdrop)
-    difference = abs(scene.surface(palette.MAIN).ir - backdrop.ir)
+    difference = palette.contrast(scene.surface(palette.MAIN), backdrop, infrared)
     contrast = "strong" if difference > 70 else "moderate" if difference > 35 else "low"
     behind = "canopy" if scene.kind == "forest" else "background"
-    shows = _pick(rng, ("A grayscale infrared image of", "A single-band infrared view of"))
+    shows = _pick(rng, _INFRARED_SHOWS[infrared])
     sentences = [
         f"{shows} {place}: {main} {layout}.",
         f"{'Its outline has' if scene.count == 1 else 'Their outlines have'} {contrast} contrast "
-        f"against the {palette.infrared_word(backdrop)} {behind}.",
+        f"against the {palette.infrared_word(backdrop, infrared)} {behind}.",
     ]
     if scene.count < 4:
         sentences += _positions(scene)
-    if scene.edge and scene.edge[0] != "quay":
+
+    def tone(thing: str) -> str:
+        surface = palette.FIXED[_INFRARED_MATERIALS.get(thing, thing)]
+        return palette.infrared_word(surface, infrared)
+
+    if scene.edge:
         thing, side = scene.edge
-        tone = palette.infrared_word(palette.FIXED[_INFRARED_STRIPS.get(thing, thing)])
-        sentences.append(f"A {tone} strip, a {_STRIPS[thing]}, runs along the {side} edge.")
-    elif scene.edge:
-        sentences.append(f"A mid-tone quay lies along the {scene.edge[1]} edge.")
+        strip = (
+            f"{tone(thing)} quay lies"
+            if thing == "quay"
+            else f"{tone(thing)} strip, a {_STRIPS[thing]}, runs"
+        )
+        sentences.append(f"A {strip} along the {side} edge.")
     for thing, where in scene.corners:
-        tone = palette.infrared_word(palette.FIXED[_INFRARED_SPOTS.get(thing, thing)])
-        sentences.append(f"A {tone} {_SPOTS.get(thing, thing)} lies in the {where} corner.")
+        sentences.append(f"A {tone(thing)} {_SPOTS.get(thing, thing)} lies in the {where} corner.")
     return " ".join(sentences)
 
 
@@ -311,13 +362,13 @@ def _colour_words(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
     }
 
 
-def _infrared_words(scene: Scene, rng: np.random.Generator) -> dict[str, str]:
-    ground = palette.infrared_word(scene.surface(palette.GROUND))
+def _infrared_words(scene: Scene, infrared: str, rng: np.random.Generator) -> dict[str, str]:
+    ground = palette.infrared_word(scene.surface(palette.GROUND), infrared)
     return _shared_words(scene, rng) | {
-        "colour": palette.infrared_word(scene.surface(palette.MAIN)),
-        "water": "very dark",
+        "colour": palette.infrared_word(scene.surface(palette.MAIN), infrared),
+        "water": {"near": "very dark", "thermal": "cold"}[infrared],
         "ground": f"{ground} forest" if scene.kind == "forest" else f"{ground} ground",
-        "asphalt": palette.infrared_word(palette.FIXED["asphalt"]),
+        "asphalt": palette.infrared_word(palette.FIXED["asphalt"], infrared),
     }
 
 
@@ -345,20 +396,6 @@ def _positions(scene: Scene) -> list[str]:
     ]
     listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
     return [f"{'It lies' if scene.count == 1 else 'They lie'} in {listed} of the picture."]
-
-
-def _edge_phrases(scene: Scene) -> list[str]:
-    if not scene.edge:
-        return []
-    thing, side = scene.edge
-    return [f"a {_STRIPS.get(thing, thing)} {_AT[side]}"]
-
-
-def _corner_phrases(scene: Scene) -> list[str]:
-    return [
-        f"{'an' if thing == 'islet' else 'a'} {_SPOTS.get(thing, thing)} in the {where} corner"
-        for thing, where in scene.corners
-    ]
 
 
 def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:

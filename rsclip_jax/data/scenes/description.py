@@ -19,6 +19,8 @@ STRIPS = ("road", "canal", "hedge", "dirt track")
 SPOTS = ("pond", "grove", "bare patch")
 # Smallest RGB distance at which two neighbouring surfaces can be told apart at 64 pixels.
 LEGIBLE = 62.0
+# Smallest difference, of 255, of main objects and what they lie on in either infrared image.
+CONTRAST = 30
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ KINDS: dict[str, Kind] = {
         "house", (1, 2, 3, 4, 5), ("red", "grey", "brown", "white", "orange", "blue"), ARRANGED
     ),
     "storage tanks": Kind(
-        "tank", (1, 2, 3, 4, 5, 6), ("white", "grey", "green", "brown", "blue"), ARRANGED
+        "tank",
+        (1, 2, 3, 4, 5, 6),
+        ("white", "grey", "green", "brown", "blue"),
+        ARRANGED,
+        backdrop="concrete",
     ),
     "industrial": Kind(
         "warehouse",
@@ -220,10 +226,8 @@ def describe(seed: int, index: int) -> Scene:
         water = _pick(rng, kind.waters) if kind.waters else ""
         colour = _pick(rng, kind.colours)
         ground = palette.TONES[tone]
-        backdrop = {palette.GROUND: ground, palette.WATER: palette.WATERS.get(water)}.get(
-            kind.backdrop
-        ) or palette.FIXED[kind.backdrop]
-        if palette.distance(palette.main_surface(kind.noun, colour), backdrop) > LEGIBLE and (
+        main = palette.main_surface(kind.noun, colour)
+        if all(_tell_apart(main, under) for under in _backdrops(kind, tone, water)) and (
             not water or palette.distance(palette.WATERS[water], ground) > LEGIBLE
         ):
             break
@@ -235,12 +239,17 @@ def describe(seed: int, index: int) -> Scene:
             layout = "group"
         elif (layout == "group" and count not in (3, 4)) or count > 5:
             layout = "scattered"
-    edge = _edge(rng, name, kind, layout, ground)
-    corners = _corners(rng, name, kind, layout, edge, ground, colour)
+    apart = layout == "scattered" or name in ("farmland", "harbour", "desert")
+    # Six would fill what an edge strip leaves: no scattering.
+    bare = layout == "scattered" and count > 5
+    edge = None if bare else _edge(rng, name, kind, layout, ground)
+    free = [(x, y) for y in range(3) for x in range(3) if not (edge and _on(edge[1], x, y))]
+    spare = len(free) - count if apart else len(PLACES)
+    corners = _corners(rng, name, kind, layout, edge, ground, colour)[:spare]
     cells: tuple[tuple[int, int], ...] = ()
-    if layout == "scattered" or name in ("farmland", "harbour", "desert"):
+    if apart:
         taken = corner_cells(corners)
-        free = [(x, y) for y in range(3) for x in range(3) if (x, y) not in taken]
+        free = [cell for cell in free if cell not in taken]
         cells = tuple(sorted((free[int(i)] for i in rng.permutation(len(free))[:count]), key=_row))
     return Scene(
         seed=seed,
@@ -262,6 +271,29 @@ def describe(seed: int, index: int) -> Scene:
 def corner_cells(corners: tuple[tuple[str, str], ...]) -> set[tuple[int, int]]:
     """Return the (column, row) in a 3 x 3 grid that corner elements take."""
     return {(2 * ("right" in place), 2 * ("lower" in place)) for _, place in corners}
+
+
+def _on(side: str, column: int, row: int) -> bool:
+    """Tell whether a cell of the 3 x 3 grid lies along a side of the picture."""
+    return {"left": column == 0, "right": column == 2, "top": row == 0, "bottom": row == 2}[side]
+
+
+def _backdrops(kind: Kind, tone: str, water: str) -> tuple[palette.Surface, ...]:
+    """Return what the main objects lie on."""
+    if kind.noun == "field":
+        crops = ("crop dark", "crop light") if tone == "green" else ("stubble", "stubble dark")
+        return palette.TONES[tone], *(palette.FIXED[crop] for crop in crops)
+    if kind.backdrop == palette.GROUND:
+        return (palette.TONES[tone],)
+    return (
+        palette.WATERS[water] if kind.backdrop == palette.WATER else palette.FIXED[kind.backdrop],
+    )
+
+
+def _tell_apart(one: palette.Surface, other: palette.Surface) -> bool:
+    return palette.distance(one, other) > LEGIBLE and all(
+        palette.contrast(one, other, infrared) >= CONTRAST for infrared in palette.INFRARED
+    )
 
 
 def _row(cell: tuple[int, int]) -> tuple[int, int]:
@@ -300,6 +332,9 @@ def _corners(rng, name: str, kind: Kind, layout: str, edge, ground: palette.Surf
         side = OPPOSITE[edge[1]] if name == "harbour" else OPPOSITE[layout]
         word = {"top": "upper", "bottom": "lower"}.get(side, side)
         places = [place for place in PLACES if word in place.split()]
+    if edge:  # under the strip there is no room for more
+        word = {"top": "upper", "bottom": "lower"}.get(edge[1], edge[1])
+        places = [place for place in places if word not in place.split()]
     number = min(int(rng.choice(3, p=(0.25, 0.5, 0.25))), len(choices), len(places))
     # Two corners never hold the same thing: each can be named without ambiguity.
     things = rng.permutation(len(choices))[:number]

@@ -20,7 +20,7 @@ def paint(scene: Scene) -> Canvas:
         _paint_edge(canvas, *scene.edge, rng)
     painter(canvas, scene, area, rng)
     for thing, place in scene.corners:
-        _paint_corner(canvas, thing, *corner_centre(area, place), rng)
+        _paint_corner(canvas, thing, *corner_centre(place), rng)
     if scene.trees:
         _scatter_trees(canvas, rng)
     return canvas

@@ -1,5 +1,7 @@
 """How the main objects of each scene type are drawn: one painter a type."""
 
+import itertools
+
 import numpy as np
 
 from rsclip_jax.data.scenes.canvas import NEUTRAL, Canvas
@@ -28,18 +30,18 @@ from rsclip_jax.data.scenes.shapes import (
 
 
 def _farmland(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
-    # Fields run on beyond the picture, except under the strip along an edge.
-    borders = []
-    for low, high in ((area.left, area.right), (area.top, area.bottom)):
-        inner = low + (high - low) * (np.array((1, 2)) + rng.uniform(-0.1, 0.1, 2)) / 3
-        borders.append((low if low > 0.1 else -0.1, *inner, high if high < 0.9 else 1.1))
-    cells = [(column, row) for row in range(3) for column in range(3)]
+    # Each field keeps to its third of the picture, or runs on beyond the picture's border.
     crops = ("crop dark", "crop light") if scene.tone == "green" else ("stubble", "stubble dark")
-    for column, row in cells:
-        left, right = borders[0][column] + 0.009, borders[0][column + 1] - 0.009
-        top, bottom = borders[1][row] + 0.009, borders[1][row + 1] - 0.009
+    for column, row in itertools.product(range(3), repeat=2):
+        inset = rng.uniform(0.014, 0.035, 4)
+        left = max(area.left, column / 3) + inset[0] if column or area.left > 0.1 else -0.1
+        top = max(area.top, row / 3) + inset[1] if row or area.top > 0.1 else -0.1
+        right = min(area.right, (column + 1) / 3) - inset[2]
+        bottom = min(area.bottom, (row + 1) / 3) - inset[3]
+        right = 1.1 if column == 2 and area.right > 0.9 else right
+        bottom = 1.1 if row == 2 and area.bottom > 0.9 else bottom
         crop = MAIN if (column, row) in scene.cells else crops[int(rng.integers(2))]
-        light = vary(rng, 12)
+        light = vary(rng, 5)
         field = [(left, top), (right, top), (right, bottom), (left, bottom)]
         canvas.polygon(field, crop, light=light)
         across = scene.layout == "horizontal"
@@ -59,7 +61,7 @@ def _dense_residential(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.
         depth = min(0.15, height * 0.58)
         for i in range(6):
             x, y = block.left + (i + 0.5) * step, middle - 0.012
-            if not in_corner(scene, area, x, y, quarters):
+            if not in_corner(scene, x, y, quarters):
                 width = step * rng.uniform(0.74, 0.84)
                 house(canvas, x, y, width, depth * rng.uniform(0.9, 1), 0.0, rng)
     canvas.turn(0)
@@ -75,7 +77,7 @@ def _sparse_residential(canvas: Canvas, scene: Scene, area: Rect, rng) -> None:
 def _storage_tanks(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
     tanks = [(x, y, min(0.105, room * 0.39)) for x, y, room in slots(scene, area, rng)]
     for x, y, radius in tanks:
-        canvas.disc(x, y, radius * 1.2, "concrete", light=112)
+        canvas.disc(x, y, radius * 1.35, "concrete", light=112)
     for x, y, radius in tanks:
         canvas.disc(x, y, radius, MAIN, light=110, height=0.04)
         canvas.disc(x, y, radius * 0.86, None, light=NEUTRAL)
@@ -83,13 +85,13 @@ def _storage_tanks(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Gene
 
 
 def _industrial(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
-    canvas.polygon(box(*area.middle, area.width - 0.11, area.height - 0.11), "concrete")
+    canvas.polygon(box(*area.middle, area.width - 0.06, area.height - 0.06), "concrete")
     for dx, dy in rng.uniform(-0.40, 0.40, (14, 2)):
         x, y = area.middle[0] + dx * area.width, area.middle[1] + dy * area.height
         canvas.polygon(box(x, y, 0.045, 0.018), "car" if rng.random() < 0.5 else "roof")
     for x, y, room in slots(scene, area, rng):
-        side = min(0.23, room * 0.84)
-        canvas.polygon(box(x, y, side, side * 0.88), MAIN, light=134, height=0.045)
+        side = min(0.21, room * 0.84)
+        canvas.polygon(box(x, y, side, side * 0.88), MAIN, height=0.045)
         for at in np.linspace(-0.4, 0.4, 5) * side:
             canvas.line(
                 ((x + at, y - side * 0.44), (x + at, y + side * 0.44)), 0.01, None, light=112
@@ -106,7 +108,7 @@ def _harbour(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator)
         canvas.polygon(box(x, 0.045, 0.12, 0.07), "roof", light=vary(rng, 20), height=0.02)
     canvas.turn(0)
     angle = 0.0 if scene.layout == "horizontal" else np.pi / 2
-    for x, y in scattered(scene, area, 0.015, rng):
+    for x, y in scattered(scene, 0.015, rng):
         ship(canvas, x, y, 0.21, angle + np.pi * int(rng.integers(2)), rng)
 
 
@@ -122,7 +124,7 @@ def _airport(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator)
     canvas.polygon(box(x, apron, field.width - 0.02, 0.19), "asphalt", light=140)
     step = field.width / max(scene.count, 4)
     for place in np.arange(scene.count) - (scene.count - 1) / 2:
-        plane(canvas, x + place * step, apron, min(0.195, step * 0.96))
+        plane(canvas, x + place * step, apron, min(0.195, step * 0.88))
     terminal = box(x, apron + 0.19, field.width / 3, 0.09)
     canvas.polygon(terminal, "roof", light=150, height=0.03)
     canvas.turn(0)
@@ -131,16 +133,16 @@ def _airport(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator)
 def _bridge(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
     quarters = QUARTERS[scene.layout]
     canvas.turn(quarters)
-    x, y = area.turned(quarters).middle
+    x, y = area.turned(quarters).middle[0], 0.5  # the river keeps to the middle third
     along = np.linspace(-0.15, 1.15, 40)
     course = np.stack([along, y + 0.022 * np.sin(7 * along + rng.uniform(0, 6))], -1)
-    canvas.line(course, 0.33, "dirt", light=118)
-    canvas.line(course, 0.29, WATER)
+    canvas.line(course, 0.29, "dirt", light=118)
+    canvas.line(course, 0.25, WATER)
     for place in np.arange(scene.count) - (scene.count - 1) / 2:
         at = x + place * 0.16
         canvas.line(((at, -0.2), (at, 1.2)), 0.055, "asphalt")
-        canvas.polygon(box(at, y, 0.075, 0.38), MAIN, height=0.035)
-        canvas.line(((at, y - 0.19), (at, y + 0.19)), 0.010, None, light=96)
+        canvas.polygon(box(at, y, 0.075, 0.34), MAIN, height=0.035)
+        canvas.line(((at, y - 0.17), (at, y + 0.17)), 0.010, None, light=96)
     canvas.turn(0)
 
 
@@ -165,12 +167,14 @@ def _lake(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) ->
             dx, dy = (along, 0.0) if scene.layout == "horizontal" else (0.0, along)
         elif scene.count == 1:
             dx = dy = 0.0
-        canvas.polygon(blob(x + dx, y + dy, 0.066, 0.062, rng, 0.07), MAIN, height=0.008)
+        # So small that four in line do not touch.
+        island = blob(x + dx, y + dy, 0.068 * size, 0.064 * size, rng, 0.07)
+        canvas.polygon(island, MAIN, height=0.008)
 
 
 def _forest(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
     for x, y, room in slots(scene, area, rng):
-        radius = min(0.115, room * 0.40)
+        radius = min(0.1, room * 0.40)
         outline = blob(x, y, radius, radius, rng, 0.08)
         canvas.polygon((outline - (x, y)) * 1.05 + (x, y), None, light=66)
         canvas.polygon(outline, MAIN)
@@ -182,7 +186,7 @@ def _beach(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -
     land = area.turned(quarters)
     x = np.linspace(-0.15, 1.15, 60)
     phase = rng.uniform(0, 6, 3)
-    shore = 0.33 + 0.018 * np.sin(8 * x + phase[0]) + 0.01 * np.sin(19 * x + phase[1])
+    shore = 0.29 + 0.018 * np.sin(8 * x + phase[0]) + 0.01 * np.sin(19 * x + phase[1])
     for shift, material, light in (
         (0.020, None, 100),  # wet sand
         (0.0, "foam", NEUTRAL),
@@ -241,7 +245,7 @@ def _parking_lot(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Genera
             canvas.line(ends, 0.007, "marking")
         for i in range(columns):
             at = lot.left + 0.09 + (i + 0.5) * step
-            if not in_corner(scene, area, at, middle, quarters):
+            if not in_corner(scene, at, middle, quarters):
                 truck(canvas, at, middle, np.pi / 2, length, step * 0.66)
     canvas.turn(0)
 
@@ -288,7 +292,7 @@ def _desert(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) 
     canvas.ripple(angle, rng.uniform(7, 9), 0.16, rng)
     other = canvas.material != 0  # no dunes on the road
     canvas.light[other] = before[other]
-    for x, y in scattered(scene, area, 0.025, rng):
+    for x, y in scattered(scene, 0.025, rng):
         angles = np.sort(rng.uniform(0, 2 * np.pi / 9, 9) + np.arange(9) * 2 * np.pi / 9)
         radius = rng.uniform(0.07, 0.1, 9)
         outline = np.stack([radius * np.cos(angles), radius * np.sin(angles)], -1)
@@ -298,7 +302,7 @@ def _desert(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) 
 
 def _solar_farm(canvas: Canvas, scene: Scene, area: Rect, rng: np.random.Generator) -> None:
     for x, y, room in slots(scene, area, rng):
-        side = min(0.235, room * 0.86)
+        side = min(0.22, room * 0.86)
         height = side * 0.86
         canvas.polygon(box(x, y, side * 1.12, height * 1.12), GROUND, light=112)
         canvas.polygon(box(x, y, side, height), MAIN, height=0.012)

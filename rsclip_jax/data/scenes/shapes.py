@@ -93,4 +93,4 @@ def parasol(canvas: Canvas, x: float, y: float, radius: float) -> None:
     angles = np.arange(9) * np.pi / 4
     rim = np.stack([x + radius * 0.94 * np.cos(angles), y + radius * 0.94 * np.sin(angles)], -1)
     for i in range(0, 8, 2):
-        canvas.polygon([(x, y), rim[i], rim[i + 1]], None, light=104)
+        canvas.polygon([(x, y), rim[i], rim[i + 1]], None, light=116)
