@@ -1,6 +1,6 @@
 """Every shipped config against its text in tests/data/configs, so that a changed default shows.
 
-After a change that is meant: `python tests/test_configs.py` writes the texts anew.
+After a change that is meant: `PYTHONPATH=. python tests/test_configs.py` writes the texts anew.
 """
 
 import importlib
