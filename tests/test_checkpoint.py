@@ -107,7 +107,7 @@ def test_a_best_metric_that_no_evaluator_yields_is_refused(scenes, tmp_path):
 
     config = small_config(scenes, checkpoint__best="val/recall")
     with pytest.raises(ValueError, match="'val/recall' is none of val/mean_recall"):
-        loop.evaluate({"val": Evaluator()}, None, config, tmp_path, report)
+        loop.evaluate({"val": Evaluator()}, {"": None}, config, tmp_path, report)
     with pytest.raises(ValueError, match="EVALUATOR/METRIC"):
         loop.train(small_config(scenes, checkpoint__best="test/mean_recall"), tmp_path)
 
