@@ -106,7 +106,7 @@ def test_georsclip_trains_as_many_parameters_as_it_says(word, tmp_path):
     told = describe_params(config, parameters(config))
     still = told.endswith("; the temperature is frozen (config.schedule)")
     assert f" parameters, {TRAINED[word]:,} trained" in told
-    assert still == (word not in ("full", "freeze_image"))
+    assert still == (word in DECAYING)
 
 
 @pytest.mark.parametrize("method", list(DECAYING))

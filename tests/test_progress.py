@@ -131,8 +131,9 @@ def test_results_are_written_and_explained_as_each_evaluator_finishes(
 ):
     reports = make_progress(8)
     config = small_config("data", checkpoint__best="")
+    one = Named()
     for step in (4, 8):
-        evals = {"one": Named(), "other": Named(failing=step == 8)}
+        evals = {"one": one, "other": Named(failing=step == 8)}
         with pytest.raises(OSError, match="broken") if step == 8 else contextlib.nullcontext():
             evaluate(evals, {"": None}, config, tmp_path, functools.partial(reports.scores, step))
     reports.close()
