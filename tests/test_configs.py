@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import georsclip
-from rsclip_jax.models import clip
+from rsclip_jax.models import clip, peft
 from rsclip_jax.training.optim import decay_mask, describe_params, make_optimizer, param_names
 from rsclip_jax.training.resolve import resolve
 
@@ -106,7 +106,7 @@ def test_georsclip_trains_as_many_parameters_as_it_says(word, tmp_path):
     told = describe_params(config, parameters(config))
     still = told.endswith("; the temperature is frozen (config.schedule)")
     assert f" parameters, {TRAINED[word]:,} trained" in told
-    assert still == (word in DECAYING)
+    assert still == (word in peft.METHODS)
 
 
 @pytest.mark.parametrize("method", list(DECAYING))
