@@ -12,6 +12,14 @@ from rsclip_jax.training import preemption
 from rsclip_jax.training.preemption import StopSignal
 
 
+@pytest.fixture(autouse=True)
+def python_handler():
+    """Python's own: a suite started in the background ignores SIGINT."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def interrupt(number=signal.SIGINT):
     os.kill(os.getpid(), number)
 

@@ -101,8 +101,9 @@ def whole(toy: bool, kind: Kind) -> tuple[Callable, Any, Any]:
     contrast = make_loss(model, config, mesh, TOTAL_STEPS)
 
     def loss_fn(params: Any, batch: dict) -> tuple[jax.Array, jax.Array]:
+        inputs = {name: array for name, array in batch.items() if name != "record"}
         with sharding.on_mesh(mesh):
-            out = model.apply({"params": params}, **batch)
+            out = model.apply({"params": params}, **inputs)
         z = jnp.concatenate([value for name, value in out.items() if name.startswith("z")])
         return contrast(params, batch, 0)[0], z
 

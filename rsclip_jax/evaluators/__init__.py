@@ -86,8 +86,9 @@ def settle(config: Any) -> dict[str, dict[str, Any]]:
       ValueError: unknown type or field, a value of another type, a required field missing.
     """
     settled = {}
-    for name in in_order(config.get("evals", {})):
-        where, given = f"config.evals.{name}", config.evals[name]
+    evals = config.get("evals", {})
+    for name in in_order(evals):
+        where, given = f"config.evals.{name}", evals[name]
         if not hasattr(given, "items"):
             raise ValueError(
                 f"{where}={given!r}: expected fields, such as {where}.type='retrieval'"

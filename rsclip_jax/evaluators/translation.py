@@ -32,7 +32,7 @@ class TranslationQuality:
       data, split: records of which those with an infrared image are used.
       tower: a CLIP model, as `rsclip_jax.load` takes it; "none" for no such distance.
       reference: NAME/SPLIT of records whose infrared images, or images where there are none, the
-        audit describes as well; "" for none.
+        audit describes as well; "none" for none.
       limit: only the first so many records of each; 0 for all.
     """
 
@@ -46,14 +46,14 @@ class TranslationQuality:
         data: str,
         split: str,
         tower: str = "none",
-        reference: str = "",
+        reference: str = "none",
         limit: int = 0,
     ):
         self._source = records.open_source(config.input.data_dir, data, split)
         self._name, self._limit = f"{data}/{split}", limit
         self._translation = translation
         self._reference: Any = None
-        if reference:
+        if reference != "none":
             name, _, of = reference.partition("/")
             self._reference = records.open_source(config.input.data_dir, name, of or "test")
         self._clip: Any = None
