@@ -55,9 +55,8 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 def product_flops(hlo: str) -> float:
     """Count the FLOPs of a program's matrix products and convolutions (a multiply-add is two).
 
-    They are `dot` operations, alone or inside a fusion, and calls of cuBLAS and cuDNN (convolutions
-    of other programs are not found). Fused
-    attention is not among them.
+    They are `dot` operations, alone or inside a fusion, and calls of cuBLAS and cuDNN. Fused
+    attention is not among them, nor are convolutions of programs that do not call cuDNN.
     """
     shapes = dict(_shapes(hlo))
     flops = 0.0

@@ -166,14 +166,14 @@ class Assemble:
         number: int,
     ) -> images.Geometry:
         """Draw the geometry of a sample, and turn its texts if they are to be."""
-        augmentation = self._augmentation
-        if self._of_directions != augmentation and any(
+        augment_text = self._augmentation.augment_text
+        directed = augment_text != "off" and any(
             directions.has_direction(chosen[number]) for chosen in texts.values()
-        ):
-            augmentation = self._of_directions
+        )
+        augmentation = self._of_directions if directed else self._augmentation
         draws = draws[: images.GEOMETRY_DRAWS]
         geometry = images.draw_geometry(augmentation, draws, *images.dimensions(record["image"]))
-        if augmentation.augment_text == "turn":
+        if directed and augment_text == "turn":
             for chosen in texts.values():
                 chosen[number] = directions.turned(chosen[number], geometry.move)
         return geometry

@@ -55,7 +55,11 @@ class TranslationQuality:
         self._reference: Any = None
         if reference != "none":
             name, _, of = reference.partition("/")
-            self._reference = records.open_source(config.input.data_dir, name, of or "test")
+            if not of:
+                raise ValueError(
+                    f"reference={reference!r}: expected NAME/SPLIT, such as hit_uav/test"
+                )
+            self._reference = records.open_source(config.input.data_dir, name, of)
         self._clip: Any = None
         if tower != "none":
             from rsclip_jax.loading import load  # which lies above evaluators

@@ -125,6 +125,7 @@ def total_loss(
         if pcm_dim and {a, b} == PCM_PAIR:
             z["img"] = zimg_components
         sides = [masks[name] for name in (a, b) if name in masks]
+        mask = reduce(and_, sides) if sides else None
         loss, accuracy = pair_loss(
             z[a],
             z[b],
@@ -132,15 +133,15 @@ def total_loss(
             kind=kind,
             bias=out["b"] if kind == "sigmoid" else None,
             label_smoothing=label_smoothing,
-            mask=reduce(and_, sides) if sides else None,
+            mask=mask,
             same=[*identity, *(same[name] for name in (a, b) if name in same)],
             stop_gradient_gather=stop_gradient_gather,
             impl=impl,
             chunk=chunk,
             mesh=mesh,
         )
-        if mean == "batch" and sides:
-            loss *= jnp.mean(reduce(and_, sides), dtype=jnp.float32)
+        if mean == "batch" and mask is not None:
+            loss *= jnp.mean(mask, dtype=jnp.float32)
         total += weight * loss
         metrics[f"loss_{a}_{b}"] = loss
         metrics[f"weight_{a}_{b}"] = weight

@@ -22,8 +22,7 @@ PEAK = {
     "TPU v6 lite": 918e12,
 }
 
-
-BEHIND = ("ln_post", "ln_final", "proj")  # the layers of a tower
+BEHIND = ("ln_post", "ln_final", "proj")  # what a tower has behind its layers
 
 Products = dict[str, float]  # forward FLOPs by the part of a tower that multiplies
 

@@ -141,8 +141,10 @@ class Progress:
         """Report what an evaluator found at a step, the first time with what the numbers are of."""
         if self._writer:
             self._writer.write(step, {f"{name}/{key}": value for key, value in metrics.items()})
-        notes = [] if evaluator in self._explained else [f"  {n}" for n in evaluator.about()]
-        self._explained.append(evaluator)
+        notes = []
+        if evaluator not in self._explained:
+            self._explained.append(evaluator)
+            notes = [f"  {line}" for line in evaluator.about()]
         log("\n".join([f"step {step}, {name}", table(metrics, evaluator.protocol), *notes]))
 
     def close(self) -> None:

@@ -40,8 +40,10 @@ class Task:
 def _clip_flops(config: ConfigDict, model: clip.CLIP) -> Callable[..., float]:
     params = jax.eval_shape(lambda: clip.init_params(model, jax.random.key(0)))
     fields = set(compared_fields(config).values())
-    return functools.partial(
-        step_flops, model, config.input.lengths, fields, trained_names(config, params)
+    trained = trained_names(config, params)
+    # Asked at every step, and the numbers of rows are few.
+    return functools.cache(
+        lambda rows=0: step_flops(model, config.input.lengths, fields, trained, rows)
     )
 
 

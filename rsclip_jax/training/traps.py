@@ -43,8 +43,8 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
             yield (
                 f"config.input.batch_size={batch}{part} of {len(source)} records in {name!r}: an "
                 "image comes several times in a batch, which has fewer negatives (its own copies "
-                "are none); set "
-                f"--config.input.batch_size to {int(len(source) / share)} at most{lighter}"
+                f"are none); set --config.input.batch_size to {int(len(source) / share)} at most"
+                f"{lighter}"
             )
     frozen = any(factor is None for _, factor in config.schedule)
     if not config.init_from and not frozen and config.lr < FINE_TUNING_LR:
