@@ -130,7 +130,7 @@ def check_infrared(data_dir: str | os.PathLike, name: str, infrared: str) -> Non
     info = Path(data_dir) / name / records.VERSION / "dataset_info.json"
     if not info.exists():  # whoever opens it says what is wrong
         return
-    thermal = _THERMAL in json.loads(info.read_text())["description"]
+    thermal = _THERMAL in json.loads(info.read_text(encoding="utf-8"))["description"]
     if (_known(infrared) == "thermal") != thermal:
         there = "thermal" if thermal else "near"
         raise ValueError(
