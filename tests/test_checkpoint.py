@@ -185,3 +185,17 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     config.model.variant = "B/32"
     with pytest.raises(ValueError, match=r"model\.variant: tiny there, B/32 now"):
         check_workdir(tmp_path, config)
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "{", "\0" * 9])
+def test_a_damaged_config_is_set_aside_and_does_not_stop_a_run(tmp_path, capsys, damage):
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    path = tmp_path / "config.json"
+    path.write_text(damage)
+    with pytest.raises(ValueError, match=r"config\.json is damaged, no JSON"):
+        load_config(path)
+    config = lrsclip.get_config("demo")
+    check_workdir(tmp_path, config)
+    assert "the run goes on with the fields given now" in capsys.readouterr().err
+    assert load_config(path).lr == config.lr
+    assert (tmp_path / "config.json.damaged").read_text() == damage
