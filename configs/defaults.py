@@ -85,6 +85,8 @@ def get_config():
     # Of samples whose texts name a direction (left, upper, north): "leave" neither flips nor turns
     # them, "turn" turns the words as well, by right angles.
     c.input.augment_text = "off"
+    # Damaged records, in each process that reads, that the next one of the data set stands for.
+    c.input.max_bad_records = 0
     c.input.threads = 0  # 0: one for each core
     c.input.workers = 0  # processes with threads of their own, one for every dozen cores
     # Synthetic scenes to draw where data is absent, infrared "near" or "thermal".

@@ -1,6 +1,5 @@
 """Plots of a sweep: the metric against the swept field, and curves by step."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from launch.plan import Sweep
 from launch.results import metrics, values
+from rsclip_jax import atomic
 
 WIDE = 100  # a field of which one value is so many times another is drawn on a logarithmic axis
 
@@ -95,8 +95,7 @@ def _swept(sweep: Sweep, rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _save(figure, path: Path) -> Path:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, dpi=140, format="png")
+    with atomic.replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=140, format="png")
     plt.close(figure)
-    os.replace(unfinished, path)
     return path

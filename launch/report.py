@@ -1,6 +1,5 @@
 """The files that a sweep leaves: all numbers as Parquet and CSV, a table, plots."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from launch import results
 from launch.plan import Sweep
+from rsclip_jax import atomic
 
 
 def write(sweep: Sweep, directory: Path, plots: bool = True) -> list[Path]:
@@ -69,7 +69,6 @@ def table(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def _whole(path: Path, write_to: Callable[[Path], Any]) -> Path:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    write_to(unfinished)
-    os.replace(unfinished, path)
+    with atomic.replacing(path) as unfinished:
+        write_to(unfinished)
     return path

@@ -21,7 +21,6 @@ import argparse
 import collections
 import hashlib
 import json
-import os
 import signal
 import sys
 import time
@@ -34,7 +33,7 @@ import pyarrow as pa
 from launch import plan, processes, report, results
 from launch.backends import BACKENDS, Backend, Job
 from launch.plan import Run, Sweep
-from rsclip_jax import host
+from rsclip_jax import atomic, host
 
 POLL_S = 1.0
 SHOW_S = 30.0  # between progress lines where the output is no terminal
@@ -89,7 +88,7 @@ class State:
         self.directory = directory
         self.runs_dir = directory / "runs"
         self._path = directory / "sweep.json"
-        known = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        known = self._read() if self._path.exists() else {}
         self._fields: dict[str, dict[str, str]] = known.get("fields", {})
         self.seconds: dict[str, float] = known.get("seconds", {})
 
@@ -130,11 +129,20 @@ class State:
         self.seconds[run.name] = self.seconds.get(run.name, 0.0) + seconds
         self._save()
 
+    def _read(self) -> dict[str, dict]:
+        try:
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            if all(isinstance(known[field], dict) for field in ("fields", "seconds")):
+                return known
+            raise ValueError("not as a sweep writes it")
+        except (ValueError, KeyError, TypeError) as error:
+            # It holds what the runs were begun with; the runs themselves are whole.
+            atomic.set_aside(self._path, error)
+            return {}
+
     def _save(self) -> None:
-        unfinished = self._path.with_name(f".{self._path.name}.unfinished")
         content = {"fields": self._fields, "seconds": self.seconds}
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, self._path)
+        atomic.write(self._path, json.dumps(content, indent=2) + "\n")
 
 
 def _fields_of(run: Run) -> dict[str, str]:

@@ -3,7 +3,7 @@
 A row is one embedding: `id`, `split`, `label` ("" if none), `caption` (the text it was made from;
 null for images), `modality`, `vector` (L2-normalised, fixed-size list). A shard holds all rows of
 some consecutive records. `card.json` beside the shards says what they were made with, and whether
-all of them are there.
+all of them are there. The SHA-256 of each shard lies beside it, as `sha256sum --check` reads it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from rsclip_jax import distributed
+from rsclip_jax import atomic, distributed
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.texts import TEXT_FIELDS, record_texts, records_of, tokenizer_for
@@ -184,7 +184,7 @@ def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path = output / CARD
     if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = _read_card(path) or card
         before, now = old["made_with"], card["made_with"]
         differing = [key for key in now if before.get(key) != now[key]]
         if differing and not overwrite:
@@ -204,10 +204,20 @@ def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
     _write_card(output, card)
 
 
+def _read_card(path: Path) -> dict[str, Any] | None:
+    """Return a card, None if it is damaged: each shard names what it is part of as well."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(card["made_with"], dict) and isinstance(card["shards"], list):
+            return card
+        raise ValueError("not as an export writes it")
+    except (ValueError, KeyError, TypeError) as error:
+        atomic.set_aside(path, error)
+        return None
+
+
 def _write_card(output: Path, card: dict[str, Any]) -> None:
-    temporary = output / f".{CARD}.unfinished"
-    temporary.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, output / CARD)
+    atomic.write(output / CARD, json.dumps(card, indent=2) + "\n")
 
 
 def _schema(width: int, dtype: str, digest: str) -> pa.Schema:
@@ -217,15 +227,26 @@ def _schema(width: int, dtype: str, digest: str) -> pa.Schema:
 
 def _finished(path: Path, digest: str) -> dict[str, int] | None:
     """Return the rows by modality of a shard that is whole and made with the same; else None."""
-    try:
-        shard = pq.ParquetFile(path)
-    except (FileNotFoundError, pa.ArrowInvalid):  # absent, or cut off: the footer comes last
+    if not path.exists():
         return None
-    with shard:
+    told = _sum_path(path)
+    if not told.exists() or told.read_bytes() != f"{_sha256(path)}  {path.name}\n".encode():
+        print(f"{path} is not what was written (its SHA-256 differs): it is made again")
+        return None
+    with pq.ParquetFile(path) as shard:
         if (shard.schema_arrow.metadata or {}).get(KEY) != digest.encode():
             return None
         counts = shard.read(["modality"]).column("modality").value_counts().to_pylist()
     return {item["values"]: item["counts"] for item in counts}
+
+
+def _sum_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _batches(
@@ -302,7 +323,8 @@ def _write(path: Path, schema: pa.Schema, split: str, columns: dict[str, Any]) -
             "vector": pa.FixedSizeListArray.from_arrays(flat, type=kind),
         }
         tables.append(pa.table(values, schema=schema))
-    temporary = path.with_name(f".{path.name}.unfinished")
-    pq.write_table(pa.concat_tables(tables), temporary)
-    os.replace(temporary, path)
+    with atomic.replacing(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
+        # Before the shard: one that is there without its sum was damaged.
+        atomic.write(_sum_path(path), f"{_sha256(temporary)}  {path.name}\n")
     return {modality: len(owners) for modality, (owners, *_) in columns.items()}

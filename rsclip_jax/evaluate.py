@@ -23,7 +23,6 @@ On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each reads 
 import argparse
 import datetime
 import json
-import os
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsclip_jax import distributed, errors, evaluators, sharding, startup, weights
+from rsclip_jax import atomic, distributed, errors, evaluators, sharding, startup, weights
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.evaluators import report, suites
 from rsclip_jax.evaluators.arguments import add_evaluators
@@ -226,10 +225,7 @@ def _check_writable(output: Path) -> None:
 
 def _write(path: Path, text: str) -> Path:
     # File names, and labels of old data sets, may hold bytes that are no UTF-8.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
+    atomic.write(path, text)
     return path
 
 

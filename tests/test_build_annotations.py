@@ -1,6 +1,8 @@
 """The same objects from four forms of annotations, up to the captions of the pipeline."""
 
 import json
+import math
+import os
 
 import numpy as np
 import pytest
@@ -103,3 +105,67 @@ def test_what_cannot_be_read_is_told(folder):
     with pytest.raises(ValueError, match="expected COCO's images"):
         annotations.write_table("coco", str(folder / "coco"), given[1], [], str(folder / "x"))
     assert not (folder / "x").exists()
+
+
+BROKEN = {
+    "coco": (
+        {"width": 0},
+        {"file_name": None},
+        {"bbox": [math.nan, 4, 8, 8]},
+        {"bbox": [2, 4, math.inf, 8]},
+        {"bbox": None},
+        {"category_id": 3},  # a class without a name
+    ),
+    "yolo": ("-1 0.5 0.5 0.1 0.1", "2 0.5 0.5 0.1 0.1", "1 nan 0.5 0.1 0.1", "inf 0 0 1 1"),
+    "voc": (VOC.format(8, 0, 1, 1, 4, 4), VOC.format(8, 8, "nan", 1, 4, 4)),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "broken"), [(form, what) for form, kinds in BROKEN.items() for what in kinds]
+)
+def test_one_broken_annotation_costs_its_image_alone(form, broken, folder, capsys):
+    if form == "coco":
+        document = json.loads((folder / "coco").read_text())
+        document["categories"].append({"id": 3, "name": None})
+        for items in (document["images"], document["annotations"]):
+            items[0].update({name: broken[name] for name in broken if name in items[0]})
+        (folder / "coco").write_text(json.dumps(document))
+    else:
+        suffix = {"yolo": "txt", "voc": "xml"}[form]
+        (folder / f"{form}/a/0.{suffix}").write_text(broken)
+    names = ["ship", "storage_tank"] if form == "yolo" else []
+    output = folder / "out.jsonl"
+    said = annotations.write_table(
+        form, str(folder / form), str(folder / "images"), names, str(output)
+    )
+    assert said == "1 images, 1 boxes, 2 images left out"
+    name = "None" if broken == {"file_name": None} else "a/0.jpg"
+    assert f"\n{name}: " in f"\n{capsys.readouterr().err}"
+    assert json.loads(output.read_text())["image"] == "a/1.jpg"
+
+
+def test_nothing_outside_the_folders_is_read_and_a_pipe_does_not_hang(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.txt").write_text("1 0.5 0.5 0.1 0.1")
+    (outside / "secret.jpg").write_bytes(encoded(7))
+    (folder / "yolo/a/0.txt").unlink()
+    (folder / "yolo/a/0.txt").symlink_to(outside / "secret.txt")
+    (folder / "images/a/1.jpg").unlink()
+    (folder / "images/a/1.jpg").symlink_to(outside / "secret.jpg")
+    os.mkfifo(folder / "yolo/a/broken.txt")
+    with pytest.raises(ValueError, match="no annotation can be used, of 4"):
+        annotations.write_table(
+            *("yolo", str(folder / "yolo"), str(folder / "images"), ["ship", "storage_tank"]),
+            str(folder / "out.jsonl"),
+        )
+
+
+def test_annotations_of_no_image_are_counted(folder, capsys):
+    document = json.loads((folder / "coco").read_text())
+    document["annotations"].append({"image_id": 77, "category_id": 7, "bbox": [1, 1, 2, 2]})
+    (folder / "coco").write_text(json.dumps(document))
+    annotations.write_table(
+        "coco", str(folder / "coco"), str(folder / "images"), [], str(folder / "out.jsonl")
+    )
+    assert "1 annotations are of no image" in capsys.readouterr().err

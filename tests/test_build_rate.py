@@ -3,9 +3,12 @@
 import io
 import json
 import re
+import socket
+import threading
 
 import numpy as np
 import pytest
+import werkzeug.serving
 from PIL import Image
 
 from rsclip_jax.build import rate, ratings
@@ -186,6 +189,30 @@ def test_a_rating_is_saved_and_shown_to_its_rater(served):
     assert shown[item.token]["rating"] == mine | {"comment": "no ship"}
     others = client.get("/session?rater=bob").json["items"]
     assert all(one["rating"] is None for one in others)
+
+
+def test_half_a_character_in_a_comment_does_not_stop_the_page(served):
+    client, items, file = served
+    body = json.dumps(ANSWER | {"token": items[0].token, "comment": "cut \ud83d"})
+    reply = client.post("/ratings", data=body, content_type="application/json")
+    assert reply.status_code == 200
+    (saved,) = file.ratings()
+    assert saved.comment == "cut \ufffd"
+
+
+def test_a_client_that_says_nothing_is_let_go(served, monkeypatch):
+    client, *_ = served
+    monkeypatch.setattr(rate._Handler, "timeout", 0.1)
+    server = werkzeug.serving.make_server(
+        "127.0.0.1", 0, client.application, request_handler=rate._Handler
+    )
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as silent:
+        assert silent.recv(1) == b""  # closed from the other side
+    thread.join(60)
+    server.server_close()
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(

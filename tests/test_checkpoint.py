@@ -1,3 +1,4 @@
+import itertools
 import json
 import logging
 import os
@@ -64,6 +65,20 @@ def test_a_damaged_step_is_passed_over_with_a_warning(finished, run, scenes, dam
     assert losses(run) == losses(finished[0])
     np.testing.assert_array_equal(flat(state["params"]), flat(finished[1]["params"]))
     assert load_for_inference(run)[2] == 6  # written anew
+
+
+def test_a_run_that_cannot_read_on_saves_its_step_first(scenes, tmp_path, monkeypatch, finished):
+    def damaged(batches, *_):
+        yield from ((batch, 0) for batch in itertools.islice(batches, 3))
+        raise ValueError("record 17 is damaged")
+
+    config = small_config(scenes, checkpoint__steps=100)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="record 17"):
+        patch.setattr(loop, "with_packed_rows", damaged)
+        loop.train(config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    state = loop.train(config, tmp_path)
+    np.testing.assert_array_equal(flat(state["params"]), flat(finished[1]["params"]))
 
 
 def test_an_empty_step_of_the_future_is_never_chosen(run, scenes, caplog):
@@ -185,3 +200,17 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     config.model.variant = "B/32"
     with pytest.raises(ValueError, match=r"model\.variant: tiny there, B/32 now"):
         check_workdir(tmp_path, config)
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "{", "\0" * 9])
+def test_a_damaged_config_is_set_aside_and_does_not_stop_a_run(tmp_path, capsys, damage):
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    path = tmp_path / "config.json"
+    path.write_text(damage)
+    with pytest.raises(ValueError, match=r"config\.json is damaged, no JSON"):
+        load_config(path)
+    config = lrsclip.get_config("demo")
+    check_workdir(tmp_path, config)
+    assert "the run goes on with the fields given now" in capsys.readouterr().err
+    assert load_config(path).lr == config.lr
+    assert (tmp_path / "config.json.damaged").read_text() == damage

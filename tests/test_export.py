@@ -1,5 +1,6 @@
 """Exported embeddings: what the shards hold, and that an interruption costs only one shard."""
 
+import hashlib
 import io
 import json
 import os
@@ -122,12 +123,11 @@ def test_card_says_what_was_made_of_what(config, tmp_path):
     out = tmp_path / "out"
     card = run(config, out)
     assert json.loads((out / "card.json").read_text()) == card
-    assert sorted(p.name for p in out.iterdir()) == [
-        "card.json",
-        "train-00000-of-00002.parquet",
-        "train-00001-of-00002.parquet",
-        "val-00000-of-00001.parquet",
-    ]
+    shards = [f"train-0000{k}-of-00002.parquet" for k in range(2)] + ["val-00000-of-00001.parquet"]
+    assert sorted(p.name for p in out.glob("[!.]*")) == ["card.json", *shards]
+    for name in shards:
+        digest = hashlib.sha256((out / name).read_bytes()).hexdigest()
+        assert (out / f".{name}.sha256").read_text() == f"{digest}  {name}\n"
     assert card["shards"] == sorted(p.name for p in out.glob("*.parquet"))
     assert (card["complete"], card["width"], card["model"]) == (True, 2, "run")
     assert card["records"] == {"train": 7, "val": 3}
@@ -176,15 +176,31 @@ def test_an_interrupted_export_continues_with_the_missing_shards(config, tmp_pat
     assert not list(out.glob("*unfinished*")) and not list(out.glob(".*unfinished*"))
 
 
-def test_a_finished_export_is_not_made_again_and_a_damaged_shard_is(config, tmp_path):
+def test_a_finished_export_is_not_made_again_and_a_damaged_shard_is(config, tmp_path, capsys):
     card = run(config, tmp_path)
     encoder = GreyEncoder()
     assert run(config, tmp_path, encoder) == card
     assert encoder.images_seen == 0
     shard = tmp_path / "val-00000-of-00001.parquet"
-    shard.write_bytes(shard.read_bytes()[:-20])
-    assert run(config, tmp_path, encoder) == card
-    assert encoder.images_seen == 3
+    whole = shard.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    for damaged in (whole[:-20], bytes(flipped), b""):
+        shard.write_bytes(damaged)
+        encoder = GreyEncoder()
+        assert run(config, tmp_path, encoder) == card
+        assert encoder.images_seen == 3 and shard.read_bytes() == whole
+        assert f"{shard} is not what was written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"made_with": 1}', "\0" * 64])
+def test_a_damaged_card_is_set_aside_and_the_shards_are_kept(config, tmp_path, capsys, damage):
+    card = run(config, tmp_path)
+    (tmp_path / "card.json").write_text(damage)
+    encoder = GreyEncoder()
+    assert run(config, tmp_path, encoder) == card and encoder.images_seen == 0
+    assert "card.json is damaged" in capsys.readouterr().err
+    assert (tmp_path / "card.json.damaged").read_text() == damage
 
 
 def test_a_shard_of_another_export_is_made_again(config, tmp_path):

@@ -540,6 +540,37 @@ def test_device_prefetch_shards_the_batches_in_order(sharding):
             np.testing.assert_array_equal(array, expected[field])
 
 
+def test_bad_records_are_passed_over_up_to_a_number(capsys):
+    sources = {"a": records("a", 20), "b": records("b", 9)}
+    mixture = {"data": {"a": 0.7, "b": 0.3}, "crop": (0.5, 1.0)}
+    whole = dataset(config(**mixture), sources)
+    good = [whole[k] for k in range(12)]
+    for name, i in (("a", 3), ("a", 4), ("b", 8)):
+        sources[name][i] = record(name, i, image=b"damaged")
+    tolerant = config(**mixture, max_bad_records=3)
+    damaged = dataset(tolerant, sources)
+    found = [damaged[k] for k in range(12)]
+    assert capsys.readouterr().err.count("passed over, the next") == 3
+    stands_in = {3: 5, 4: 5, 28: 20}  # the next of the same data set, the first after the last
+    for want, batch in zip(good, found, strict=True):
+        expected = [stands_in.get(i, i) for i in want["record"].tolist()]
+        assert batch["record"].tolist() == expected
+        same = want["record"] == batch["record"]
+        np.testing.assert_array_equal(batch["image"][same], want["image"][same])
+        np.testing.assert_array_equal(batch["text"][same], want["text"][same])
+    with pytest.raises(
+        ValueError, match=r"record '..?' of data set '.': .*max_bad_records=N.*is 2"
+    ):
+        strict = dataset(config(**mixture, max_bad_records=2), sources)
+        _ = [strict[k] for k in range(12)]
+
+
+def test_records_that_are_all_bad_stop_whatever_may_be():
+    sources = {"a": records("a", 3, image=b"damaged")}
+    with pytest.raises(ValueError, match=r"record 'a.' of data set 'a'.*max_bad_records"):
+        dataset(config(max_bad_records=99), sources)
+
+
 def test_device_prefetch_raises_what_the_pipeline_raised(sharding):
     def broken():
         yield from host_batches(2)

@@ -16,7 +16,7 @@ from small_run import small_config
 from rsclip_jax.data.pipeline import device_prefetch
 from rsclip_jax.training import progress
 from rsclip_jax.training.loop import evaluate
-from rsclip_jax.training.metrics import read_metrics
+from rsclip_jax.training.metrics import MetricWriter, read_metrics
 from rsclip_jax.training.progress import Progress
 
 
@@ -142,3 +142,16 @@ def test_results_are_written_and_explained_as_each_evaluator_finishes(
     told = capsys.readouterr().out
     assert told.count("step 8, one\n") == 1 and told.count("  plain") == 3
     assert told.count("  d/val: 8 images") == 2  # once for each evaluator
+
+
+def test_damaged_lines_of_metrics_are_counted_and_the_others_are_kept(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(
+        b'{"step": 1, "a": 1.0}\n\0\0\0\0\n{"step": 2, "a"\n\xff\n[]\n{"step": 3}\n{"step": 4'
+    )
+    assert read_metrics(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 3}]
+    assert "4 damaged lines are left out" in capsys.readouterr().err
+    MetricWriter(tmp_path, 2).close()
+    assert path.read_text() == '{"step": 1, "a": 1.0}\n'
+    capsys.readouterr()
+    assert len(read_metrics(tmp_path)) == 1 and capsys.readouterr().err == ""

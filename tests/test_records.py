@@ -8,6 +8,7 @@ from array_record.python import array_record_module
 
 from rsclip_jax.data import records
 from rsclip_jax.data.schema import parse, serialize
+from rsclip_jax.data.synthetic import write_scenes
 
 # Not an image, but nothing here decodes; trailing zeros are what NumPy's bytes would lose.
 IMAGE = b"\xff\xd8\xff image \x00\x00"
@@ -221,3 +222,22 @@ def test_the_fingerprint_follows_the_content_not_the_place(tmp_path):
     write(tmp_path / "c", count=6)
     fingerprints = [records.dataset_fingerprint(tmp_path / folder, "toy") for folder in "abc"]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def test_a_flipped_bit_names_the_shard_and_is_passed_over(tmp_path):
+    write_scenes(tmp_path, "scenes", train=20, val=2, size=16)
+    (shard,) = tmp_path.glob("scenes/*/*train*")
+    whole = list(records.open_source(tmp_path, "scenes", "train"))
+    data = bytearray(shard.read_bytes())
+    data[6000] ^= 16  # of 20 records, of about 900 bytes each
+    shard.write_bytes(data)
+    source = records.open_source(tmp_path, "scenes", "train")
+    found, errors = [], []
+    for index in range(len(source)):
+        try:
+            found.append(source[index]["id"])
+        except ValueError as error:
+            errors.append((index, str(error)))
+    ((index, message),) = errors
+    assert f"record {index} of scenes/train is damaged" in message and str(shard) in message
+    assert found == [record["id"] for record in whole[:index] + whole[index + 1 :]]

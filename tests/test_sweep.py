@@ -333,6 +333,20 @@ def test_the_time_left_is_at_least_that_of_one_run(fake, tmp_path):
     assert sweep.time_left(loaded, state, parallel=4) == pytest.approx(100)
 
 
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"fields": 1, "seconds": {}}'])
+def test_a_damaged_memory_of_a_sweep_is_set_aside_and_its_runs_are_kept(
+    fake, tmp_path, capsys, damage
+):
+    run(write_file(tmp_path), tmp_path / "w")
+    table = (tmp_path / "w/table.md").read_text()
+    (tmp_path / "w/sweep.json").write_text(damage)
+    (tmp_path / "w/table.md").unlink()
+    run(write_file(tmp_path), tmp_path / "w")
+    assert "sweep.json is damaged" in capsys.readouterr().err
+    assert (tmp_path / "w/sweep.json.damaged").read_text() == damage
+    assert (tmp_path / "w/table.md").read_text() == table
+
+
 def test_runs_are_compared_by_the_parameters_they_trained(fake, tmp_path):
     path = write_file(tmp_path)
     path.write_text(path.read_text().replace('FIELD = "lr"', 'FIELD = "trained_parameters"'))

@@ -92,6 +92,8 @@ def test_long_clips_two_position_tables_are_merged():
     [
         ({"ln_final.bias": np.full(64, np.nan, np.float32)}, "NaN or infinite in ln_final.bias"),
         ({"visual.positional_embedding": np.zeros((12, 64))}, "12 rows are not 1 \\+ a square"),
+        ({f"transformer.resblocks.{10**6}.ln_1.bias": np.zeros(64)}, "2 is missing, 1000000 is "),
+        ({f"transformer.resblocks.{'9' * 5000}.x": np.zeros(1)}, "2 is missing, 99999"),
     ],
 )
 def test_weights_that_cannot_work_are_refused(change, message):

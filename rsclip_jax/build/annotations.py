@@ -18,6 +18,7 @@ the boxes in fractions of the image. LRS2M's pipeline (--config.sources.det10.pa
 import argparse
 import collections
 import functools
+import io
 import json
 import os
 import sys
@@ -31,9 +32,12 @@ from tqdm import tqdm
 
 from rsclip_jax import host
 from rsclip_jax.build import boxes, files
-from rsclip_jax.data.sources import IMAGE_SUFFIXES
+from rsclip_jax.data.sources import IMAGE_SUFFIXES, find_file, read_file
 
-_UNUSABLE = (OSError, ValueError, LookupError, TypeError, ParseError, Image.DecompressionBombError)
+_UNUSABLE = (
+    *(OSError, ValueError, LookupError, TypeError, OverflowError),
+    *(ParseError, Image.DecompressionBombError),
+)
 FORMATS = {"voc": (".xml",), "yolo": (".txt",), "mask": tuple(IMAGE_SUFFIXES), "coco": (".json",)}
 Annotated = tuple[str, Callable[[], list[boxes.Box]]]  # an image's name, how its boxes are read
 
@@ -52,11 +56,10 @@ def write_table(form: str, input_path: str, images: str, names: Sequence[str], o
     if not os.path.isdir(images):
         raise FileNotFoundError(f"--images={images}: no such folder")
     annotated = _coco(input_path) if form == "coco" else _folder(form, input_path, images, names)
-    lines, count = [], 0
+    root, lines, count = os.path.realpath(images), [], 0
     for image, read in tqdm(annotated, unit=" images", delay=1):
         try:
-            if not os.path.isfile(os.path.join(images, image)):
-                raise FileNotFoundError("no such image")
+            find_file(root, image)
             found = read()
         except _UNUSABLE as error:
             print(f"{image}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -73,10 +76,15 @@ def write_table(form: str, input_path: str, images: str, names: Sequence[str], o
 def _folder(form: str, folder: str, images: str, names: Sequence[str]) -> list[Annotated]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"--input={folder}: no such folder")
-    read = {"voc": _voc, "yolo": _yolo, "mask": _mask}[form]
+    parse = {"voc": _voc, "yolo": _yolo, "mask": _mask}[form]
+    root = os.path.realpath(folder)
+
+    def boxes_of(name: str) -> list[boxes.Box]:
+        return parse(read_file(root, name), names)
+
     by_stem = {os.path.splitext(name)[0]: name for name in _listed(images, tuple(IMAGE_SUFFIXES))}
     return [
-        (by_stem.get(stem, stem), functools.partial(read, os.path.join(folder, name), names))
+        (by_stem.get(stem, stem), functools.partial(boxes_of, name))
         for name in _listed(folder, FORMATS[form])
         if (stem := os.path.splitext(name)[0])
     ]
@@ -91,18 +99,17 @@ def _listed(folder: str, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(place, name), folder)
 
 
-def _voc(path: str, names: Sequence[str]) -> list[boxes.Box]:
+def _voc(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
     del names
-    with open(path, "rb") as file:
-        return boxes.boxes_from_voc(file.read())
+    return boxes.boxes_from_voc(data)
 
 
-def _yolo(path: str, names: Sequence[str]) -> list[boxes.Box]:
-    return boxes.boxes_from_yolo(files.read_text(path), names)
+def _yolo(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
+    return boxes.boxes_from_yolo(data.decode(), names)
 
 
-def _mask(path: str, names: Sequence[str]) -> list[boxes.Box]:
-    with Image.open(path) as file:
+def _mask(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
+    with Image.open(io.BytesIO(data)) as file:
         mask = np.asarray(file)  # of a palette its numbers, not its colours
     if mask.ndim != 2:
         raise ValueError("expected an image of one channel, whose pixels are class numbers")
@@ -110,22 +117,34 @@ def _mask(path: str, names: Sequence[str]) -> list[boxes.Box]:
 
 
 def _coco(path: str) -> list[Annotated]:
-    told: dict[str, Any] = json.loads(files.read_text(path))
-    if not isinstance(told, dict) or not {"images", "annotations", "categories"} <= set(told):
+    document: dict[str, Any] = json.loads(files.read_text(path))
+    if not isinstance(document, dict) or not {"images", "annotations", "categories"} <= set(
+        document
+    ):
         raise ValueError(f"--input={path}: expected COCO's images, annotations and categories")
-    names = {category["id"]: category["name"] for category in told["categories"]}
-    of = collections.defaultdict(list)
-    for annotation in told["annotations"]:
-        of[annotation["image_id"]].append(annotation)
-    return [
-        (
-            image["file_name"],
-            functools.partial(
-                boxes.boxes_from_coco, of[image["id"]], names, image["width"], image["height"]
-            ),
+    try:
+        names = {category["id"]: category.get("name") for category in document["categories"]}
+        of = collections.defaultdict(list)
+        for annotation in document["annotations"]:
+            of[annotation["image_id"]].append(annotation)
+        annotated: list[Annotated] = [
+            (
+                str(image.get("file_name")),
+                functools.partial(_coco_boxes, of.pop(image["id"], []), names, image),
+            )
+            for image in document["images"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--input={path} is not written as COCO's files are: {error!r}") from error
+    if of:
+        print(
+            f"{sum(map(len, of.values())):,} annotations are of no image in {path}", file=sys.stderr
         )
-        for image in told["images"]
-    ]
+    return annotated
+
+
+def _coco_boxes(annotations: list, names: dict, image: dict) -> list[boxes.Box]:
+    return boxes.boxes_from_coco(annotations, names, image["width"], image["height"])
 
 
 def main(argv: Sequence[str]) -> None:

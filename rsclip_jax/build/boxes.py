@@ -10,6 +10,7 @@ for certain: here the middle third of each side, one to three classes, and words
 """
 
 import dataclasses
+import math
 import random
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -49,10 +50,17 @@ def boxes_from_pixels(
     """Make boxes of (left, top, right, bottom) in pixels.
 
     Raises:
-      ValueError: a box without an extent, or wholly outside of the image.
+      ValueError: a box without an extent or wholly outside of the image, one that is not finite or
+        has no label, an image without an extent.
     """
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(f"an image of {width} x {height} pixels")
     boxes = []
     for label, (left, top, right, bottom) in zip(labels, corners, strict=True):
+        if not isinstance(label, str) or not clean_label(label):
+            raise ValueError(f"a box whose class is {label!r}, which is no name")
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise ValueError(f"box {left:g}, {top:g}, {right:g}, {bottom:g} of {label!r}")
         box = Box(
             clean_label(label),
             max(0.0, left / width),
@@ -93,6 +101,8 @@ def boxes_from_yolo(text: str, names: Sequence[str]) -> list[Box]:
         if line.strip():
             index, *numbers = line.split()[:5]
             x, y, width, height = map(float, numbers)
+            if not 0 <= int(index) < len(names):
+                raise ValueError(f"class {index}: expected 0 to {len(names) - 1}, see --names")
             labels.append(names[int(index)])
             corners.append((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
     return boxes_from_pixels(labels, corners, 1, 1)

@@ -190,6 +190,12 @@ def _png(data: bytes) -> bytes:
     return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
 
 
+class _Handler(werkzeug.serving.WSGIRequestHandler):
+    """Lets go of a client that says nothing for so many seconds: each holds a thread."""
+
+    timeout = 30
+
+
 def serve(site: flask.Flask, host: str, port: int, output: str) -> None:
     """Serve the page until the command is stopped.
 
@@ -204,7 +210,9 @@ def serve(site: flask.Flask, host: str, port: int, output: str) -> None:
         raise OSError(f"{error.strerror}; choose another --port or --host") from None
     with listener:
         port = listener.getsockname()[1]
-        server = werkzeug.serving.make_server(host, port, site, threaded=True, fd=listener.fileno())
+        server = werkzeug.serving.make_server(
+            host, port, site, threaded=True, request_handler=_Handler, fd=listener.fileno()
+        )
         shown = socket.gethostname() if host in ("0.0.0.0", "::") else host
         shown = f"[{shown}]" if ":" in shown else shown
         print(f"Rate at http://{shown}:{port}/ (Ctrl-C ends this; ratings are in {output})")

@@ -21,6 +21,7 @@ from rsclip_jax import host
 from rsclip_jax.data.records import RecordSource
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.summary import KINDS
+from rsclip_jax.data.text import without_surrogates
 
 # Those of GeoRSCLIP's rating of RS5M: 1 to 5 each, 5 is the best, of hallucination too.
 CRITERIA = ("relevance", "hallucination", "fluency")
@@ -188,7 +189,8 @@ def make_rating(values: Mapping[str, Any]) -> Rating:
         raise ValueError(f"the rater {values['rater']!r} has blanks around the name")
     if len(values["comment"]) > MAX_COMMENT:
         raise ValueError(f"the comment is longer than {MAX_COMMENT:,} characters")
-    return Rating(**values)
+    # A browser cuts a comment at its limit even where that leaves half of a character.
+    return Rating(**{**values, "comment": without_surrogates(values["comment"])})
 
 
 def read_ratings(path: str) -> list[Rating]:

@@ -4,6 +4,8 @@ import bisect
 import collections
 import dataclasses
 import math
+import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -80,17 +82,22 @@ class Assemble:
                 )
         cores = available_cores() // max(input_config["workers"], 1)
         self._threads = input_config["threads"] or max(cores, 1)
+        self._most_bad = input_config.get("max_bad_records", 0)
+        self._bad: set[int] = set()  # indices of records that are passed over
         self._make_pool()
         # A setting that does not go with the data should fail now, not in the middle of an epoch.
         self._assemble(self.starts, np.zeros((len(self.starts), DRAWS)))
 
     def _make_pool(self) -> None:
+        self._lock = threading.Lock()
         self._images = _Recycled((self._image_size, self._image_size, 3))
         self._pool = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="input")
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            name: value for name, value in vars(self).items() if name not in ("_pool", "_images")
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("_pool", "_images", "_lock")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -132,26 +139,72 @@ class Assemble:
         First all records are read, then all texts chosen, then all images made: sample by sample,
         each stage finds its code and data evicted from the caches, which costs 80 us a sample.
         """
-        places = [self._locate(index) for index in indices[rows]]
-        records = [self._sources[number][place] for number, place in places]
-        draws = draws[rows].tolist()
+        own = [self._good(index) for index in indices[rows]]
+        while True:
+            try:
+                texts = self._fill_from(batch, rows, own, draws[rows].tolist())
+                break
+            except _BadRecord as bad:
+                self._pass_over(bad)
+                own = [self._good(index) for index in own]
+        for field, chosen in texts.items():
+            batch[field][rows] = self._tokenizers[field](chosen)
+        batch["record"][rows] = own
+
+    def _fill_from(
+        self, batch: dict[str, np.ndarray], rows: slice, indices: Sequence[int], draws: list
+    ) -> dict[str, list[str]]:
+        """Write the images of some rows, and return their texts."""
         texts: dict[str, list[str]] = {field: [] for field in self._lengths}
+        records: list[Mapping[str, Any]] = []
         try:
-            for i in range(len(records)):
+            for i in range(len(indices)):
+                number, place = self._locate(indices[i])
+                records.append(self._sources[number][place])
+            for i in range(len(indices)):
                 for field, chosen in texts.items():
                     chosen.append(
                         self._choice.choose(records[i], field, draws[i][images.GEOMETRY_DRAWS :])
                     )
-            for i in range(len(records)):
+            for i in range(len(indices)):
                 geometry = self._draw_geometry(records[i], draws[i], texts, i)
                 self._see(records[i], geometry, batch, rows.start + i)
         except ValueError as error:
-            name = self._names[places[i][0]]
-            raise ValueError(
-                f"record {records[i]['id']!r} of data set {name!r}: {error}"
-            ) from error
-        for field, chosen in texts.items():
-            batch[field][rows] = self._tokenizers[field](chosen)
+            if i == len(records):  # not even read; the source says where it lies
+                raise _BadRecord(indices[i], str(error)) from error
+            name = self._names[self._locate(indices[i])[0]]
+            of = f"record {records[i]['id']!r} of data set {name!r}"
+            raise _BadRecord(indices[i], f"{of}: {error}") from error
+        return texts
+
+    def _good(self, index: int) -> int:
+        """Return the index itself, or the next of its source that is not passed over."""
+        number, place = self._locate(index)
+        size = len(self._sources[number])
+        while (good := self.starts[number] + place) in self._bad:
+            place = (place + 1) % size
+        return good
+
+    def _pass_over(self, bad: "_BadRecord") -> None:
+        """Take the next record instead of a bad one from now on, if so many may be bad."""
+        number, _ = self._locate(bad.index)
+        source = range(self.starts[number], self.starts[number] + len(self._sources[number]))
+        with self._lock:
+            if bad.index in self._bad:  # another thread had it in the same batch
+                return
+            count = len(self._bad) + 1
+            if count > self._most_bad or self._bad.issuperset(set(source) - {bad.index}):
+                raise ValueError(
+                    f"{bad} (--config.input.max_bad_records=N passes over N such records; it is "
+                    f"{self._most_bad})"
+                ) from bad
+            self._bad.add(bad.index)
+        print(
+            f"{bad}: passed over, the next record takes its place ({count} of at most "
+            f"{self._most_bad}, config.input.max_bad_records)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _locate(self, index: int) -> tuple[int, int]:
         """Return the number of the source that holds a sample, and its place there."""
@@ -195,6 +248,14 @@ class Assemble:
             images.train_view(record["ir"], geometry, batch["ir"][row])
         else:  # of the same records: what differs is what is seen
             images.control_view(batch["image"][row], self._ir_view, batch["ir"][row])
+
+
+class _BadRecord(ValueError):
+    """A record that no row of a batch can be made of, by the index of the sample."""
+
+    def __init__(self, index: int, message: str):
+        super().__init__(message)
+        self.index = index
 
 
 class _Recycled:

@@ -194,8 +194,8 @@ def check_config(input_config: Mapping[str, Any], host_index: int = 0, host_coun
         refuse("ir_view", f"one of {', '.join(images.IR_VIEWS)}")
     if not input_config["subset"] > 0:
         refuse("subset", "a share of the records, above 0 and up to 1, or their number")
-    for field in ("threads", "workers"):
-        if input_config[field] < 0:
+    for field in ("threads", "workers", "max_bad_records"):
+        if input_config.get(field, 0) < 0:
             refuse(field, "0 or more")
     try:
         from_config(images.Augmentation, input_config)

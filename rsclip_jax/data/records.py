@@ -314,8 +314,14 @@ class RecordSource:
                         path, "readahead_buffer_size:0"
                     )
         position = first + index - (self._ends[shard] - count)
-        # As a range: read([position]) takes ten times as long, and longer in larger shards.
-        return parse(self._readers[shard].read(position, position + 1)[0])
+        try:
+            # As a range: read([position]) takes ten times as long, and longer in larger shards.
+            return parse(self._readers[shard].read(position, position + 1)[0])
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise ValueError(
+                f"record {index:,} of {self._title} is damaged (number {position:,} in the shard "
+                f"{path}): {error}"
+            ) from error
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))

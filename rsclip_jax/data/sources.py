@@ -76,6 +76,20 @@ def read_file(root: str, path: str, follow_links: bool = False) -> bytes:
       ValueError: the file lies outside, is missing, too large or no regular file; the message is
         the reason to skip the sample.
     """
+    resolved = find_file(root, path, follow_links)
+    try:
+        check_size(os.stat(resolved).st_size)
+        with open(resolved, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"unreadable file: {error.strerror}: {path!r}") from error
+
+
+def find_file(root: str, path: str, follow_links: bool = False) -> str:
+    """Return the resolved path of a regular file below `root`.
+
+    Args, Raises: as of `read_file`.
+    """
     resolved = os.path.realpath(os.path.join(root, path))
     lexical = os.path.normpath(os.path.join(root, path))
     inside = os.path.commonpath([root, lexical]) == root
@@ -86,16 +100,14 @@ def read_file(root: str, path: str, follow_links: bool = False) -> bytes:
             )
         raise ValueError(f"path leaves the image root: {path!r}")
     try:
-        status = os.stat(resolved)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"not a regular file: {path!r}")
-        check_size(status.st_size)
-        with open(resolved, "rb") as file:
-            return file.read()
+        mode = os.stat(resolved).st_mode
     except FileNotFoundError:
         raise ValueError(f"missing file: {path!r}") from None
     except OSError as error:
         raise ValueError(f"unreadable file: {error.strerror}: {path!r}") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"not a regular file: {path!r}")
+    return resolved
 
 
 def check_size(size: int) -> None:

@@ -15,7 +15,6 @@ import argparse
 import io
 import itertools
 import json
-import os
 import re
 import sys
 import time
@@ -26,6 +25,7 @@ import numpy as np
 import sentencepiece
 import tqdm
 
+from rsclip_jax import atomic
 from rsclip_jax.data import records, text
 
 JSON_FIELDS = ("caption", "captions", "long_caption", "long_captions", "text")
@@ -110,21 +110,6 @@ def train(
     return buffer.getvalue()
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file that is either complete or absent, whenever the process is killed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def summary(model: str | Path, captions: list[str]) -> str:
     """Compare the model's token counts on some captions with CLIP's."""
     tokenizer = text.SentencePieceTokenizer(model, context_length=77)
@@ -155,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     model = train(
         _keeping_first(captions, sample), args.vocab_size, args.model_type, args.lowercase
     )
-    write_atomically(args.output, model)
+    atomic.write(args.output, model)
     print(f"trained in {time.monotonic() - started:.1f} s")
     print(summary(args.output, sample))
 

@@ -3,13 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from rsclip_jax import atomic
 from rsclip_jax.evaluators.texts import normalise
 
 THUMB, FRAME, GAP, MARGIN = 132, 5, 16, 32
@@ -198,11 +198,8 @@ def _save_stack(path: str | os.PathLike, blocks: Sequence[Image.Image]) -> None:
 
 def save_png(path: str | os.PathLike, picture: Image.Image) -> None:
     """Write a picture atomically; its directory is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    picture.save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    with atomic.replacing(path) as unfinished:
+        picture.save(unfinished, format="PNG")
 
 
 @dataclasses.dataclass

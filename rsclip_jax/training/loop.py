@@ -178,14 +178,20 @@ def _train(
                         except Exception:
                             checkpoints.save(step, state, {})  # the training is not to blame
                             raise
-                if last or stopping or checkpoints.due(step, scores):
+                save = last or stopping or checkpoints.due(step, scores)
+                if save:
                     with progress.paused():
                         checkpoints.save(step, state, scores)
                 if stopping and not last:
                     log(f"stopped at step {step}, which is saved; the same command resumes")
                     return state
                 if not last:
-                    batch, rows = next(draws)
+                    try:
+                        batch, rows = next(draws)
+                    except Exception:
+                        if not save and jax.process_count() == 1:  # the others wait in their step
+                            checkpoints.save(step, state, scores)
+                        raise
         except FloatingPointError as error:
             loss_fn = task.make_loss(model, config, mesh, total_steps)
             error.add_note(diagnose(model, loss_fn, state, batch, config))

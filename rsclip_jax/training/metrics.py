@@ -2,10 +2,12 @@
 
 import json
 import math
-import os
+import sys
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
+
+from rsclip_jax import atomic
 
 
 class MetricWriter:
@@ -18,9 +20,7 @@ class MetricWriter:
     def __init__(self, workdir: Path, step: int):
         self._path = workdir / "metrics.jsonl"
         lines = [line for line in read_metrics(workdir) if line["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, self._path)
+        atomic.write(self._path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = self._path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
@@ -39,11 +39,24 @@ class MetricWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """Read metrics.jsonl; a last line cut short by a crash is left out."""
+    """Read metrics.jsonl; a last line cut short by a crash is left out.
+
+    So are damaged lines (a disk that lost power leaves NULs): they are counted on stderr.
+    """
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    return [json.loads(line) for line in lines]
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    lines, damaged = [], 0
+    for text in whole.split(b"\n") if whole else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+        else:
+            damaged += 1
+    if damaged:
+        print(f"{path}: {damaged:,} damaged lines are left out", file=sys.stderr)
+    return lines

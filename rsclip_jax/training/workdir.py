@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rsclip_jax import host
+from rsclip_jax import atomic, host
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
@@ -66,8 +66,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
       ValueError: names every architecture field that differs from the run's own.
     """
     path = workdir / CONFIG_FILE
-    if path.exists():
-        old = load_config(path)
+    if old := _known_config(path):
         changed = changed_fields(old, config)
         # A field that the run did not know, one of a later release, had no part in it.
         known = _flat(old).keys() - EXECUTION
@@ -85,6 +84,18 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             logging.warning("%s: resuming with changed fields\n%s", workdir, lines)
     if jax.process_index() == 0:
         save_config(path, config)
+
+
+def _known_config(path: Path) -> ConfigDict | None:
+    """Return what the run was begun with, None if it is not known."""
+    if not path.exists():
+        return None
+    try:
+        return load_config(path)
+    except ValueError as error:  # The checkpoints may be whole: they check their own shapes.
+        if jax.process_index() == 0:
+            atomic.set_aside(path, f"{error}; the run goes on with the fields given now")
+        return None
 
 
 def mark_finished(workdir: Path, step: int, trained_parameters: int) -> None:
@@ -119,9 +130,7 @@ def save_config(path: Path, config: ConfigDict) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file of a workdir, atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    atomic.write(path, json.dumps(content, indent=2) + "\n")
 
 
 def load_config(path: Path) -> ConfigDict:
@@ -137,9 +146,15 @@ def load_config(path: Path) -> ConfigDict:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, no JSON: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where an object belongs")
+        return content
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged, no JSON: {error}. A run of rsclip_jax.main with the same "
+            "--workdir writes it anew"
+        ) from error
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -176,11 +176,22 @@ def recognise(names: Any) -> str:
 
 
 def depths(state: Mapping[str, Any], layout: str) -> dict[str, int]:
-    """Count the layers of both towers: {"img": ..., "txt": ...}."""
+    """Count the layers of both towers: {"img": ..., "txt": ...}.
+
+    Raises:
+      ValueError: a layer before the last one is not there.
+    """
     found = {}
     for root, stem in LAYOUTS[layout].stems.items():
-        numbers = [int(m[1]) for k in state if (m := re.match(re.escape(stem) + r"(\d+)\.", k))]
-        found[root] = max(numbers, default=0) + 1
+        numbered = re.compile(re.escape(stem) + r"(\d+)\.")
+        numbers = {m[1] for k in state if (m := numbered.match(k))}
+        expected = {str(n) for n in range(len(numbers))}
+        if numbers != expected:  # in a damaged file, or one that claims a million layers
+            raise ValueError(
+                f"its {len(numbers)} layers {stem}N are not numbered from 0: "
+                f"{min(expected - numbers)} is missing, {max(numbers - expected):.20} is there"
+            )
+        found[root] = max(len(numbers), 1)
     return found
 
 

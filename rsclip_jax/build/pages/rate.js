@@ -45,6 +45,7 @@ const CRITERIA = [
 const QUEUE = "rsclip_jax.rate.unsaved"; // answers the server has not confirmed
 const NAME = "rsclip_jax.rate.rater";
 const RETRY = 2000; // milliseconds
+const PATIENCE = 30_000; // likewise, for an answer of the server
 
 const $ = (id) => document.getElementById(id);
 const state = {
@@ -104,6 +105,7 @@ async function post(answer) {
   try {
     const response = await fetch("/ratings", {
       method: "POST",
+      signal: AbortSignal.timeout(PATIENCE),
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(answer),
     });
@@ -124,7 +126,9 @@ function trouble(text) {
 async function start(rater) {
   let told;
   try {
-    const response = await fetch(`/session?${new URLSearchParams({ rater })}`);
+    const response = await fetch(`/session?${new URLSearchParams({ rater })}`, {
+      signal: AbortSignal.timeout(PATIENCE),
+    });
     told = await response.json();
   } catch {
     told = { error: "The server does not answer: is the command still running?" };
