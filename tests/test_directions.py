@@ -63,7 +63,9 @@ DOUBTED = [
     "on top of the image", "the road runs from top to bottom", "the house is left and the lake not",
     "a field is left in the corner", "the left boat", "the lower buildings", "the road turns left",
     "in west of scotland", "the south of korea", "to the north of the Thames", "the west coast",
-    "a westbound lane", "to the \u017fouth", "on the r\u0131ght", "a upper part, an left part",
+    "a westbound lane", "to the \u017fouth", "in the \u017foutheast", "on the r\u0131ght",
+    "a upper part, an left part", "a lake on the left, houses right",
+    "houses right, a lake on the left",
 ]  # fmt: skip
 
 

@@ -64,7 +64,7 @@ _PART = (
     r"(?:side|part|half|corner|edge|portion|section|quarter|third|quadrant|area|region|block|center"
     r"|centre|middle|margin|border|end)s?\b"
 )
-_LAND = rf"(?:{_PART}|(?:bank|shore|tip|wall|land|slope|direction)s?\b)"
+_LAND = rf"(?:{_PART}|(?:tip|wall|land|slope|direction)s?\b)"  # not shore, coast: names
 _CAPITAL_PART = r"(?:Side|Part|Half|Corner|Edge|Portion|Section|Area|Region)s?\b"
 _PICTURE = (
     r"(?:the|this|that|an?|each) (?:(?:satellite|aerial|overhead|google|whole) )?"
@@ -110,7 +110,7 @@ _READING = [
     ("compass", _BEFORE_POINT, _POINT, rf"{_TAIL}{_ENDS}"),
     ("none", "", rf"(?:{_DIAGONAL}|{_POINT})(?:ern)?",
      r" (?:africa|america|asia|europe|indian|korea|style)\w*"),
-    ("doubt", _after("the a an of"), rf"(?:{_DIAGONAL}|{_POINT})(?:ern)?", r"\b"),
+    ("doubt", _after("the a an"), rf"(?:{_DIAGONAL}|{_POINT})(?:ern)?", r"\b"),
     ("doubt", "", rf"(?:{_DIAGONAL}|{_POINT}){_TAIL}", rf"(?:(?= of\b)|{_ENDS})"),
     ("doubt", "", rf"(?:{_POINT})bound|{_SIDE}wards?", r"\b"),
     # Left and right: nouns, adjectives of a part. "Left the harbor", "right next to" fit no row.
@@ -138,6 +138,7 @@ _READING = [
     ("doubt", "^", _ENDWISE, r"(?= of\b)"),
     ("none", _after("from high orbiting hovering flying captured"), "above", r"\b"),
     ("none", _after("image picture photo"), "above|below", r"\b(?! (?:the|an?)\b)"),
+    ("none", _after("the"), "above", r"\b"),
     ("none", "", "above|below", r" (?:(?-i:[A-Z][a-z])|(?:the )?(?:sea|ground|average|all)\b)"),
     ("doubt", "", "above|below", r"\b"),
     # Roads that "cross vertically" are at right angles to each other.
@@ -161,6 +162,8 @@ _FOUND = re.compile(
     + ")",
     re.IGNORECASE,
 )
+# Beside a direction, another one that no row reads: "a lake on the left, houses right".
+_LOOSE = re.compile(r"\b(?:left|right|upper|lower)\b", re.IGNORECASE)
 
 
 def has_direction(text: str) -> bool:
@@ -186,15 +189,18 @@ def turned(text: str, move: Callable[[Vector], Vector]) -> str | None:
     """
     if move(_RIGHT) == _RIGHT and move(_DOWN) == _DOWN:
         return text
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for rule, start, stop in _directions(text):
         old = text[start:stop]
         new = _turned_words(rule, old, move)
         before = None if new is None else _with_article(text[end:start], old, new)
-        if new is None or before is None:
+        if new is None or before is None or _LOOSE.search(before):
             return None
         parts += [before, new]
         end = stop
+    if parts and _LOOSE.search(text, end):
+        return None
     return "".join([*parts, text[end:]])
 
 
@@ -206,6 +212,8 @@ def _directions(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _turned_words(rule: str, old: str, move: Callable[[Vector], Vector]) -> str | None:
+    if not old.isascii():  # "ſ" passes for "s" where case is ignored
+        return None
     if rule == "corner" and (two := _TWO.fullmatch(old)):
         return _turned_corner(two[1], two[2], two[3], move)
     way, forms = _TABLE.get((rule, old.lower()), (_UP, {}))
