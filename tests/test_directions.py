@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -18,54 +17,108 @@ GEOMETRIES = [
 ]
 QUARTER = images.Geometry(None, 1.0, 0.0, True, False, True)  # clockwise: left becomes top
 LEFT, RIGHT, UP, DOWN = (-1, 0), (1, 0), (0, -1), (0, 1)
-MEANING = {
-    "left": LEFT, "leftmost": LEFT, "right": RIGHT, "upper": UP, "lower": DOWN, "top": UP,
-    "bottom": DOWN, "north": UP, "northern": UP, "south": DOWN, "east": RIGHT, "eastern": RIGHT,
-    "west": LEFT, "westwards": LEFT, "above": UP, "below": DOWN, "to the left of": LEFT,
-    "to the right of": RIGHT, "topmost": UP, "bottommost": DOWN, "rightmost": RIGHT,
-    "uppermost": UP, "lowermost": DOWN, "southern": DOWN, "western": LEFT, "eastwards": RIGHT,
-    "northwards": UP, "southwards": DOWN,
-}  # fmt: skip
-
-
-def meaning(phrase: str) -> tuple[int, int]:
-    """Return the direction of a phrase, one word or the two of a corner."""
-    if phrase in MEANING:
-        return MEANING[phrase]
-    one, two = re.fullmatch(r"(\w+?)[ -]?(left|right|east|west)(?:ern)?", phrase).groups()
-    return MEANING[two][0], MEANING[one][1]
+# Phrases whose words turn by flips and right angles, and what a quarter to the right makes of them.
+QUARTERS = {
+    "a house on the left": "a house towards the top",
+    "On the right is a lake.": "Towards the bottom is a lake.",
+    "a tree on the right next to a lake": "a tree towards the bottom next to a lake",
+    "the left of the picture": "the top of the picture",
+    "at the top of this aerial view": "at the right of this aerial view",
+    "on the bottom of the image": "on the left of the image",
+    "in the upper part": "in the right part",
+    "on the left side of a road": "on the upper side of a road",
+    "trees on the left and right sides": "trees on the top and bottom sides",
+    "the leftmost of three ponds": "the topmost of three ponds",
+    "in the UPPER-LEFT corner": "in the UPPER-RIGHT corner",
+    "in the top left, near a road": "in the top right, near a road",
+    "in the left lower corner": "in the left upper corner",
+    "a tank at the center and bottom-right blocks": "a tank at the center and bottom-left blocks",
+    "a dam in the top-center block": "a dam in the center-right block",
+    "on the North Side": "on the East Side",
+    "the Southern Part of a port": "the Western Part of a port",
+    "to the north of the road": "to the east of the road",
+    "in the NE of the city": "in the SE of the city",
+    "the northeast corner, the NorthWest corner": "the southeast corner, the NorthEast corner",
+    "the southwestern tip; a north-south road": "the northwestern tip; an east-west road",
+    "from west to east": "from north to south",
+    "The ROAD to the SOUTH": "The ROAD to the WEST",
+    "A road runs horizontally.": "A road runs vertically.",
+    "a left corner, AN UPPER SIDE": "an upper corner, A RIGHT SIDE",
+    "Horizontal stripes": "Vertical stripes",
+}
+# Of these only flips are sure; left and right, up and down change places.
+MIRRORED = {
+    "to the left of a road": "to the right of a road",
+    "Left of the road, a house": "Right of the road, a house",
+    "the left-hand side": "the right-hand side",
+    "on the lefthand side": "on the righthand side",
+    "on the far left, a lake": "on the far right, a lake",
+    "on the right in a yard": "on the left in a yard",
+    "on the top edge": "on the bottom edge",
+    "the uppermost row": "the lowermost row",
+    "two roads cross vertically": "two roads cross vertically",
+}
+DOUBTED = [
+    "a bridge above a river", "a road below it", "pools at the top", "a field on top",
+    "on top of the image", "the road runs from top to bottom", "the house is left and the lake not",
+    "a field is left in the corner", "the left boat", "the lower buildings", "the road turns left",
+    "in west of scotland", "the south of korea", "to the north of the Thames", "the west coast",
+    "a westbound lane", "to the \u017fouth", "in the \u017foutheast", "on the r\u0131ght",
+    "a upper part, an left part", "a lake on the left, houses right",
+    "houses right, a lake on the left",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_turned_phrase_names_the_turned_direction(geometry):
-    corners = [f"{y}{gap}{x}" for y, x, gap in itertools.product(("upper", "bottom"),
-               ("left", "right"), (" ", "-"))]  # fmt: skip
-    corners += [y + x for y, x in itertools.product(("north", "south"), ("east", "west"))]
-    for phrase in [*MEANING, *corners, "southwestern"]:
-        new = turned(phrase, geometry.move)
-        assert meaning(new) == geometry.move(meaning(phrase)), (phrase, new)
+@pytest.mark.parametrize("text", [*QUARTERS, *MIRRORED])
+def test_a_text_is_turned_there_and_back(text, geometry):
+    assert has_direction(text)
+    there = turned(text, geometry.move)
+    if text in MIRRORED and geometry.transpose:
+        assert there is None
+    else:
+        undo = next(
+            other
+            for other in GEOMETRIES
+            if all(other.move(geometry.move(way)) == way for way in (RIGHT, DOWN))
+        )
+        assert turned(there, undo.move) == text
+        assert has_direction(there)
 
 
-def test_sentences_after_a_quarter_turn():
-    for before, after in (
-        ("Left of the road, a house.", "Top of the road, a house."),
-        ("a house to the left of a road", "a house above a road"),
-        ("a house above a road", "a house to the right of a road"),
-        ("in the UPPER-LEFT corner", "in the UPPER-RIGHT corner"),
-        ("the left-hand side; the top side", "the top side; the right side"),
-        ("A road runs horizontally", "A road runs vertically"),
-        ("a vertical road", "a horizontal road"),
-        ("in the Northwest", "in the Northeast"),
-    ):
-        assert turned(before, QUARTER.move) == after
-        assert has_direction(before)
+@pytest.mark.parametrize(("text", "after"), QUARTERS.items())
+def test_words_after_right_angles(text, after):
+    assert turned(text, QUARTER.move) == after
+    for _ in range(4):
+        text = turned(text, QUARTER.move)
+    assert turned(text, QUARTER.move) == after
+
+
+@pytest.mark.parametrize(("text", "after"), MIRRORED.items())
+def test_words_after_a_half_turn(text, after):
+    assert turned(text, lambda way: (-way[0], -way[1])) == after
+
+
+@pytest.mark.parametrize("text", DOUBTED)
+def test_what_may_be_a_direction_is_never_turned(text):
+    assert has_direction(text)
+    for geometry in GEOMETRIES:
+        still = geometry.move(RIGHT) == RIGHT and geometry.move(DOWN) == DOWN
+        assert turned(text, geometry.move) == (text if still else None)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["a bright city seen from above", "a road at right angles, right next to a river",
-     "little green is left in winter", "North Carolina, South Korea and northern Ireland",
-     "trees on top of the hill", "a topical leftover copyright westerner", "a top-down view"],
+    ["a bright city seen from above", "hovering above Oslo", "a road at right angles, right now",
+     "right of way", "a right triangle right next to a river", "all right", "right away",
+     "the boat left the harbor", "few trees left", "a raft was left by the tide", "left over",
+     "North Carolina, South Korea and West Virginia", "in northern ireland, north american",
+     "southeast asia, a western style house", "Big Town West, United States", "the Middle East",
+     "trees on top of the hill", "a mountain top, a roof top", "the bottom of the sea",
+     "a topical leftover copyright westerner", "a top-down view", "a top view of a hill",
+     "lower density, lower buildings, lower than", "upper class", "below sea level",
+     "a bird above the sea, above the ground", "in Omaha, NE", "a vertical photo",
+     "左边有一条河，top在left边", "westlich der Stra\u00dfe liegt ein See",],
 )  # fmt: skip
 def test_what_only_looks_like_a_direction_stays(text):
     assert not has_direction(text)
@@ -80,9 +133,11 @@ def spot(row: int, column: int) -> bytes:
     return buffer.getvalue()
 
 
-def batches(augment_text: str, **changes):
+PLACES = {"upper left": (0, 0), "lower right": (3, 3), "upper right": (0, 3)}
+
+
+def batches(augment_text: str, places=PLACES, **changes):
     """Return the texts of 32 samples, and where the bright spot of each is: signs of (x, y)."""
-    places = {"upper left": (0, 0), "lower right": (3, 3), "upper right": (0, 3)}
     records = [
         record("a", i, image=spot(*place), captions=[f"{name} spot"])
         for i, (name, place) in enumerate(places.items())
@@ -96,12 +151,29 @@ def batches(augment_text: str, **changes):
     return read(batch["text"]), signs
 
 
+def meaning(phrase: str) -> tuple[int, int]:
+    """Return the direction of a corner."""
+    row, column = phrase.split()
+    return {"left": -1, "right": 1}[column], {"upper": -1, "lower": 1}[row]
+
+
 @pytest.mark.parametrize("augment_text", ["leave", "turn"])
 def test_the_texts_of_a_batch_are_true_of_its_images(augment_text):
     texts, signs = batches(augment_text, rotate=20.0)
     meant = [meaning(text.removesuffix(" spot")) for text in texts]
     np.testing.assert_array_equal(signs, meant)
     assert len(set(texts)) == (3 if augment_text == "leave" else 4)  # "lower left" only by turning
+
+
+def test_what_cannot_be_turned_for_sure_leaves_its_image_unturned():
+    places = {"above a": (0, 0), "left of a": (0, 3)}  # one never turns, one by flips only
+    texts, signs = batches("turn", places, batch_size=128)
+    seen = {text: {tuple(sign) for sign in signs[np.array(texts) == text]} for text in texts}
+    assert seen == {
+        "above a spot": {(-1, -1)},
+        "left of a spot": {(1, -1), (1, 1)},
+        "right of a spot": {(-1, -1), (-1, 1)},
+    }
 
 
 def test_without_it_flips_make_texts_wrong():

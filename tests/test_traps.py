@@ -54,6 +54,10 @@ def test_directions_under_flips_are_told_with_their_share(config):
     config.input.augment_text = "leave"
     (line,) = traps(config, named, 6)
     assert "these are not flipped or turned" in line
+    config.input.augment_text = "turn"
+    named["scenes"][:24] = records(24, captions=["a bridge above a river"])
+    (line,) = traps(config, named, 6)
+    assert "48 of 48" in line and "right angles leave 12 of these as they are" in line
 
 
 def test_a_small_data_set_of_a_mixture_that_fills_its_share_of_a_batch_is_named(config):

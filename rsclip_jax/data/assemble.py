@@ -225,10 +225,18 @@ class Assemble:
         )
         augmentation = self._of_directions if directed else self._augmentation
         draws = draws[: images.GEOMETRY_DRAWS]
-        geometry = images.draw_geometry(augmentation, draws, *images.dimensions(record["image"]))
+        size = images.dimensions(record["image"])
+        geometry = images.draw_geometry(augmentation, draws, *size)
         if directed and augment_text == "turn":
-            for chosen in texts.values():
-                chosen[number] = directions.turned(chosen[number], geometry.move)
+            new = [
+                text
+                for chosen in texts.values()
+                if (text := directions.turned(chosen[number], geometry.move)) is not None
+            ]
+            if len(new) < len(texts):
+                return images.draw_geometry(self._augmentation.unturned(), draws, *size)
+            for chosen, text in zip(texts.values(), new, strict=True):
+                chosen[number] = text
         return geometry
 
     def _see(

@@ -151,7 +151,8 @@ class Augmentation:
       rotate: rotate by an angle drawn from +-rotate degrees (180: any), borders reflected.
       augment_text: what becomes of samples whose texts name a direction (`directions`): "off", they
         are treated as all others; "leave", they are neither flipped nor turned; "turn", flips and
-        right angles turn the words as well, and there is no other angle.
+        right angles turn the words as well, and there is no other angle; images whose words
+        cannot be turned for sure stay unturned.
     """
 
     crop: tuple[float, ...] = (0.5, 1.0)
@@ -184,6 +185,10 @@ class Augmentation:
             return self
         if self.augment_text == "turn":
             return dataclasses.replace(self, rotate=0.0)
+        return self.unturned()
+
+    def unturned(self) -> "Augmentation":
+        """Return what is done to samples whose image must not be turned."""
         return dataclasses.replace(self, flip=False, right_angles=False, rotate=0.0)
 
 

@@ -93,19 +93,23 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
 
 def _of_directions(config: ConfigDict, records: Sequence[Mapping]) -> Iterator[str]:
     augmentation = from_config(Augmentation, config.input)
-    named = sum(
-        any(directions.has_direction(text) for field in LIST_FIELDS for text in record[field])
-        for record in records
-    )
+    texts = [[text for field in LIST_FIELDS for text in record[field]] for record in records]
+    named = [some for some in texts if any(map(directions.has_direction, some))]
     if not (named and augmentation.turns()):
         return
+    stuck = sum(
+        any(directions.turned(text, lambda way: (-way[1], way[0])) is None for text in some)
+        for some in named
+    )
     done = {
         "off": "flips and turns make them wrong; --config.input.augment_text=turn turns the words "
         "as well, =leave leaves such images as they are",
         "leave": "these are not flipped or turned (config.input.augment_text)",
-        "turn": "flips and right angles turn the words as well (config.input.augment_text)",
+        "turn": "flips and right angles turn the words as well (config.input.augment_text), "
+        f"except where no words are sure: right angles leave {stuck} of these as they are",
     }
     yield (
-        f"texts of {named} of {len(records)} records looked at ({named / len(records):.0%}) name a "
-        f"direction, such as left, upper or north: {done[augmentation.augment_text]}"
+        f"texts of {len(named)} of {len(records)} records looked at "
+        f"({len(named) / len(records):.0%}) name a direction, such as left, upper or north: "
+        f"{done[augmentation.augment_text]}"
     )
