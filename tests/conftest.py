@@ -30,6 +30,22 @@ from rsclip_jax.data import train_sentencepiece
 from rsclip_jax.data.synthetic import write_scenes
 
 
+# They come first, so that no process is left alone with one of them at the end.
+LONGEST = (
+    "test_benchmark_gpu",
+    "test_fusionrs",
+    "test_hosts",
+    "test_resume",
+    "test_fit",
+    "test_loop",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the modules that take longest begin."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> str:
     """Return a data directory with the data set "scenes": 96 for training, 24 held out, 32 px.
