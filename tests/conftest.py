@@ -29,7 +29,6 @@ from browser import browser, page  # noqa: F401 - fixtures
 from rsclip_jax.data import train_sentencepiece
 from rsclip_jax.data.synthetic import write_scenes
 
-
 # They come first, so that no process is left alone with one of them at the end.
 LONGEST = (
     "test_benchmark_gpu",
