@@ -453,13 +453,13 @@ def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path
     assert content(tmp_path / "data/toy/1.0.0") == content(tmp_path / "undisturbed/toy/1.0.0")
 
 
-def test_an_interrupted_run_tidies_up(tmp_path, stalled_run):
+def test_an_interrupted_run_says_what_becomes_of_what_it_wrote(tmp_path, stalled_run):
     os.killpg(stalled_run.pid, signal.SIGINT)  # as Ctrl-C in a terminal: all processes get it
     _, error = stalled_run.communicate(timeout=30)
     assert stalled_run.returncode == 130
-    assert b"interrupted; nothing was written" in error
+    assert b"prepare: interrupted; the same command removes what this one has written" in error
     assert b"Traceback" not in error
-    assert list((tmp_path / "data").iterdir()) == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".toy.incomplete"]
 
 
 def test_a_write_that_fails_leaves_no_data_set(tmp_path):
@@ -618,19 +618,26 @@ def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
     assert splits_of(tmp_path, split_names=("0=val",))[1] == {"val": 3}
 
 
-def test_records_lost_to_another_split_are_counted_by_their_split(tmp_path):
+def test_of_one_id_the_held_out_record_stays(tmp_path):
     rows = toy(tmp_path, count=3)  # train, train, val
-    again = [{**row, "split": "test", "captions": ["x", "y"]} for row in rows]
-    write_rows(tmp_path, [*rows, *again, rows[0]])
-    summary = prepare(options(tmp_path, max_skipped=0.6))
+    again = [{**row, "split": "testing", "captions": ["x", "y"]} for row in rows[1:]]
+    more = [{**rows[0], "split": "extra"}, {**rows[2], "split": "train"}, rows[0]]
+    write_rows(tmp_path, [*rows, *again, *more])
+    summary = prepare(options(tmp_path, max_skipped=0.7, split_names=("extra=val",)))
+    assert summary.records == {"val": 1, "test": 2}
     assert summary.skipped == {
-        "duplicate id of test, which train has already": 2,
-        "duplicate id of test, which val has already": 1,
-        "duplicate id": 1,
+        "duplicate id of train, which test has already": 2,
+        "duplicate id of train, which val has already": 2,
+        "duplicate id of val, which test has already": 1,
     }
+    test = records.open_source(tmp_path / "data", "toy", "test")
+    assert [(record["id"], record["captions"]) for record in test] == [
+        ("1.jpg", ["x", "y"]),
+        ("2.jpg", ["x", "y"]),
+    ]
     table = summary.table()
-    assert "         2  duplicate id of test, which train has already" in table.splitlines()
-    assert "of one id the first stays" in table
+    assert "         2  duplicate id of train, which test has already" in table.splitlines()
+    assert "of one id the first stays, in tables a held-out one" in table
 
 
 def test_images_that_are_in_another_split_too_are_kept_and_counted(tmp_path):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rsclip_jax.data import tables
+from rsclip_jax.data import csv_rows, tables
 from rsclip_jax.data.caption_rows import merge_rows
 from rsclip_jax.data.sources import InputError, Sample
 from rsclip_jax.data.tables import open_table
@@ -148,7 +148,7 @@ def test_an_empty_id_is_a_problem_only_where_ids_have_a_column(tmp_path):
         ('"[""one"", ""two""]"', ["one", "two"]),
         ("\"['one', 'it''s two']\"", ["one", "its two"]),
         ("[a bracket", ["[a bracket"]),
-        ("[1]", ["[1]"]),
+        ("[a boat]", ["[a boat]"]),
         ('"two\nlines"', ["two\nlines"]),
         ("", []),
     ],
@@ -181,8 +181,8 @@ def test_csv_faults_of_the_whole_file_are_refused(tmp_path, monkeypatch):
         open_table("csv", text(tmp_path, "filename,caption,caption\na.jpg,one,two\n"))
     with pytest.raises(InputError, match="no row can be read; it is empty"):
         open_table("csv", text(tmp_path, "filename,caption\n"))
-    monkeypatch.setattr(tables, "MAX_ROW_CHARS", 100)
-    with pytest.raises(InputError, match="never closed"):
+    monkeypatch.setattr(csv_rows, "MAX_ROW_CHARS", 100)
+    with pytest.raises(InputError, match="begins in line 2 does not end before line 12"):
         open_table("csv", text(tmp_path, 'filename,caption\na.jpg,"one\n' + "b.jpg,two\n" * 99))
 
 
@@ -383,7 +383,7 @@ def test_only_samples_whose_last_row_is_to_come_are_held_back():
             taken.append(index)
             yield Sample(f"{index}", index, id=f"{index // 3}.jpg", captions=[f"{index}"])
 
-    for index, sample in enumerate(merge_rows(read, "captions")):
+    for index, sample in enumerate(merge_rows(read, "captions", lambda sample: sample.split)):
         assert sample.captions == [f"{3 * index}", f"{3 * index + 1}", f"{3 * index + 2}"]
         assert len(taken) == 30 + 3 * (index + 1)
     assert index == 9
@@ -432,7 +432,8 @@ def test_columns_that_look_used_and_are_not_are_refused(tmp_path, name):
     path = jsonl(tmp_path, row)
     with pytest.raises(InputError, match=f"--ignore={name}$"):
         open_table("jsonl", path, ignore=())
-    assert open_table("jsonl", path, ignore=(name,)).notes == [f"columns not used: {name}, w"]
+    note = f"columns not used (rows that fill them): {name} (1), w (1)"
+    assert open_table("jsonl", path, ignore=(name,)).notes == [note]
 
 
 @pytest.mark.parametrize("delimiter", ",\t;|")
