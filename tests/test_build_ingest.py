@@ -109,7 +109,7 @@ def test_half_a_character_costs_no_more_than_its_row(tmp_path):
         ("set/2", "not Unicode: image "),
         ("set/3", "not Unicode: url "),
         ("set/\ufffd", "not Unicode: id "),
-        ("set/t.jsonl:5", "not a text: column "),
+        ("set/t.jsonl:5", "not a text in column "),
     ]
 
 

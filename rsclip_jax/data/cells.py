@@ -42,7 +42,7 @@ def text_of(cell: Any, name: str) -> str:
         return ""
     if isinstance(cell, str | int | float):
         return str(cell).strip()
-    raise ValueError(f"not a text: column {name!r} holds {cell!r:.80}")
+    raise ValueError(f"not a text in column {name!r}: {cell!r:.80}")
 
 
 def items_of(cell: Any, name: str) -> list[str]:
@@ -82,8 +82,8 @@ def _item(item: Any, name: str) -> str:
         item = item if key is None else item[key]
     if not (isinstance(item, str) or _is_nothing(item)):
         raise ValueError(
-            f"not a text: column {name!r} has {item!r:.80} where a caption, or an object with "
-            f"{', '.join(TEXT_KEYS)}, is expected"
+            f"not a text in column {name!r}: {item!r:.80}, where a caption, or an object with one "
+            f"of {', '.join(TEXT_KEYS)}, is expected"
         )
     return text_of(item, name)
 
@@ -100,7 +100,7 @@ def _written(cell: str, name: str) -> Any:
     """
     if len(cell) > MAX_LIST_CHARS:
         raise ValueError(
-            f"list too long: column {name!r} has one of {len(cell):,} characters, at most "
+            f"list too long in column {name!r}: {len(cell):,} characters, at most "
             f"{MAX_LIST_CHARS:,} are read"
         )
     for read in (json.loads, _python):
@@ -108,9 +108,7 @@ def _written(cell: str, name: str) -> Any:
             return read(cell)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             continue
-    raise ValueError(
-        f"not a list: column {name!r} has {cell!r:.80}, which looks like a list and cannot be read"
-    )
+    raise ValueError(f"unreadable list in column {name!r}: {cell!r:.80}")
 
 
 def _python(cell: str) -> Any:

@@ -25,8 +25,9 @@ from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 from rsclip_jax.data.splits import usual_name
 
-PEEK = 100  # rows, or rows that hold something in a column, that tell what it is
-MAX_COLUMNS = 10_000
+PEEK = 100  # rows that tell what the columns hold
+EXAMPLES = 10  # likewise, of a column that is empty in these
+MAX_COLUMNS = 2_000
 SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
 # A row that is none is the reason why: a string.
@@ -134,16 +135,16 @@ def open_table(
 def _survey(rows: Iterable[_Row], path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Read all rows; return how many hold something, by column, and examples of each column."""
     filled: dict[str, int] = {}
-    examples = []
+    examples: list[dict[str, Any]] = []
     for _, row, _ in rows:
         if isinstance(row, str):
             continue
-        keep = False
+        keep = len(examples) < PEEK
         for name, cell in row.items():
             count = filled.setdefault(name, 0)
             if has_content(cell):
                 filled[name] = count + 1
-                keep = keep or count < PEEK
+                keep = keep or count < EXAMPLES
         if keep:
             examples.append(row)
         if len(filled) > MAX_COLUMNS:
