@@ -50,10 +50,9 @@ def csv_rows(
     )
     header: list[str] = []
     unnamed: list[int] = []
-    number = 0
     while True:
         lines.clear()
-        first, number = number + 1, number
+        first = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:

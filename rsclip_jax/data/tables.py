@@ -156,7 +156,7 @@ def _survey(rows: Iterable[_Row], path: Path) -> tuple[dict[str, int], list[dict
 
 
 def _column_notes(filled: Mapping[str, int], columns: Columns, unused: Sequence[str]) -> list[str]:
-    """Say which columns are of no use."""
+    """Say which columns are not used, or are and hold nothing."""
     notes = []
     if unused:
         counts = (f"{name or '(no name)'} ({filled[name]:,})" for name in unused)
