@@ -28,7 +28,6 @@ spellings of splits become train, val and test (--split_names).
 In jsonl, csv and json, rows of one image with one caption each become one record with all of them.
 """
 
-import concurrent.futures.process
 import contextlib
 import dataclasses
 import json
@@ -42,14 +41,17 @@ from typing import Any
 
 from absl import app, flags
 
+from rsclip_jax import errors
 from rsclip_jax.data import records
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
+from rsclip_jax.data.csv_rows import QUOTINGS
 from rsclip_jax.data.ingest import Outcome, Recipe, ingest
 from rsclip_jax.data.progress import Progress
 from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import FirstSplits, text_key
 from rsclip_jax.data.sources import InputError, Source, open_folder
+from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
@@ -59,13 +61,14 @@ from rsclip_jax.host import available_cores, local_path, printable_output
 SPLIT = "train"  # of samples that name none
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
 _COLUMNS = tuple(flag for flag, _ in ROLES.values())
-_OF_TABLES = ("images", "encoding", "delimiter")
+_OF_CSV = ("delimiter", "quoting")
+_OF_TABLES = ("images", "encoding", *_OF_CSV)
 OPTIONAL = (*_OF_TABLES, "ignore", "class_folder", "follow_links")
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
-    "jsonl": ("class_folder", "delimiter"),
+    "jsonl": ("class_folder", *_OF_CSV),
     "csv": ("class_folder",),
-    "json": ("class_folder", "delimiter"),
+    "json": ("class_folder", *_OF_CSV),
     "folder": (*_OF_TABLES, *_COLUMNS),
     "webdataset": (*_OF_TABLES, "class_folder", "follow_links", "image_column", "ir_column"),
     "tfds": (*OPTIONAL, "split", *_COLUMNS),
@@ -91,6 +94,7 @@ class Options:
     columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     encoding: str = ""
     delimiter: str = ""  # of csv; "": guessed
+    quoting: str = ""  # of csv: one of `csv_rows.QUOTINGS`
     ignore: tuple[str, ...] = ()  # columns and extensions left out on purpose
     follow_links: bool = False
     split_names: tuple[str, ...] = ()  # "restval=train"
@@ -186,7 +190,7 @@ def check(options: Options) -> Source:
         )
     if len(options.delimiter) > 1 and options.delimiter not in ("tab", "\\t"):
         raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
-    _split_names(options)
+    names = _split_names(options)
     _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
@@ -205,6 +209,8 @@ def check(options: Options) -> Source:
         options.encoding or "utf-8",
         {"tab": "\t", "\\t": "\t"}.get(options.delimiter, options.delimiter),
         options.ignore,
+        options.quoting,
+        lambda split: usual_name(split, names) or options.split,
     )
 
 
@@ -312,6 +318,13 @@ def define_flags() -> None:
         "Between the cells of csv files: one character, or tab; default: a tab in .tsv files, else "
         "the comma, tab, semicolon or bar that the first line has most of.",
     )
+    flags.DEFINE_enum(
+        "quoting",
+        "",
+        QUOTINGS,
+        "Of csv files: none takes quotation marks as they are, and each line for a row; default: a "
+        "cell may be in quotation marks, and then have delimiters and line breaks.",
+    )
     flags.DEFINE_boolean(
         "follow_links", False, "Read images that links below the image root point to elsewhere."
     )
@@ -361,18 +374,8 @@ def main(argv: list[str]) -> None:
     printable_output()
     options = options_from_flags()
     start = time.monotonic()
-    try:
+    with errors.one_line("prepare", "removes what this one has written, and begins again"):
         summary = prepare(options)
-    except (InputError, OSError, records.DatasetBusyError) as error:
-        sys.exit(f"prepare: {error}")
-    except concurrent.futures.process.BrokenProcessPool:
-        sys.exit(
-            "prepare: a worker process died (out of memory, or a decoder crashed?); nothing was "
-            "written. Try fewer --workers or a smaller --max_pixels"
-        )
-    except KeyboardInterrupt:
-        print("\nprepare: interrupted; nothing was written, run it again", file=sys.stderr)
-        sys.exit(130)
     elapsed = time.monotonic() - start
     directory = Path(options.output) / options.name / records.VERSION
     print(f"{options.name}: {directory}, prepared in {elapsed:.1f} s")

@@ -109,3 +109,21 @@ def test_columns_of_images_that_are_there_are_refused(tmp_path):
     for number in range(6):
         os.remove(tmp_path / f"{number}_hot.png")
     assert "lwir8" in open_table("jsonl", path, ignore=()).notes[0]  # nothing to be used
+
+
+@pytest.mark.parametrize("names", ["train test", "Training Val Testing", "TEST"])
+def test_splits_are_refused_by_their_values(names):
+    values = [name for name in names.split() for _ in range(5)]
+    with pytest.raises(InputError, match=r"column 'odd' holds splits \(.*--split_column=odd"):
+        check(values)
+    check(values, ignore=["odd"])
+    check([*values, *(["port", "beach"] * 5)])
+
+
+def test_what_says_no_more_than_the_split_column_is_left_alone():
+    rows = [{"odd": name} for name in ("train", "TRAINING", "Test", "val")]
+    samples = [Sample("", 0, split=name) for name in ("train", "train", "test", "validation")]
+    check_values(rows, ["odd"], (), "t.csv", samples)
+    samples[0].split = "val"
+    with pytest.raises(InputError, match="holds splits"):
+        check_values(rows, ["odd"], (), "t.csv", samples)

@@ -1,5 +1,6 @@
 """The command as a whole: what it keeps, what it skips, and that it is all or nothing."""
 
+import concurrent.futures.process
 import contextlib
 import io
 import json
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from rsclip_jax.data import ingest, records
+from rsclip_jax.data.columns import EMPTY_ITEM
 from rsclip_jax.data.images import decode
 from rsclip_jax.data.mending import CONTROL, HALF, NAME
 from rsclip_jax.data.sources import InputError
@@ -220,6 +222,13 @@ def test_images_are_shrunk_on_demand_only(tmp_path):
     assert big["image"][:3] == b"\xff\xd8\xff"
 
 
+def test_captions_that_lists_lack_are_counted(tmp_path):
+    rows = toy(tmp_path, count=2)
+    rows[0]["captions"] = ["a", None, ""]
+    write_rows(tmp_path, rows)
+    assert prepare(options(tmp_path)).as_dict()["mended_texts"] == {EMPTY_ITEM: 2}
+
+
 def test_class_folders_and_tars_are_prepared_too(tmp_path):
     (tmp_path / "classes/port").mkdir(parents=True)
     (tmp_path / "classes/port/a.jpg").write_bytes(picture(1))
@@ -282,6 +291,7 @@ def test_csv_with_one_caption_a_row_gives_one_record_an_image(tmp_path):
         ({"split_names": ("a=b c",)}, "--split_names=a=b c: split name 'b c' is not possible"),
         ({"input": "absent.jsonl"}, "absent.jsonl does not exist"),
         ({"columns": {"label": ("lable",)}}, "--label_column=lable"),
+        ({"quoting": "none"}, "--quoting means nothing for --format=jsonl"),
         ({"format": "folder"}, "--images means nothing for --format=folder"),
         ({"format": "tfds", "images": "", "follow_links": True}, "--follow_links means nothing"),
         ({"format": "webdataset", "images": "", "encoding": "utf-8"}, "--encoding means nothing"),
@@ -306,6 +316,19 @@ def test_a_read_only_output_is_told_before_the_work(tmp_path, monkeypatch):
             prepare(options(tmp_path, **changes))
     assert content(tmp_path / "data/toy/1.0.0") == before
     assert not (tmp_path / "new").exists()
+
+
+def test_a_worker_that_dies_is_told(tmp_path, monkeypatch):
+    def submit(*_):
+        future = concurrent.futures.Future()
+        future.set_exception(concurrent.futures.process.BrokenProcessPool())
+        return future
+
+    toy(tmp_path)
+    monkeypatch.setattr(concurrent.futures.ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(InputError, match=r"a worker process died .*--workers"):
+        prepare(options(tmp_path, workers=2))
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_an_existing_data_set_is_replaced_only_with_overwrite(tmp_path):
@@ -453,13 +476,13 @@ def test_a_killed_run_leaves_nothing_complete_and_a_second_one_finishes(tmp_path
     assert content(tmp_path / "data/toy/1.0.0") == content(tmp_path / "undisturbed/toy/1.0.0")
 
 
-def test_an_interrupted_run_tidies_up(tmp_path, stalled_run):
+def test_an_interrupted_run_says_what_becomes_of_what_it_wrote(tmp_path, stalled_run):
     os.killpg(stalled_run.pid, signal.SIGINT)  # as Ctrl-C in a terminal: all processes get it
     _, error = stalled_run.communicate(timeout=30)
     assert stalled_run.returncode == 130
-    assert b"interrupted; nothing was written" in error
+    assert b"prepare: interrupted; the same command removes what this one has written" in error
     assert b"Traceback" not in error
-    assert list((tmp_path / "data").iterdir()) == []
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".toy.incomplete"]
 
 
 def test_a_write_that_fails_leaves_no_data_set(tmp_path):
@@ -607,6 +630,24 @@ def test_the_usual_spellings_of_splits_become_train_val_and_test(tmp_path, capsy
     assert "--split_names: no record is of 'fold1'" in capsys.readouterr().err
 
 
+def test_records_that_name_no_split_or_an_unknown_one_are_told(tmp_path):
+    rows = toy(tmp_path, count=6)
+    assert "split" not in splits_of(tmp_path)[0].table()
+    for row, name in zip(rows, ("train", "", None, "fold_1", "test", "fold_1"), strict=True):
+        row["split"] = name
+    write_rows(tmp_path, rows)
+    lines = splits_of(tmp_path, overwrite=True)[0].table().splitlines()
+    assert "         2  that name no split are in train (--split decides)" in lines
+    assert (
+        "         2  of split 'fold_1' are in a split of their own, fold_1 "
+        "(--split_names=fold_1=NAME decides)"
+    ) in lines
+    for row in rows:
+        del row["split"]
+    write_rows(tmp_path, rows)
+    assert "split" not in splits_of(tmp_path, overwrite=True)[0].table()
+
+
 def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
     rows = toy(tmp_path, count=3)
     for row in rows:
@@ -618,19 +659,26 @@ def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
     assert splits_of(tmp_path, split_names=("0=val",))[1] == {"val": 3}
 
 
-def test_records_lost_to_another_split_are_counted_by_their_split(tmp_path):
+def test_of_one_id_the_held_out_record_stays(tmp_path):
     rows = toy(tmp_path, count=3)  # train, train, val
-    again = [{**row, "split": "test", "captions": ["x", "y"]} for row in rows]
-    write_rows(tmp_path, [*rows, *again, rows[0]])
-    summary = prepare(options(tmp_path, max_skipped=0.6))
+    again = [{**row, "split": "testing", "captions": ["x", "y"]} for row in rows[1:]]
+    more = [{**rows[0], "split": "extra"}, {**rows[2], "split": "train"}, rows[0]]
+    write_rows(tmp_path, [*rows, *again, *more])
+    summary = prepare(options(tmp_path, max_skipped=0.7, split_names=("extra=val",)))
+    assert summary.records == {"val": 1, "test": 2}
     assert summary.skipped == {
-        "duplicate id of test, which train has already": 2,
-        "duplicate id of test, which val has already": 1,
-        "duplicate id": 1,
+        "duplicate id of train, which test has already": 2,
+        "duplicate id of train, which val has already": 2,
+        "duplicate id of val, which test has already": 1,
     }
+    test = records.open_source(tmp_path / "data", "toy", "test")
+    assert [(record["id"], record["captions"]) for record in test] == [
+        ("1.jpg", ["x", "y"]),
+        ("2.jpg", ["x", "y"]),
+    ]
     table = summary.table()
-    assert "         2  duplicate id of test, which train has already" in table.splitlines()
-    assert "of one id the first stays" in table
+    assert "         2  duplicate id of train, which test has already" in table.splitlines()
+    assert "of one id the first stays, in tables a held-out one" in table
 
 
 def test_images_that_are_in_another_split_too_are_kept_and_counted(tmp_path):

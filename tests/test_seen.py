@@ -33,8 +33,6 @@ def test_repeats_tell_how_often_a_key_is_still_to_come():
     repeats = Repeats([5, 7, 5, 2**64 - 1, 5, 9, 9])
     assert len(repeats) == 2
     assert [repeats.take(key) for key in (7, 5, 2**64 - 1, 5, 6, 5, 5)] == [-1, 2, -1, 1, -1, 0, -1]
-    repeats.drop(9)
-    assert repeats.take(9) == -1
 
 
 def test_the_first_split_of_a_key_is_told():

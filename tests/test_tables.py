@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from rsclip_jax.data import tables
+from rsclip_jax.data import csv_rows, tables
 from rsclip_jax.data.caption_rows import merge_rows
+from rsclip_jax.data.columns import EMPTY_ITEM
 from rsclip_jax.data.sources import InputError, Sample
 from rsclip_jax.data.tables import open_table
 
@@ -120,8 +121,8 @@ def test_rows_that_cannot_be_used_are_told_why(tmp_path, monkeypatch):
         ("c.jsonl:3", "not JSON"),
         ("c.jsonl:4", "not a JSON object"),
         ("c.jsonl:5", "no image"),
-        ("c.jsonl:6", "not a text"),
-        ("c.jsonl:7", "not a text"),
+        ("c.jsonl:6", "not a text in column 'filename'"),
+        ("c.jsonl:7", "not a text in column 'captions'"),
         ("c.jsonl:8", "row too long"),
         ("c.jsonl:9", "row too long"),
         ("c.jsonl:10", ""),
@@ -148,7 +149,7 @@ def test_an_empty_id_is_a_problem_only_where_ids_have_a_column(tmp_path):
         ('"[""one"", ""two""]"', ["one", "two"]),
         ("\"['one', 'it''s two']\"", ["one", "its two"]),
         ("[a bracket", ["[a bracket"]),
-        ("[1]", ["[1]"]),
+        ("[a boat]", ["[a boat]"]),
         ('"two\nlines"', ["two\nlines"]),
         ("", []),
     ],
@@ -181,8 +182,8 @@ def test_csv_faults_of_the_whole_file_are_refused(tmp_path, monkeypatch):
         open_table("csv", text(tmp_path, "filename,caption,caption\na.jpg,one,two\n"))
     with pytest.raises(InputError, match="no row can be read; it is empty"):
         open_table("csv", text(tmp_path, "filename,caption\n"))
-    monkeypatch.setattr(tables, "MAX_ROW_CHARS", 100)
-    with pytest.raises(InputError, match="never closed"):
+    monkeypatch.setattr(csv_rows, "MAX_ROW_CHARS", 100)
+    with pytest.raises(InputError, match="begins in line 2 does not end before line 12"):
         open_table("csv", text(tmp_path, 'filename,caption\na.jpg,"one\n' + "b.jpg,two\n" * 99))
 
 
@@ -383,7 +384,7 @@ def test_only_samples_whose_last_row_is_to_come_are_held_back():
             taken.append(index)
             yield Sample(f"{index}", index, id=f"{index // 3}.jpg", captions=[f"{index}"])
 
-    for index, sample in enumerate(merge_rows(read, "captions")):
+    for index, sample in enumerate(merge_rows(read, "captions", lambda sample: sample.split)):
         assert sample.captions == [f"{3 * index}", f"{3 * index + 1}", f"{3 * index + 2}"]
         assert len(taken) == 30 + 3 * (index + 1)
     assert index == 9
@@ -409,7 +410,7 @@ def test_documents_keyed_by_split_give_splits_not_classes(tmp_path):
 def test_sentences_without_text_are_a_problem_not_nothing(tmp_path):
     row = {"filename": "a.jpg", "sentences": [{"tokens": ["a", "pond"]}]}
     sample = only(open_table("jsonl", jsonl(tmp_path, row)))
-    assert "not a text: column 'sentences'" in sample.problem
+    assert "not a text in column 'sentences'" in sample.problem
 
 
 @pytest.mark.parametrize("names", ["caption_1 caption_2", "caption1 caption2", "raw0 raw1"])
@@ -432,7 +433,8 @@ def test_columns_that_look_used_and_are_not_are_refused(tmp_path, name):
     path = jsonl(tmp_path, row)
     with pytest.raises(InputError, match=f"--ignore={name}$"):
         open_table("jsonl", path, ignore=())
-    assert open_table("jsonl", path, ignore=(name,)).notes == [f"columns not used: {name}, w"]
+    note = f"columns not used (rows that fill them): {name} (1), w (1)"
+    assert open_table("jsonl", path, ignore=(name,)).notes == [note]
 
 
 @pytest.mark.parametrize("delimiter", ",\t;|")
@@ -449,3 +451,113 @@ def test_backslashes_of_windows_are_read_as_slashes(tmp_path):
     source = open_table("csv", text(tmp_path, "filename,title\r\nim\\a.jpg,one\r\n"))
     assert only(source).image == "im/a.jpg"
     assert "backslashes" in source.notes[0]
+
+
+def many(tmp_path, *last, **more):
+    """Write 120 rows, and then others."""
+    (tmp_path / "0.jpg").touch()
+    rows = [{"filename": f"{n}.jpg", "caption": "one", **more} for n in range(120)]
+    return jsonl(tmp_path, *rows, *last)
+
+
+def late(name, value, count=1):
+    return [{"filename": f"late{n}.jpg", name: value} for n in range(count)]
+
+
+@pytest.mark.parametrize("name", ["text", "nir_2", "subset_2", "img", "captionEN", "is_train"])
+def test_columns_that_only_late_rows_have_are_refused_by_their_names(tmp_path, name):
+    path = many(tmp_path, *late(name, "x"))
+    with pytest.raises(InputError, match=f"'{name}' looks like .* --ignore={name}$"):
+        open_table("jsonl", path, ignore=())
+    source = open_table("jsonl", path, ignore=(name,))
+    assert source.notes == [f"columns not used (rows that fill them): {name} (1)"]
+
+
+@pytest.mark.parametrize(
+    "more, value, message",
+    [
+        ({}, "test", "'mood' holds splits"),
+        ({"mood": ""}, "validation", "'mood' holds splits"),
+        ({"mood": None}, "a.jpg", "'mood' holds paths of images"),
+    ],
+)
+def test_columns_that_only_late_rows_fill_are_refused_by_their_values(
+    tmp_path, more, value, message
+):
+    path = many(tmp_path, *late("mood", value, 3), **more)
+    with pytest.raises(InputError, match=f"{message} .* --ignore=mood$"):
+        open_table("jsonl", path, ignore=())
+    note = "columns not used (rows that fill them): mood (3)"
+    assert open_table("jsonl", path, ignore=("mood",)).notes == [note]
+    assert open_table("jsonl", many(tmp_path, *late("mood", "calm", 3)), ignore=()).notes == [note]
+
+
+def test_a_column_that_only_late_rows_have_can_be_named(tmp_path):
+    given = {"captions": ("caption", "text")}
+    samples = list(open_table("jsonl", many(tmp_path, *late("text", "two")), given=given))
+    assert [sample.captions for sample in samples[-2:]] == [["one"], ["two"]]
+
+
+def test_tables_with_other_columns_than_the_first_are_told(tmp_path):
+    text(tmp_path, "filename,caption\na.jpg,one\n", "t-1.csv")
+    text(tmp_path, "filename,caption_en\nb.jpg,two\n", "t-2.csv")
+    with pytest.raises(InputError, match=r"'caption_en' .*--caption_columns=caption,caption_en"):
+        open_table("csv", str(tmp_path / "t-*.csv"), ignore=())
+
+
+def test_names_without_end_are_no_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_COLUMNS", 50)
+    rows = [{"filename": "a.jpg", "caption": "one", f"id{n}": 1} for n in range(60)]
+    with pytest.raises(InputError, match="more than 50 columns"):
+        open_table("jsonl", jsonl(tmp_path, *rows))
+
+
+@pytest.mark.parametrize("value", ["same", "a", ["x"]])
+@pytest.mark.parametrize("name", ["caption_extra", "extraCaption", "sentence_en", "descriptions"])
+def test_a_name_alone_tells_captions(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"'{name}' looks like captions .* --ignore={name}$"):
+        open_table("jsonl", jsonl(tmp_path, {**ROW, name: value}), ignore=())
+
+
+@pytest.mark.parametrize("value", [5, "5", 2.5, True, [1, 2], "[1 2]", "", None])
+@pytest.mark.parametrize("name", ["num_captions", "caption_count", "caption_id", "caption_len"])
+def test_numbers_are_no_captions_whatever_their_name(tmp_path, name, value):
+    path = jsonl(tmp_path, {**ROW, name: value})
+    filled = 0 if value in ("", None) else 1
+    note = f"columns not used (rows that fill them): {name} ({filled})"
+    assert open_table("jsonl", path, ignore=()).notes == [note]
+
+
+def test_columns_in_use_that_are_empty_are_told(tmp_path):
+    path = text(tmp_path, "filename,caption,split,,\na.jpg,one,,,\n")
+    assert open_table("csv", path, ignore=()).notes == [
+        "columns not used (rows that fill them): (no name) (0)",
+        "columns that are empty in all rows: split",
+    ]
+
+
+def test_what_lists_of_captions_lack_is_told(tmp_path):
+    rows = [{**ROW, "captions": ["one", None, ""]}, {"filename": "b.jpg", "captions": ""}]
+    first, second = open_table("jsonl", jsonl(tmp_path, *rows))
+    assert (first.captions, first.mended) == (["one"], [EMPTY_ITEM] * 2)
+    assert (second.captions, second.mended) == ([], [])
+
+
+def held_out(tmp_path, rows, **options):
+    source = open_table("csv", text(tmp_path, f"filename,title,split\n{rows}"), **options)
+    return [(s.split, s.captions) for s in source]
+
+
+def test_samples_of_held_out_splits_come_first_with_all_their_captions(tmp_path):
+    rows = "".join(
+        f"a.jpg,{split} {n},{split}\n" for split in ("train", "dev", "Test") for n in range(2)
+    )
+    train, val, test = ((s, [f"{s} 0", f"{s} 1"]) for s in ("train", "dev", "Test"))
+    assert held_out(tmp_path, rows) == [test, val, train]
+    names = {"train": "test", "dev": "other", "Test": "train"}
+    assert held_out(tmp_path, rows, stored_split=names.get) == [train, val, test]
+
+
+def test_held_out_samples_come_first_where_there_are_no_captions(tmp_path):
+    path = text(tmp_path, "filename,label,split\na.jpg,x,train\na.jpg,x,train\na.jpg,x,test\n")
+    assert [s.split for s in open_table("csv", path)] == ["test", "train", "train"]

@@ -33,13 +33,13 @@ def test_a_sound_run_is_told_nothing(config):
 def test_each_trap_is_named_with_its_field(config):
     assert "config.warmup_steps=2 of 2 steps" in told(config, steps=2)
     assert "config.input.batch_size=16 of 5 records" in told(config, n=5)
-    assert "5 of 5 records looked at have no caption" in told(
+    assert "5 of 5 sampled records have no caption" in told(
         config, n=5, captions=[], label="harbour"
     )
     config.lr = 1e-6
     assert "config.init_from is empty" in told(config)
     config.input.lengths.text = 4
-    assert "config.input.lengths.text=4 tokens cut 48 of 48 texts" in told(config)
+    assert "config.input.lengths.text=4 tokens cut 48 of 48 sampled texts" in told(config)
     config.loss_pairs = (("img", "ir", 1.0),)
     assert "compares infrared images, but none" in told(config)
 
@@ -49,7 +49,7 @@ def test_directions_under_flips_are_told_with_their_share(config):
     assert list(traps(config, named, 6)) == []
     config.input.flip = True
     (line,) = traps(config, named, 6)
-    assert "36 of 48 records looked at (75%) name a direction" in line
+    assert "36 of 48 sampled records (75%) name a direction" in line
     assert "--config.input.augment_text=turn" in line
     config.input.augment_text = "leave"
     (line,) = traps(config, named, 6)

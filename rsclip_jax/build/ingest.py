@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from rsclip_jax.build import files, img2dataset
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.build.stages import DROPPED, Stage
-from rsclip_jax.data.columns import ROLES, read_row, resolve, texts_of, without_roles
+from rsclip_jax.data.cells import texts_of
+from rsclip_jax.data.columns import ROLES, read_row, resolve, without_roles
 from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import SeenKeys, text_key

@@ -1,13 +1,11 @@
 """Which column of a row is what: names given by flags, or the field's usual ones."""
 
-import ast
 import difflib
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rsclip_jax.data.cells import has_content, holds_text, items_of, text_of
 from rsclip_jax.data.sources import InputError
 
 # Role -> the flag that names its columns, and the names taken without the flag, best first.
@@ -43,11 +41,12 @@ Columns = Mapping[str, tuple[str, ...]]
 
 # Names that look like a role's: lost without a word, they cost captions, images or splits.
 _LOOKS_LIKE = {
-    "captions": re.compile(r"(.*_)?(captions?|sentences?|descriptions?|texts?|title|raw)_?\d*"),
+    "captions": re.compile(r".*(caption|sentence|description).*|(.*_)?(texts?|title|raw)_?\d*"),
     "ir": re.compile(r"(.*_)?(ir|nir|infrared|thermal)(_(path|image|file|filename))?_?\d*"),
-    "split": re.compile(r"(.*_)?(split|subset)_?\d*"),
+    "split": re.compile(r"(.*_)?(split|subset)_?\d*|is_?(train|val|validation|test)(ing)?"),
     "image": re.compile(r"(image|img|rgb)(_?(path|file|name))?_?\d*|filepath|file_path|filename"),
 }
+EMPTY_ITEM = "captions in lists were empty, None or NaN: left out"
 
 
 def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tuple[str, ...]]:
@@ -89,13 +88,19 @@ def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tup
 
 
 def check_unused(
-    present: Iterable[str], columns: Columns, ignore: Iterable[str], where: str
+    present: Iterable[str],
+    columns: Columns,
+    ignore: Iterable[str],
+    where: str,
+    rows: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """Return the columns that no role uses.
 
     Args:
       present, columns, where: see `resolve`.
       ignore: columns that are left out on purpose.
+      rows: some. Where a column holds nothing, or no more than numbers, it has no captions and no
+        images, whatever its name; a split may be a number.
 
     Raises:
       InputError: one of them looks like captions, an image, an infrared image or a split.
@@ -106,7 +111,8 @@ def check_unused(
         if name in ignore:
             continue
         for role, pattern in _LOOKS_LIKE.items():
-            if pattern.fullmatch(name.lower()):
+            holds = has_content if role == "split" else holds_text
+            if pattern.fullmatch(name.lower()) and any(holds(row.get(name)) for row in rows):
                 flag = ROLES[role][0]
                 named = ",".join((*columns.get(role, ()), name)) if role in LIST_ROLES else name
                 raise InputError(
@@ -131,15 +137,23 @@ def _no_column(flag: str, name: str, present: Sequence[str], where: str) -> str:
 def read_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """Take the fields of one row by role: lists of strings for the captions, else strings.
 
+    The field `mended` has an item for each caption of a list that is empty and left out.
+
     Raises:
       ValueError: a cell holds something that is no text; the message is the reason to skip it.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {"mended": []}
     for role, names in columns.items():
         if role in LIST_ROLES:
-            fields[role] = [text for name in names for text in texts_of(row.get(name), name)]
+            fields[role] = []
+            for name in names:
+                items = items_of(row.get(name), name)
+                texts = [text for text in items if text]
+                fields[role] += texts
+                if has_content(row.get(name)):  # captions in numbered columns may end early
+                    fields["mended"] += [EMPTY_ITEM] * (len(items) - len(texts))
         else:
-            fields[role] = _text(row.get(names[0]), names[0])
+            fields[role] = text_of(row.get(names[0]), names[0])
     return fields
 
 
@@ -147,39 +161,3 @@ def without_roles(row: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """Leave of a row what `read_row` does not read."""
     read = {name for names in columns.values() for name in names}
     return {name: cell for name, cell in row.items() if name not in read}
-
-
-def _text(cell: Any, name: str) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, str | int | float):
-        return str(cell).strip()
-    raise ValueError(f"not a text: column {name!r} holds {cell!r:.80}")
-
-
-def texts_of(cell: Any, name: str) -> list[str]:
-    """Read a cell that holds one caption, a list of them, or a list written as text.
-
-    Raises:
-      ValueError: it, or one of them, is no text; `name` is the column's, for the message.
-    """
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        cell = _written_list(cell)
-    cells = cell if isinstance(cell, list) else [cell]
-    # The RSICD family's original files hold {"raw": "...", "tokens": [...]} for a sentence.
-    texts = [
-        _text(item.get("raw", item) if isinstance(item, dict) else item, name) for item in cells
-    ]
-    return [text for text in texts if text]
-
-
-def _written_list(cell: str) -> list[str] | str:
-    """Read `["a", "b"]` (JSON) or `['a', 'b']` (Python, as pandas writes); else leave it."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(cell)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue  # A caption may well begin with a bracket.
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return value
-    return cell

@@ -1,7 +1,7 @@
 """Samples to checked, serialised records: the work of one process, and of several in order."""
 
 import collections
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import multiprocessing
@@ -17,7 +17,7 @@ from rsclip_jax.data.image_check import inspect_image, shrink
 from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
 from rsclip_jax.data.seen import bytes_key, text_key
-from rsclip_jax.data.sources import Sample, read_file
+from rsclip_jax.data.sources import InputError, Sample, read_file
 from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.text import ClipTokenizer
 
@@ -99,6 +99,7 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
         if sample.problem:
             raise ValueError(sample.problem)
         _check_split(outcome)
+        outcome.mended += sample.mended
         example: dict[str, Any] = {}
         for field in LIST_FIELDS:
             example[field], mended = mend_captions(getattr(sample, field))
@@ -158,6 +159,9 @@ def ingest(
 
     Args:
       workers: at least 1; a single one works in this process.
+
+    Raises:
+      InputError: a worker process died.
     """
     chunks = _chunks(samples, recipe.root)
     if workers == 1:
@@ -183,6 +187,11 @@ def ingest(
             waiting_bytes += size
         while waiting:
             yield from waiting.popleft()[0].result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            "a worker process died (out of memory, or a decoder crashed?); nothing was written. "
+            "Try fewer --workers or a smaller --max_pixels"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

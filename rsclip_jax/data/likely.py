@@ -1,4 +1,4 @@
-"""What columns hold that no role uses: captions and images are told by their values.
+"""What columns hold that no role uses: captions, images and splits are told by their values.
 
 Names tell more (`columns.check_unused`); this finds what is called as nobody expects. It rather
 misses a column than takes ids, URLs, dates, licences, addresses, tags or class names for captions.
@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from rsclip_jax.data.columns import LIST_ROLES, texts_of
+from rsclip_jax.data.cells import texts_of
+from rsclip_jax.data.columns import LIST_ROLES
 from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, Sample
+from rsclip_jax.data.splits import is_split, usual_name
 
 MIN_ROWS = 3  # fewer tell nothing
 _WORD = re.compile(r"[^\W\d_]+")
@@ -25,10 +27,10 @@ def check_values(
     samples: Sequence[Sample],
     is_new_image: Callable[[int, str], bool] | None = None,
 ) -> None:
-    """Refuse columns whose values look like captions, or are images, and are not used.
+    """Refuse columns whose values look like captions, or are images or splits, and are not used.
 
     Args:
-      rows: the first ones.
+      rows: some, such as the first ones.
       unused: the columns that no role uses.
       ignore: those of them that are left out on purpose.
       where: the input, for the error.
@@ -54,6 +56,14 @@ def check_values(
                     f"--ir_column={name} or --image_column={name}, or leave it out with "
                     f"--ignore={name}"
                 )
+        splits = {texts[n][0] for n in given if is_split(texts[n][0])}
+        if _most([texts[n][0] in splits for n in given]) and any(
+            usual_name(texts[n][0]) != usual_name(samples[n].split) for n in given
+        ):
+            raise InputError(
+                f"{where}: column {name!r} holds splits ({', '.join(sorted(splits))}) and is not "
+                f"used; use it with --split_column={name}, or leave it out with --ignore={name}"
+            )
         sentences = _most([all(map(is_sentence, texts[n])) for n in given])
         new = [not set(texts[n]) <= set(_used(samples[n])) for n in given]
         distinct = len({tuple(texts[n]) for n in given})

@@ -86,16 +86,12 @@ class Repeats:
         return len(self._keys)
 
     def take(self, key: int) -> int:
-        """Return how often a key comes after this time, -1 if it comes once or was dropped."""
+        """Return how often a key comes after this time, -1 if it comes once."""
         place = self._place(key)
         if place < 0 or not self._left[place]:
             return -1
         self._left[place] -= 1
         return int(self._left[place])
-
-    def drop(self, key: int) -> None:
-        """Treat a key from now on as one that comes once."""
-        self._left[self._place(key)] = 0
 
     def _place(self, key: int) -> int:
         place = int(np.searchsorted(self._keys, np.uint64(key)))

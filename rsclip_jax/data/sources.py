@@ -43,6 +43,8 @@ class Sample:
     split: str = ""
     source: str = ""
     problem: str = ""  # why it cannot be used, if the source sees that already
+    # what was left out of its texts, one item for each
+    mended: list[str] = dataclasses.field(default_factory=list, compare=False)
     # Columns that have no role. They may differ where the rows of one image become one sample.
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 

@@ -25,3 +25,8 @@ def usual_name(name: str, given: Mapping[str, str] | None = None) -> str:
     if given and name in given:
         return given[name]
     return _USUAL.get(name.lower(), name)
+
+
+def held_out(name: str) -> int:
+    """Return how much a stored split is held out: 2 of `test`, 1 of `val`, 0 of others."""
+    return {"test": 2, "val": 1}.get(name, 0)

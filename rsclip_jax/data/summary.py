@@ -6,6 +6,7 @@ from typing import Any
 from rsclip_jax.data.captions import LABEL_SENTENCE
 from rsclip_jax.data.ingest import Outcome
 from rsclip_jax.data.seen import SeenKeys
+from rsclip_jax.data.splits import is_split
 
 CONTEXT_LENGTHS = (77, 248)  # CLIP's and Long-CLIP's
 KINDS = {"captions": "short", "long_captions": "long", "ir_captions": "infrared"}
@@ -64,7 +65,7 @@ class Summary:
         self.name = name
         self.expected = expected
         self.records: collections.Counter[str] = collections.Counter()
-        # (what records call their split, where they are)
+        # (what records call their split, "" if they do not, where they are)
         self.split_names: collections.Counter[tuple[str, str]] = collections.Counter()
         # (split of a record, split of an earlier one with another id and the same image)
         self.same_images: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -89,8 +90,7 @@ class Summary:
             self.skipped[outcome.reason.split(":")[0]] += 1
             return
         self.records[outcome.split] += 1
-        if outcome.given_split:
-            self.split_names[outcome.given_split, outcome.split] += 1
+        self.split_names[outcome.given_split, outcome.split] += 1
         if outcome.same_image_in is not None:
             self.same_images[outcome.split, outcome.same_image_in] += 1
         self.odd.update(outcome.remarks)
@@ -202,7 +202,7 @@ class Summary:
         return {
             given: {"split": split, "records": count}
             for (given, split), count in sorted(self.split_names.items())
-            if given != split
+            if given not in ("", split)
         }
 
     def _same_images(self) -> dict[str, int]:
@@ -221,11 +221,7 @@ class Summary:
         lines = ["records"]
         lines += [f"  {split:<14} {count:>12,}" for split, count in numbers["records"].items()]
         lines += [f"  {'total':<14} {total:>12}   {self.image_bytes / 2**20:,.1f} MiB of images"]
-        for given, of in self._renamed().items():
-            lines.append(
-                f"  {of['records']:>8,}  of split {given!r} are in {of['split']} "
-                f"(--split_names={given}=NAME decides)"
-            )
+        lines += self._split_lines()
         lines += self._shares()
         lines += self._class_lines(numbers["classes"])
         lines += ["", f"{'image size':<16} {'min':>8} {'median':>8} {'max':>8}"]
@@ -260,8 +256,24 @@ class Summary:
             lines += ["", "skipped"]
             lines += [f"  {count:>8,}  {reason}" for reason, count in self.skipped.most_common()]
             if any(reason.startswith(DUPLICATE) for reason in self.skipped):
-                lines.append("  of one id the first stays: order and --id_column decide which")
+                lines.append("  of one id the first stays, in tables a held-out one (--id_column)")
         return "\n".join(line.rstrip() for line in lines)
+
+    def _split_lines(self) -> list[str]:
+        """Tell which records are not in a split that they name by its usual name."""
+        if all(not given for given, _ in self.split_names):
+            return []
+        lines = []
+        for (given, split), count in sorted(self.split_names.items()):
+            if not given:
+                lines.append(f"  {count:>8,}  that name no split are in {split} (--split decides)")
+            elif given != split or not is_split(split):
+                what = "are in" if given != split else "are in a split of their own,"
+                lines.append(
+                    f"  {count:>8,}  of split {given!r} {what} {split} "
+                    f"(--split_names={given}=NAME decides)"
+                )
+        return lines
 
     def _shares(self) -> list[str]:
         """Tell how many records have an infrared image, and where their text comes from."""

@@ -1,17 +1,17 @@
 """Tables: JSONL, CSV and JSON files with one row an image, or one row a caption."""
 
 import codecs
-import csv
 import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
+from rsclip_jax.data.cells import has_content
 from rsclip_jax.data.columns import (
     LIST_ROLES,
     Columns,
@@ -20,15 +20,17 @@ from rsclip_jax.data.columns import (
     resolve,
     without_roles,
 )
+from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garbled
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
+from rsclip_jax.data.splits import usual_name
 
-MAX_ROW_CHARS = 16 * 2**20
-PEEK = 100  # rows looked at before the work begins
+PEEK = 100  # rows that tell what the columns hold
+EXAMPLES = 10  # likewise, of a column that is empty in these
+MAX_COLUMNS = 2_000
 SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
 # A row that is none is the reason why: a string.
-_GARBLED = "wrong encoding"
 # (where, row, bytes read)
 _Row = tuple[str, dict[str, Any] | str, int]
 
@@ -41,8 +43,10 @@ def open_table(
     encoding: str = "utf-8",
     delimiter: str = "",
     ignore: Sequence[str] | None = None,
+    quoting: str = "",
+    stored_split: Callable[[str], str] = usual_name,
 ) -> Source:
-    """Open JSONL, CSV or JSON files.
+    """Open JSONL, CSV or JSON files, and read them once: a column may come in late rows only.
 
     Rows of the same id with one caption each are merged (`caption_rows`). If none of the first
     images is in the image root, but one is in the folder of its class there, all are looked for
@@ -57,11 +61,13 @@ def open_table(
       delimiter: between the cells of CSV; "": tabs in `.tsv`, else what the first line has most of.
       ignore: columns left out on purpose, though they look like captions or images; None: no
         column is checked, the caller keeps `Sample.extra`.
+      quoting: of CSV, see `csv_rows`.
+      stored_split: the split that a row's own name of it stands for.
 
     Raises:
-      InputError: see `expand_input`, `check_unused`, `check_values`; no usable row at the start, a
-        column that is not there, wrong encoding, image root that is not there or holds none of the
-        first images, a JSON document where JSONL is expected or the other way round.
+      InputError: see `expand_input`, `check_unused`, `check_values`, `csv_rows`; no usable row at
+        the start, a column that is not there, wrong encoding, image root that is not there or holds
+        none of the first images, a JSON document where JSONL is expected or the other way round.
     """
     paths = expand_input(pattern, SUFFIXES[form])
     try:
@@ -78,9 +84,10 @@ def open_table(
     else:
         rows: Callable = _jsonl_rows
         if form == "csv":
-            rows = functools.partial(_csv_rows, delimiter=delimiter)
+            rows = functools.partial(csv_rows, delimiter=delimiter, quoting=quoting)
         read = functools.partial(_all_rows, rows, paths, encoding)
-    first = list(itertools.islice(read(), PEEK))
+    rest = read()
+    first = list(itertools.islice(rest, PEEK))
     if form == "jsonl" and first:
         _check_lines(first[0][1], paths[0], encoding)
     good = [row for _, row, _ in first if isinstance(row, dict)]
@@ -88,24 +95,23 @@ def open_table(
     if not good:
         reason = f"{first[0][0]}: {first[0][1]}" if first else "it is empty"
         raise InputError(f"--input={pattern}: no row can be read; {reason}")
-    present = list(dict.fromkeys(name for row in good for name in row))
-    columns = resolve(present, given or {}, str(paths[0]))
-    _check_columns(columns, present, paths[0])
+    filled, examples = _survey(itertools.chain(first, rest), paths[0])
+    columns = resolve(filled, given or {}, str(paths[0]))
+    _check_columns(columns, list(filled), paths[0])
     notes = []
     unused = []
     if ignore is not None:
-        unused = check_unused(present, columns, ignore, str(paths[0]))
-    if unused:
-        notes.append(f"columns not used: {', '.join(unused)}")
+        unused = check_unused(filled, columns, ignore, str(paths[0]), examples)
+        notes += _column_notes(filled, columns, unused)
     image = columns["image"][0]
     slashes = _has_backslashes(good, image, root)
     if slashes:
         notes.append(f"backslashes in column {image!r} are read as slashes")
-        for row in good:
+        for row in examples:
             row[image] = str(row.get(image) or "").replace("\\", "/")
     by_class = _in_class_folders(good, columns, root)
     if ignore is not None:
-        _check_values(good, unused, ignore, columns, by_class, paths[0], root)
+        _check_values(examples, unused, ignore, columns, by_class, paths[0], root)
 
     def samples() -> Iterator[Sample]:
         for where, row, position in read():
@@ -120,8 +126,45 @@ def open_table(
 
     size = sum(path.stat().st_size for path in paths)
     texts = [role for role in LIST_ROLES if role in columns]
-    merged = functools.partial(merge_rows, samples, texts[0]) if texts else samples
+    merged = functools.partial(
+        merge_rows, samples, texts[0] if texts else "", lambda sample: stored_split(sample.split)
+    )
     return Source(merged, size, root, notes=notes)
+
+
+def _survey(rows: Iterable[_Row], path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
+    """Read all rows; return how many hold something, by column, and examples of each column."""
+    filled: dict[str, int] = {}
+    examples: list[dict[str, Any]] = []
+    for _, row, _ in rows:
+        if isinstance(row, str):
+            continue
+        keep = len(examples) < PEEK
+        for name, cell in row.items():
+            count = filled.setdefault(name, 0)
+            if has_content(cell):
+                filled[name] = count + 1
+                keep = keep or count < EXAMPLES
+        if keep:
+            examples.append(row)
+        if len(filled) > MAX_COLUMNS:
+            raise InputError(
+                f"{path}: more than {MAX_COLUMNS:,} columns; what differs from row to row is no "
+                "name of a column"
+            )
+    return filled, examples
+
+
+def _column_notes(filled: Mapping[str, int], columns: Columns, unused: Sequence[str]) -> list[str]:
+    """Say which columns are not used, or are and hold nothing."""
+    notes = []
+    if unused:
+        counts = (f"{name or '(no name)'} ({filled[name]:,})" for name in unused)
+        notes.append(f"columns not used (rows that fill them): {', '.join(counts)}")
+    empty = [name for names in columns.values() for name in names if not filled[name]]
+    if empty:
+        notes.append(f"columns that are empty in all rows: {', '.join(empty)}")
+    return notes
 
 
 def _check_values(
@@ -167,7 +210,7 @@ def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
 
 def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Path) -> None:
     """A wrong --encoding is told at once, not as a skipped sample for each row it garbles."""
-    garbled = [row for _, row, _ in first if isinstance(row, str) and row.startswith(_GARBLED)]
+    garbled = [row for _, row, _ in first if isinstance(row, str) and row.startswith(GARBLED)]
     fits = any(not str(row).isascii() for row in good)
     if garbled and not fits:
         raise InputError(
@@ -240,14 +283,6 @@ def _all_rows(rows: Callable, paths: list[Path], encoding: str) -> Iterator[_Row
         done += path.stat().st_size
 
 
-def _is_garbled(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
 def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     number = 0
     while line := file.readline(MAX_ROW_CHARS):
@@ -256,8 +291,8 @@ def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] 
             while (rest := file.readline(MAX_ROW_CHARS)) and not rest.endswith("\n"):
                 pass
             yield number, f"row too long: more than {MAX_ROW_CHARS:,} characters"
-        elif _is_garbled(line):
-            yield number, f"{_GARBLED}: the line has bytes that are not {file.encoding}"
+        elif is_garbled(line):
+            yield number, f"{GARBLED}: the line has bytes that are not {file.encoding}"
         elif line.strip():
             yield number, json_row(line)
 
@@ -269,44 +304,3 @@ def json_row(text: str) -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
     return row if isinstance(row, dict) else f"not a JSON object: {text:.80}"
-
-
-def _delimiter(file: TextIO, path: Path) -> str:
-    """Guess what separates the cells from the first line, and go back to the start."""
-    line = file.readline(MAX_ROW_CHARS)
-    file.seek(0)
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    return max(",\t;|", key=line.count)  # a comma where none occurs
-
-
-def _csv_rows(
-    file: TextIO, path: Path, delimiter: str = ""
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    csv.field_size_limit(MAX_ROW_CHARS)
-    reader = csv.reader(file, delimiter=delimiter or _delimiter(file, path))
-    header: list[str] = []
-    row: dict[str, Any] | str
-    try:
-        for cells in reader:
-            if not cells:
-                continue
-            if _is_garbled("".join(cells)):
-                row = f"{_GARBLED}: the row has bytes that are not {file.encoding}"
-                if not header:
-                    yield reader.line_num, row
-                    return
-            elif not header:
-                header = cells
-                if len(set(header)) < len(header):
-                    raise InputError(f"{path}: two columns have the same name: {header}")
-                continue
-            elif len(cells) != len(header):
-                row = f"wrong number of cells: {len(cells)}, where the header has {len(header)}"
-            else:
-                row = dict(zip(header, cells, strict=True))
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {reader.line_num}: {error} (a quotation mark that is never closed?)"
-        ) from error

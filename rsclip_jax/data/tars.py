@@ -80,7 +80,7 @@ def open_tars(
     present = list(dict.fromkeys(name for row in rows for name in row))
     where = f"the JSON of {paths[0]}"
     columns = resolve(present, given or {}, where)
-    unused = [] if ignore is None else check_unused(present, columns, ignore, where)
+    unused = [] if ignore is None else check_unused(present, columns, ignore, where, rows)
     # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
     if unused:

@@ -62,7 +62,7 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
         for source in sources.values()
         for index in range(0, len(source), -(-len(source) // LOOKED_AT))
     ]
-    seen = f"{len(records)} records looked at"
+    seen = f"{len(records)} sampled records"
     compared = compared_fields(config)
     if "ir" in compared and not any(record["ir"] for record in records):
         yield (
@@ -86,8 +86,8 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
                 continue  # the pipeline refuses such a record, and says why
         if cut := int((make_tokenizer(config.tokenizer, length).lengths(texts) > length).sum()):
             yield (
-                f"config.input.lengths.{field}={length} tokens cut {cut} of {len(texts)} texts "
-                f"looked at ({100 * cut / len(texts):.0f}%): the tokens behind are not learned"
+                f"config.input.lengths.{field}={length} tokens cut {cut} of {len(texts)} sampled "
+                f"texts ({100 * cut / len(texts):.0f}%): the tokens behind are not learned"
             )
 
 
@@ -109,7 +109,7 @@ def _of_directions(config: ConfigDict, records: Sequence[Mapping]) -> Iterator[s
         f"except where no words are sure: right angles leave {stuck} of these as they are",
     }
     yield (
-        f"texts of {len(named)} of {len(records)} records looked at "
+        f"texts of {len(named)} of {len(records)} sampled records "
         f"({len(named) / len(records):.0%}) name a direction, such as left, upper or north: "
         f"{done[augmentation.augment_text]}"
     )
