@@ -112,6 +112,26 @@ def test_a_constant_or_blank_16_bit_image_becomes_black():
     assert images.decode(encode(np.full((4, 5), np.nan, np.float32), "TIFF")).max() == 0
 
 
+@pytest.mark.parametrize("kind", ["u2", "i4", "f4"])
+@pytest.mark.parametrize(("rest", "few"), [(0, 4000), (4000, 0), (100, 30000)])
+def test_a_few_pixels_that_differ_stay_visible(kind, rest, few):
+    counts = np.full((50, 60), rest, kind)
+    counts[:4, :5] = few  # 20 of 3,000: both percentiles are those of the rest
+    seen = images.to_rgb8(counts)
+    assert np.ptp(seen[..., 0]) == 255
+    np.testing.assert_array_equal(seen[..., 0] == seen[0, 0, 0], counts == few)
+    counts[:4, :5] = rest + 1  # of what is almost constant, noise stays noise
+    assert np.ptp(images.to_rgb8(counts)[..., 0]) <= 255 / max(1, 0.01 * rest)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([["a"]]), np.ones((2, 2), complex), np.array([[None]]), np.array([[b"a"]])]
+)
+def test_arrays_of_no_numbers_are_refused(array):
+    with pytest.raises(ValueError, match="expected integers, floats or booleans"):
+        images.to_rgb8(array)
+
+
 @pytest.mark.parametrize("way", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_is_applied_as_pillow_does(form, way):

@@ -5,7 +5,7 @@ import pytest
 from tiff_writer import tiff
 
 from rsclip_jax.data import images
-from rsclip_jax.data.image_check import check_image, inspect_image
+from rsclip_jax.data.image_check import DEEP, check_image, inspect_image
 
 KINDS = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"]
 UPRIGHT = {
@@ -137,11 +137,17 @@ def test_a_truncated_file_is_refused(kind, bands, planar):
 
 
 def test_a_fourth_band_that_is_left_out_is_said():
-    assert inspect_image(tiff(made("u2", 4), extra=0), 10**6)[1] == [
+    assert inspect_image(tiff(made("u1", 4), extra=0), 10**6)[1] == [
         "of four bands, of which the fourth is left out"
     ]
-    assert inspect_image(tiff(made("u2", 4), extra=2), 10**6)[1] == []
-    assert inspect_image(tiff(made("u2", 3)), 10**6)[1] == []
+    assert inspect_image(tiff(made("u1", 4), extra=2), 10**6)[1] == []
+    assert inspect_image(tiff(made("u1", 3)), 10**6)[1] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_more_than_8_bits_are_said(kind):
+    deep = [DEEP] if np.dtype(kind).itemsize > 1 else []
+    assert inspect_image(tiff(made(kind, 1)), 10**6)[1] == deep
 
 
 def test_damaged_directories_are_refused_whatever_is_wrong_with_them():
