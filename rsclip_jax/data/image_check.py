@@ -63,7 +63,7 @@ def inspect_image(data: bytes, max_pixels: int) -> tuple[tuple[int, int], list[s
     except _TooLarge as error:
         raise ValueError(str(error)) from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"unreadable image: none of {', '.join(FORMATS)}") from None
+        raise ValueError(f"unreadable image: of no known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # Damaged files make decoders raise whatever they please.
         # Pillow tells an address in memory: the same file shall have the same reason every time.
         reason = re.sub(r"<_io.BytesIO[^>]*>", "", str(error))
