@@ -132,6 +132,7 @@ def prepare(options: Options) -> Summary:
     )
     workers = options.workers or available_cores()
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
+    said = len(source.notes)
     for note in source.notes:
         print(f"{options.name}: {note}", file=sys.stderr)
     summary = Summary(options.name, source.expected)
@@ -157,6 +158,8 @@ def prepare(options: Options) -> Summary:
                     writer.write(outcome.split, outcome.record)
                 progress.show(summary, outcome.position)
         progress.end()
+        for note in source.notes[said:]:  # known only now
+            print(f"{options.name}: {note}", file=sys.stderr)
         for given in recipe.split_names.keys() - {given for given, _ in summary.split_names}:
             print(f"{options.name}: --split_names: no record is of {given!r}", file=sys.stderr)
         if not summary.total():

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, Sample, Source
+from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, Sample, Source, some
 from rsclip_jax.data.splits import is_split, usual_name
 
 # Folders, and extensions in archives, that hold the infrared images of pairs.
@@ -52,7 +52,7 @@ def open_folder(
     notes = found.notes()
     own = {entry.name for entry in top if not entry.is_symlink()}
     if empty := sorted(own - {folder[0] for folder in folders} - set(ignore or ())):
-        notes.append(f"folders without images are not used: {_some(empty)}")
+        notes.append(f"folders without images are not used: {some(empty)}")
     try:
         level = _split_level(folders, split_names or {}, notes)
         if ignore is not None:
@@ -101,7 +101,7 @@ class _Contents:
             kinds = [
                 f"{count:,} {kind or 'without suffix'}" for kind, count in others.most_common()
             ]
-            notes.append(f"files that are no images are not used: {_some(kinds)}")
+            notes.append(f"files that are no images are not used: {some(kinds)}")
         for name, count in self.left_out.items():
             notes.append(f"{count:,} images in folders {name} are left out (--ignore)")
         return notes
@@ -143,17 +143,17 @@ def _split_level(
         others = [name or "images without a folder" for name in sorted(names - set(splits))]
         if splits and not others:
             if level:
-                notes.append(f"below the class folders, {_some(splits)} are taken for splits")
+                notes.append(f"below the class folders, {some(splits)} are taken for splits")
             return level
         if len({usual_name(name, given) for name in splits}) > 1:
             raise ValueError(
-                f"folders {_some(splits)} seem to be splits, but {_some(others)} lie beside them: "
+                f"folders {some(splits)} seem to be splits, but {some(others)} lie beside them: "
                 "leave these out with --ignore=FOLDER, name their split with "
                 "--split_names=FOLDER=train, or move them elsewhere"
             )
         if splits:  # a single one may well be a class, such as train
             notes.append(
-                f"folders {_some(splits)} are not taken for splits, because {_some(others)} lie "
+                f"folders {some(splits)} are not taken for splits, because {some(others)} lie "
                 "beside them: leave these out (--ignore) if they are no classes"
             )
     return None
@@ -175,7 +175,7 @@ def _check(
     names = {name for folder in found.images for name in folder}
     if infrared := sorted(name for name in names if INFRARED.fullmatch(name.lower())):
         raise ValueError(
-            f"folders {_some(infrared)} seem to hold infrared images, and class folders have no "
+            f"folders {some(infrared)} seem to hold infrared images, and class folders have no "
             "pairs: list these in a table (--format=jsonl, rows such as "
             '{"image": "rgb/1.jpg", "ir": "nir/1.jpg", "label": "port"}), '
             f"or leave the folders out with --ignore={','.join(infrared)}"
@@ -188,11 +188,6 @@ def _check(
             "one above the class folders with --input, or use --class_folder=last (or first, if it "
             "is the class)"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
 
 
 def _visible(directory: str) -> list[os.DirEntry]:

@@ -11,7 +11,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,12 @@ def check_size(size: int) -> None:
     """Raise ValueError if a file of `size` bytes is too large to be one image."""
     if size > MAX_FILE_BYTES:
         raise ValueError(f"file too large: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+
+
+def some(names: Sequence[str]) -> str:
+    """Name the first five for a message, and say how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
