@@ -10,7 +10,8 @@ Input forms:
   jsonl       one JSON object a line: {"filename": ..., "captions": [...], "split": ..., ...}
   csv         the same as a table; the first line names the columns
   json        one document of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
-              Sydney-captions) or {CLASS: [...], ...} (NWPU-Captions)
+              Sydney-captions; with "annotations" beside them as in COCO) or {CLASS: [...], ...}
+              (NWPU-Captions)
   folder      ROOT/CLASS/*.jpg, ROOT/{train,val,test}/CLASS/*.jpg or the split below CLASS
   webdataset  tars with jpg/png/webp/tif + txt (a caption a line)/cls (label)/json, or RS5M's
               img_content/img_name/caption;
