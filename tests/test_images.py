@@ -98,6 +98,22 @@ def test_16_bit_infrared_is_stretched_between_its_percentiles():
             np.testing.assert_array_equal(decoded[..., channel], expected)
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("bands", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("form", "options"), [(".png", []), (".jp2", [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])]
+)
+def test_every_depth_of_every_format_is_stretched_or_kept(form, options, bands, depth):
+    top = 256 if depth == 8 else 4000  # of 16 bits, as sensors have it
+    pixels = np.random.default_rng(0).integers(0, top, (40, 60, bands)).astype(f"u{depth // 8}")
+    stored = pixels if bands == 1 else pixels[..., [2, 1, 0, 3][:bands]]  # OpenCV writes BGR
+    ok, data = cv2.imencode(form, stored, options)
+    assert ok
+    expected = images.to_rgb8(pixels[..., : min(bands, 3)])
+    assert depth == 16 or (expected[..., 0] == pixels[..., 0]).all()
+    np.testing.assert_array_equal(images.decode(data.tobytes()), expected)
+
+
 def test_16_bit_colour_keeps_its_channels_apart():
     colour = np.zeros((10, 10, 3), np.uint16)
     colour[..., 0] = 4000

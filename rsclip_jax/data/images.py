@@ -413,27 +413,33 @@ def _decode_at_least(data: bytes, min_height: int, min_width: int) -> np.ndarray
 def _decode_tiff(data: bytes, layout: tiff.Layout) -> np.ndarray:
     """Decode a TIFF file; OpenCV and Pillow apply its orientation, `tiff.read_planes` does not."""
     tiff.refuse_bands(layout)
-    if layout.bits <= 8:
+    raw = None
+    if layout.planar and layout.bands > 1 and layout.bits >= 8 and layout.photometric != tiff.CMYK:
+        raw = _planes(data, layout)
+        if raw is None and (layout.bits > 8 or layout.bands == 4):
+            raise _undecodable(data, layout)  # the others would read other pixels
+    if raw is None and layout.bits <= 8:
         image = _decode_opencv(data, layout.nodata)
         if image is None and layout.signed:
             raise _undecodable(data, layout)  # Pillow would take the numbers for unsigned ones
         return _decode_pillow(data) if image is None else image
-    bands = min(layout.bands, 3)
-    if layout.planar and bands > 1:
-        try:
-            planes = tiff.read_planes(data, bands)
-        except (LookupError, ArithmeticError, struct.error, cv2.error):  # of a damaged directory
-            planes = None
-        raw = None if planes is None else upright(planes, layout.orientation)
-    else:
+    if raw is None:
         raw = _opencv(data)
         if raw is not None and raw.ndim == 3:
             raw = raw[..., 2::-1]
     if raw is not None:
         return _rgb8(raw, layout.nodata, layout.inverted)
-    if bands == 1:
+    if layout.bands == 1:
         return _decode_pillow(data, layout.nodata, layout.inverted)
     raise _undecodable(data, layout)  # Pillow would divide 16-bit colours instead of stretching
+
+
+def _planes(data: bytes, layout: tiff.Layout) -> np.ndarray | None:
+    try:
+        planes = tiff.read_planes(data, min(layout.bands, 3))
+    except (LookupError, ArithmeticError, struct.error, cv2.error):  # of a damaged directory
+        return None
+    return None if planes is None else upright(planes, layout.orientation)
 
 
 def _undecodable(data: bytes, layout: tiff.Layout) -> ValueError:
