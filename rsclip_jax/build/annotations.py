@@ -18,7 +18,6 @@ the boxes in fractions of the image. LRS2M's pipeline (--config.sources.det10.pa
 import argparse
 import collections
 import functools
-import io
 import json
 import os
 import sys
@@ -110,7 +109,7 @@ def _yolo(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
 
 
 def _mask(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
-    with open_image(io.BytesIO(data)) as file:
+    with open_image(data) as file:
         mask = np.asarray(file)  # of a palette its numbers, not its colours
     if mask.ndim != 2:
         raise ValueError("expected an image of one channel, whose pixels are class numbers")

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -134,7 +133,7 @@ def read_body(text: str, model: str) -> dict[str, Any]:
 def _data_url(data: bytes, side: int) -> str:
     """Encode an image as every server can read it: upright JPEG or PNG of 8 bits, not too large."""
     form, mode = "", ""
-    with contextlib.suppress(OSError), open_image(io.BytesIO(data)) as image:  # the header
+    with contextlib.suppress(OSError), open_image(data) as image:  # the header
         form, mode = image.format or "", image.mode
     fits = not side or max(images.dimensions(data)) <= side
     turned = orientation(data) != UPRIGHT  # which servers may not look at

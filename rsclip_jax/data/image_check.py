@@ -1,6 +1,5 @@
 """Is this file a whole image of a bearable size? And making it smaller."""
 
-import io
 import re
 import warnings
 
@@ -117,7 +116,7 @@ def _header_size(data: bytes) -> tuple[int, int]:
         return upright_size(layout.height, layout.width, layout.orientation)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # The user's limit counts.
     try:
-        with open_image(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             return upright_size(image.height, image.width, orientation(data))
     finally:
         Image.MAX_IMAGE_PIXELS = limit

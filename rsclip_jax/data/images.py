@@ -9,7 +9,6 @@ angle puts all of it into one affine warp.
 """
 
 import dataclasses
-import io
 import math
 import os
 import struct
@@ -116,7 +115,7 @@ def dimensions(data: bytes) -> tuple[int, int]:
     if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
         return upright_size(layout.height, layout.width, layout.orientation)
     try:
-        with open_image(io.BytesIO(data)) as image:  # Reads the header only.
+        with open_image(data) as image:  # Reads the header only.
             return upright_size(image.height, image.width, orientation(data))
     except (OSError, ValueError, Image.DecompressionBombError):
         return decode(data).shape[:2]
@@ -478,7 +477,7 @@ def _decode_opencv(data: bytes, nodata: float | None = None) -> np.ndarray | Non
 
 def _decode_pillow(data: bytes, nodata: float | None = None, inverted: bool = False) -> np.ndarray:
     try:
-        with open_image(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             if _is_deep(image):
                 return _rgb8(np.asarray(image), nodata, inverted)
             return to_rgb8(image)

@@ -1,7 +1,6 @@
 """The one way in which Pillow opens files here: of our formats only, whatever it may know."""
 
 import io
-import os
 
 from PIL import Image
 
@@ -9,10 +8,10 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 
 
-def open_image(file: os.PathLike | str | io.BytesIO) -> Image.Image:
-    """Open an image as `Image.open` does: the header is read, the pixels are not.
+def open_image(data: bytes) -> Image.Image:
+    """Open an encoded image as `Image.open` does: the header is read, the pixels are not.
 
     Raises:
-      PIL.UnidentifiedImageError: the file is of none of `FORMATS`.
+      PIL.UnidentifiedImageError: the data are of none of `FORMATS`.
     """
-    return Image.open(file, formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=FORMATS)
