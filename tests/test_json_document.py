@@ -35,7 +35,7 @@ def test_captions_that_lie_beside_the_images_find_their_image(tmp_path, key):
     assert samples[-1].position == source.size
     assert source.notes == [
         "parts of the JSON document that are not used: licenses (3), info (1)",
-        "columns not used: id, width",
+        "columns not used (rows that fill them): id (2), width (2)",
     ]
     assert samples == list(source)
 

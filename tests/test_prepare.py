@@ -562,7 +562,8 @@ def test_summaries_of_parts_add_up_to_that_of_the_whole(monkeypatch):
     outcomes = []
     for index in range(9):
         example = {"image": b"J", "ir": b"I" * (index % 2), "label": f"{index % 5}"}
-        example |= {"captions": [f"{index % 4} on the left"], "long_captions": [], "ir_captions": []}
+        example |= {"captions": [f"{index % 4} on the left"]}
+        example |= {"long_captions": [], "ir_captions": []}
         outcomes.append(ingest.Outcome("", 0, "", "", "train", size=(1, 1)))
         outcomes[-1].describe(example)
     whole, first, second = Summary("toy"), Summary("toy"), Summary("toy")

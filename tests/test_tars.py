@@ -271,8 +271,8 @@ def test_splits_are_read_off_the_names_of_archives_that_differ_in_them(
     assert len(source.notes) == notes
 
 
-def with_late_keys(tmp_path, row):
-    rows = [{"caption": "one"}] * 120 + [{"caption": "one"} | row] * 3
+def with_late_keys(tmp_path, row, first=None):
+    rows = [{"caption": "one"} | (first or {})] * 120 + [{"caption": "one"} | row] * 3
     members = []
     for number, row in enumerate(rows):
         members += [(f"{number:03d}.jpg", b"J"), (f"{number:03d}.json", json.dumps(row).encode())]
@@ -286,6 +286,16 @@ def test_keys_that_come_late_are_refused_if_they_would_have_been_used(tmp_path, 
     with pytest.raises(InputError, match=rf"{key!r}.*--ignore={key}, or write it .* first 100"):
         list(source)
     assert len(list(open_tars(path, ignore=(key,)))) == 123
+    path = with_late_keys(tmp_path, {key: "a"}, first={key: None})
+    used = {"nir_title": {"captions": ("caption", "nir_title")}}.get(key)
+    *_, last = open_tars(path, used, ignore=())
+    assert "a" in (*last.captions, *last.long_captions, last.label, last.split)
+
+
+def test_keys_that_hold_nothing_at_first_are_refused_where_they_do(tmp_path):
+    path = with_late_keys(tmp_path, {"nir_title": "a"}, first={"nir_title": ""})
+    with pytest.raises(InputError, match="'nir_title' looks like"):
+        list(open_tars(path, ignore=()))
 
 
 def test_other_keys_that_come_late_are_counted(tmp_path):

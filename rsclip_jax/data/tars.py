@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rsclip_jax.data.cells import has_content
 from rsclip_jax.data.columns import Columns, check_unused, read_row, resolve, without_roles
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.seen import Repeats, text_key
@@ -99,15 +100,18 @@ def open_tars(
     if shared:
         above = os.path.commonpath([path.absolute().parent for path in paths])
 
+    known = {name for row in rows for name, cell in row.items() if has_content(cell)}
+
     def samples() -> Iterator[Sample]:
         late: collections.Counter[str] = collections.Counter()
         for group in groups():
             sample = _sample(group, columns, above)
             sample.split = sample.split or _split_of(group.key) or splits.get(group.archive, "")
-            new = sample.extra.keys() - present
-            if ignore is not None and new - late.keys():
-                _check_late(sorted(new), present, ignore, where)
-            late.update(new)
+            new = {name: cell for name, cell in sample.extra.items() if name not in known}
+            new = {name: cell for name, cell in new.items() if has_content(cell)}
+            if ignore is not None and new.keys() - late.keys():
+                _check_late(new, present, ignore, where)
+            late.update(new.keys())
             yield sample
         if late:
             kinds = [f"{name} ({count:,})" for name, count in late.most_common()]
@@ -118,7 +122,7 @@ def open_tars(
 
 
 def _check_late(
-    new: Sequence[str], present: Sequence[str], ignore: Sequence[str], where: str
+    new: Mapping[str, Any], present: Sequence[str], ignore: Sequence[str], where: str
 ) -> None:
     """Refuse keys that would have been used, or refused, had the first samples had them."""
     columns = resolve([*present, *new], {}, where)
@@ -129,7 +133,7 @@ def _check_late(
             raise InputError(
                 f"{where}: key {likely[0]!r} is not used; leave it out with --ignore={likely[0]}"
             )
-        check_unused(new, columns, ignore, where)
+        check_unused(new, columns, ignore, where, [new])
     except InputError as error:
         raise InputError(
             f"{error}, or write it into one of the first {PEEK} samples too, which lack it (it may "
