@@ -10,8 +10,9 @@ Input forms:
   jsonl       one JSON object a line: {"filename": ..., "captions": [...], "split": ..., ...}
   csv         the same as a table; the first line names the columns
   json        one document of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
-              Sydney-captions) or {CLASS: [...], ...} (NWPU-Captions)
-  folder      ROOT/CLASS/*.jpg or ROOT/{train,val,test}/CLASS/*.jpg
+              Sydney-captions; with "annotations" beside them as in COCO) or {CLASS: [...], ...}
+              (NWPU-Captions)
+  folder      ROOT/CLASS/*.jpg, ROOT/{train,val,test}/CLASS/*.jpg or the split below CLASS
   webdataset  tars with jpg/png/webp/tif + txt (a caption a line)/cls (label)/json, or RS5M's
               img_content/img_name/caption;
               --input takes a file, a directory, a glob or 'shard-{0000..0031}.tar'
@@ -45,12 +46,13 @@ from rsclip_jax import errors
 from rsclip_jax.data import records
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.csv_rows import QUOTINGS
+from rsclip_jax.data.folders import open_folder
 from rsclip_jax.data.ingest import Outcome, Recipe, ingest
 from rsclip_jax.data.progress import Progress
 from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import FirstSplits, text_key
-from rsclip_jax.data.sources import InputError, Source, open_folder
+from rsclip_jax.data.sources import InputError, Source
 from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
@@ -131,6 +133,7 @@ def prepare(options: Options) -> Summary:
     )
     workers = options.workers or available_cores()
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
+    said = len(source.notes)
     for note in source.notes:
         print(f"{options.name}: {note}", file=sys.stderr)
     summary = Summary(options.name, source.expected)
@@ -156,6 +159,8 @@ def prepare(options: Options) -> Summary:
                     writer.write(outcome.split, outcome.record)
                 progress.show(summary, outcome.position)
         progress.end()
+        for note in source.notes[said:]:  # known only now
+            print(f"{options.name}: {note}", file=sys.stderr)
         for given in recipe.split_names.keys() - {given for given, _ in summary.split_names}:
             print(f"{options.name}: --split_names: no record is of {given!r}", file=sys.stderr)
         if not summary.total():
@@ -194,7 +199,9 @@ def check(options: Options) -> Source:
     _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     if options.format == "folder":
-        return open_folder(options.input, options.class_folder or "first", options.ignore)
+        return open_folder(
+            options.input, options.class_folder, options.ignore, _split_names(options)
+        )
     if options.format == "webdataset":
         return open_tars(options.input, options.columns, ignore=options.ignore)
     if options.format == "tfds":
@@ -288,14 +295,15 @@ def define_flags() -> None:
         "class_folder",
         "",
         ("", "first", "last"),
-        "Of nested folders, the one that names the class: the first (default), or the last, as in "
-        "RSI-CB and Million-AID.",
+        "Of nested folders, the one that names the class: the first (default, if there are "
+        "several), or the last, as in RSI-CB and Million-AID.",
     )
     flags.DEFINE_list(
         "split_names",
         [],
         "GIVEN=NAME, comma-separated: what the input calls a split, and its name in the data set. "
-        "Usual spellings (validation, dev, Train, Karpathy's restval) become train, val or test.",
+        "Usual spellings (validation, dev, Train, train2017, training_set, Karpathy's restval) "
+        "become train, val or test. For folder, GIVEN may be any folder.",
     )
     for role, (flag, usual) in ROLES.items():
         default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)
@@ -331,8 +339,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "ignore",
         [],
-        "Columns, or extensions of files, that look like captions, images, infrared images or "
-        "splits and are left out on purpose.",
+        "Columns, extensions of files, or folders, that look like captions, images, infrared "
+        "images or splits and are left out on purpose.",
     )
     flags.DEFINE_integer(
         "resize",

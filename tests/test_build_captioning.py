@@ -38,7 +38,7 @@ from rsclip_jax.build.pace import Pace
 from rsclip_jax.build.rows import new_row, read_rows, write_rows
 from rsclip_jax.build.runners import Runner
 from rsclip_jax.build.stages import Drop, Stage
-from rsclip_jax.data.sources import open_folder
+from rsclip_jax.data.folders import open_folder
 from rsclip_jax.data.tables import open_table
 
 SHORT = "two large ships lie in a harbor between two piers"

@@ -93,7 +93,7 @@ def test_web_pairs_and_labelled_images_become_a_data_set(built):
     assert "| laioncoco |     7 |   2 |     9 |" in told
     assert "hashes: near duplicate" in told and "fmow: as published" in told
     assert "8 records have no short caption: fmow 8." in told
-    assert "Kept though odd:\n\n- fmow: 1 black, or constant\n" in told
+    assert "Images to look at, kept:\n\n- fmow: 1 black, or constant\n" in told
     assert card["all"]["odd_images"] == {"black, or constant": 1}
     assert card["all"]["classes"] == {"harbor": 8}
     assert tokens["distinct"] == len(set(captions))

@@ -1,14 +1,17 @@
 import io
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsclip_jax.data.image_check import check_image, inspect_image, shrink
-from rsclip_jax.data.images import decode
+import rsclip_jax
+from rsclip_jax.data.image_check import DEEP, check_image, inspect_image, shrink
+from rsclip_jax.data.images import Geometry, decode, dimensions, train_view
 
 LIMIT = 10**6
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -36,6 +39,9 @@ WHOLE = {
     "tiff16": tiff16(),
     "bmp": encode(form="BMP"),
     "gif": encode(form="GIF"),
+    "jp2": encode(form="JPEG2000"),
+    "jp2_16": cv2.imencode(".jp2", PIXELS.astype(np.uint16) * 16)[1].tobytes(),
+    "avif": encode(form="AVIF"),
 }
 
 
@@ -131,6 +137,34 @@ def test_images_that_are_small_already_keep_their_bytes():
 def test_extreme_shapes_shrink_to_at_least_the_side_asked_for():
     strip = encode(np.repeat(PIXELS[:4], 30, axis=1), "PNG")
     assert decode(shrink(strip, 1)).shape == (1, 450, 3)
+
+
+def test_numbers_of_more_than_8_bits_are_said_in_every_form():
+    deep = {form for form, data in WHOLE.items() if inspect_image(data, LIMIT)[1] == [DEEP]}
+    assert deep == {"png16", "tiff16", "jp2_16"}
+
+
+@pytest.mark.parametrize("form", ["EPS", "PPM", "TGA", "ICO"])
+def test_formats_that_are_none_of_ours_are_refused(form):
+    data = encode(form=form)
+    for read in (lambda data: check_image(data, LIMIT), decode, dimensions, to_view):
+        with pytest.raises(ValueError, match=r"of no known format .JPEG, PNG|cannot decode"):
+            read(data)
+
+
+def to_view(data):
+    train_view(data, Geometry(None, 1.0, 0.0, False, False, False), np.empty((8, 8, 3), np.uint8))
+
+
+def test_pillow_opens_files_in_one_place_only():
+    """Elsewhere it would read EPS files, for which it starts Ghostscript."""
+    package = Path(rsclip_jax.__file__).parent
+    calls = [
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"Image\.open\(|ImageFile\.|import open as", path.read_text("utf-8"))
+    ]
+    assert calls == ["pillow.py"]
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])

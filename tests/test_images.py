@@ -98,6 +98,22 @@ def test_16_bit_infrared_is_stretched_between_its_percentiles():
             np.testing.assert_array_equal(decoded[..., channel], expected)
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("bands", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("form", "options"), [(".png", []), (".jp2", [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])]
+)
+def test_every_depth_of_every_format_is_stretched_or_kept(form, options, bands, depth):
+    top = 256 if depth == 8 else 4000  # of 16 bits, as sensors have it
+    pixels = np.random.default_rng(0).integers(0, top, (40, 60, bands)).astype(f"u{depth // 8}")
+    stored = pixels if bands == 1 else pixels[..., [2, 1, 0, 3][:bands]]  # OpenCV writes BGR
+    ok, data = cv2.imencode(form, stored, options)
+    assert ok
+    expected = images.to_rgb8(pixels[..., : min(bands, 3)])
+    assert depth == 16 or (expected[..., 0] == pixels[..., 0]).all()
+    np.testing.assert_array_equal(images.decode(data.tobytes()), expected)
+
+
 def test_16_bit_colour_keeps_its_channels_apart():
     colour = np.zeros((10, 10, 3), np.uint16)
     colour[..., 0] = 4000
@@ -110,6 +126,26 @@ def test_16_bit_colour_keeps_its_channels_apart():
 def test_a_constant_or_blank_16_bit_image_becomes_black():
     assert images.decode(encode(np.full((4, 5), 900, np.uint16))).max() == 0
     assert images.decode(encode(np.full((4, 5), np.nan, np.float32), "TIFF")).max() == 0
+
+
+@pytest.mark.parametrize("kind", ["u2", "i4", "f4"])
+@pytest.mark.parametrize(("rest", "few"), [(0, 4000), (4000, 0), (100, 30000)])
+def test_a_few_pixels_that_differ_stay_visible(kind, rest, few):
+    counts = np.full((50, 60), rest, kind)
+    counts[:4, :5] = few  # 20 of 3,000: both percentiles are those of the rest
+    seen = images.to_rgb8(counts)
+    assert np.ptp(seen[..., 0]) == 255
+    np.testing.assert_array_equal(seen[..., 0] == seen[0, 0, 0], counts == few)
+    counts[:4, :5] = rest + 1  # of what is almost constant, noise stays noise
+    assert np.ptp(images.to_rgb8(counts)[..., 0]) <= 255 / max(1, 0.01 * rest)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([["a"]]), np.ones((2, 2), complex), np.array([[None]]), np.array([[b"a"]])]
+)
+def test_arrays_of_no_numbers_are_refused(array):
+    with pytest.raises(ValueError, match="expected integers, floats or booleans"):
+        images.to_rgb8(array)
 
 
 @pytest.mark.parametrize("way", range(1, 9))

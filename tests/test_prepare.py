@@ -146,7 +146,7 @@ def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
         ("0.jpg", "duplicate id"),
         ("1.jpg", "no caption and no label"),
         ("1.jpg", "split name 'all' is not possible"),
-        ("1.jpg", "infrared"),
+        ("1.jpg", "unreadable image (infrared)"),
         ("", "no image"),
         ("", "not JSON"),
     ]
@@ -507,14 +507,16 @@ def test_odd_images_are_kept_counted_and_said(tmp_path):
             "grey2": np.full((8, 8, 3), 91, np.uint8),
             "dot": np.zeros((1, 1, 3), np.uint8),
             "fine": np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8),
+            "deep": np.arange(64, dtype=np.uint16).reshape(8, 8) * 100,
         }.items():
             Image.fromarray(pixels).save(tmp_path / f"{name}.png")
             file.write(json.dumps({"image": f"{name}.png", "captions": ["a field"]}) + "\n")
     summary = prepare(options(tmp_path, input=str(tmp_path / "data.jsonl"), images=str(tmp_path)))
-    assert summary.records.total() == 5
+    assert summary.records.total() == 6
     assert summary.as_dict()["odd_images"] == {
         "black, or constant": 1,
         "constant, every pixel alike": 2,
+        "of more than 8 bits: each is stretched between its own percentiles": 1,
         "of one pixel": 1,
     }
     assert "       2  constant, every pixel alike" in summary.table()
@@ -527,11 +529,14 @@ def test_the_summary_tells_classes_infrared_and_where_texts_come_from(tmp_path):
     rows[0] |= {"captions": [], "ir": "1.jpg"}
     rows[1] |= {"captions": [], "long_captions": ["a long one"]}
     rows[2] |= {"label": "port\n" + "x" * 100}
+    rows[3] |= {"captions": ["3 on the left", "b"]}
+    rows[4] |= {"ir_captions": ["trees in the north"]}
     write_rows(tmp_path, rows)
     summary = prepare(options(tmp_path))
     numbers = summary.as_dict()
     assert numbers["with_infrared"] == {"records": 1, "share": 1 / 40}
     assert numbers["label_sentences"] == {"records": 2, "share": 2 / 40}
+    assert numbers["name_direction"] == {"records": 2, "share": 2 / 40}
     assert numbers["without_captions_and_label"] == {"records": 0, "share": 0.0}
     assert list(numbers["classes"].items())[:2] == [("class 00", 3), ("class 01", 3)]
     assert len(numbers["classes"]) == 17 and sum(numbers["classes"].values()) == 39
@@ -541,6 +546,8 @@ def test_the_summary_tells_classes_infrared_and_where_texts_come_from(tmp_path):
     for line in (
         "         1  (2.5%) have an infrared image",
         '         2  (5.0%) have no caption: their text will be "a remote sensing image of LABEL"',
+        "         2  (5.0%) name a direction, such as left (for their flips: "
+        "config.input.augment_text)",
         "classes (17)",
         "  class 06                                  3",
         "  7 more, of 2 to 1 records each: all are in summary.json",
@@ -555,7 +562,8 @@ def test_summaries_of_parts_add_up_to_that_of_the_whole(monkeypatch):
     outcomes = []
     for index in range(9):
         example = {"image": b"J", "ir": b"I" * (index % 2), "label": f"{index % 5}"}
-        example |= {"captions": [f"{index % 4}"], "long_captions": [], "ir_captions": []}
+        example |= {"captions": [f"{index % 4} on the left"]}
+        example |= {"long_captions": [], "ir_captions": []}
         outcomes.append(ingest.Outcome("", 0, "", "", "train", size=(1, 1)))
         outcomes[-1].describe(example)
     whole, first, second = Summary("toy"), Summary("toy"), Summary("toy")
@@ -568,6 +576,7 @@ def test_summaries_of_parts_add_up_to_that_of_the_whole(monkeypatch):
     assert numbers["classes"] == {"0": 2, "1": 2, "2": 2}
     assert numbers["other_classes"] == 3
     assert numbers["with_infrared"]["records"] == 4
+    assert numbers["name_direction"]["records"] == 9
     assert numbers["clip_tokens"]["captions"]["distinct"] == 4
     assert "3 records are of classes beyond" in whole.table()
 

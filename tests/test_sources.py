@@ -3,7 +3,7 @@ import os
 import pytest
 
 from rsclip_jax.data import sources
-from rsclip_jax.data.sources import InputError, expand_input, open_folder, read_file
+from rsclip_jax.data.sources import InputError, expand_input, read_file
 
 
 def touch(root, *names):
@@ -11,58 +11,6 @@ def touch(root, *names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
-
-
-def listing(folder):
-    return [(s.id, s.label, s.split, s.problem) for s in open_folder(str(folder))]
-
-
-def test_class_folders_give_label_and_id_in_the_order_of_names(tmp_path):
-    touch(tmp_path, "port/b.jpg", "port/a.PNG", "farm land/农田.tif", "port/readme.txt", ".x/c.jpg")
-    touch(tmp_path, "port/.hidden.jpg", "port/deep/er/d.webp")
-    assert listing(tmp_path) == [
-        ("farm land/农田.tif", "farm land", "", ""),
-        ("port/a.PNG", "port", "", ""),
-        ("port/b.jpg", "port", "", ""),
-        ("port/deep/er/d.webp", "port", "", ""),
-    ]
-
-
-def test_split_folders_are_taken_for_splits_if_there_is_nothing_else(tmp_path):
-    touch(tmp_path, "train/port/a.jpg", "val/farm/b.jpg")
-    assert listing(tmp_path) == [
-        ("train/port/a.jpg", "port", "train", ""),
-        ("val/farm/b.jpg", "farm", "val", ""),
-    ]
-    touch(tmp_path, "train_station/c.jpg")
-    assert [label for _, label, _, _ in listing(tmp_path)] == ["train", "train_station", "val"]
-
-
-def test_links_to_directories_are_not_followed(tmp_path):
-    touch(tmp_path, "root/port/a.jpg", "outside/b.jpg")
-    os.symlink(tmp_path / "outside", tmp_path / "root/farm")
-    os.symlink(tmp_path / "root", tmp_path / "root/port/circle")
-    problems = {name: problem for name, _, _, problem in listing(tmp_path / "root")}
-    assert problems == {
-        "farm": "link to a directory: not followed",
-        "port/a.jpg": "",
-        "port/circle": "link to a directory: not followed",
-    }
-
-
-def test_progress_reaches_the_size_of_the_source(tmp_path):
-    touch(tmp_path, "port/a.jpg", "port/b.jpg", "farm/c.jpg")
-    source = open_folder(str(tmp_path))
-    assert [sample.position for sample in source] == [1, 2, 3]
-    assert source.size == 3
-
-
-def test_folders_without_classes_are_refused(tmp_path):
-    touch(tmp_path, "a.jpg")
-    with pytest.raises(InputError, match="no class folders"):
-        open_folder(str(tmp_path))
-    with pytest.raises(InputError, match="no such directory"):
-        open_folder(str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("path", ["../secret", "a/../../secret", "/etc/hostname", "link", "deep/x"])
@@ -127,35 +75,6 @@ def test_input_that_is_not_there_is_named(tmp_path, pattern, message):
     touch(tmp_path, "p-0000.tar", "p-0002.tar", "empty/notes.txt")
     with pytest.raises(InputError, match=message):
         expand_input(str(tmp_path / pattern), (".tar",))
-
-
-def test_nested_folders_can_name_the_class_by_the_last(tmp_path):
-    for name in ("transport/runway/a.jpg", "water/river/b.jpg", "town/c.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_bytes(b"x")
-    assert [s.label for s in open_folder(str(tmp_path))] == ["town", "transport", "water"]
-    assert [s.label for s in open_folder(str(tmp_path), "last")] == ["town", "runway", "river"]
-
-
-def test_split_folders_are_found_beside_folders_without_images(tmp_path):
-    touch(tmp_path, "Train/port/a.jpg", "test/port/b.jpg", "__MACOSX/x.txt", "annotations/y.txt")
-    source = open_folder(str(tmp_path), ignore=())
-    assert [(s.label, s.split) for s in source] == [("port", "Train"), ("port", "test")]
-    assert source.notes == ["folders without images are not used: __MACOSX, annotations"]
-
-
-def test_split_folders_taken_for_classes_are_noted(tmp_path):
-    touch(tmp_path, "train/port/a.jpg", "port/b.jpg")
-    (note,) = open_folder(str(tmp_path)).notes
-    assert note.startswith("folders train are taken for classes")
-
-
-@pytest.mark.parametrize("suffix", ["txt", "json"])
-def test_captions_beside_the_images_of_class_folders_are_refused(tmp_path, suffix):
-    touch(tmp_path, "00000/000000000.jpg", f"00000/000000000.{suffix}")
-    with pytest.raises(InputError, match=f"webdataset.*--ignore={suffix}$"):
-        open_folder(str(tmp_path), ignore=())
-    assert len(list(open_folder(str(tmp_path), ignore=(suffix,)))) == 1
 
 
 def test_links_that_lead_outside_are_followed_if_asked(tmp_path):

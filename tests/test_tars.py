@@ -205,7 +205,7 @@ def test_members_that_lie_apart_are_put_together(tmp_path, references):
     if references:
         images = [read_image(image) for image in images]
     assert images == [b"J000", b"J001", b"J002", b"J003"]
-    assert source.notes[0].startswith("3 names come again later in their archive: ")
+    assert source.notes[0].startswith("members that lie apart in their archive were put together")
     assert samples[-1].position <= source.size
     assert samples == list(source)
 
@@ -228,3 +228,77 @@ def test_a_second_image_of_a_name_is_refused_or_left_out(tmp_path):
     source = open_tars(path, ignore=("tif",))
     assert [sample.image for sample in source] == [b"J", b"K"]
     assert source.notes == ["1 members .tif not used"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["captions", "ir", "jpgir", "ir.png", "split", "nir", "rgb", "txt1", "long_caption"]
+)
+def test_members_that_look_like_more_than_a_tar_can_hold_are_refused(tmp_path, kind):
+    path = archive(tmp_path, [("0.jpg", b"J"), ("0.txt", b"one"), (f"0.{kind}", b"x")])
+    with pytest.raises(InputError, match=f"1 members end in .{kind} .*--ignore={kind}$"):
+        open_tars(path, ignore=())
+    assert open_tars(path, ignore=(kind,)).notes == [f"1 members .{kind} not used"]
+
+
+def test_splits_are_read_off_folders_unless_the_row_names_one(tmp_path):
+    members = [
+        ("train/a/0.jpg", b"J"),
+        ("pics/Test_images/1.jpg", b"J"),
+        ("train/2.jpg", b"J"),
+        ("train/2.json", b'{"split": "val"}'),
+        ("train_station/3.jpg", b"J"),
+    ]
+    source = open_tars(archive(tmp_path, members), ignore=())
+    assert [sample.split for sample in source] == ["train", "Test_images", "val", ""]
+    assert source.notes == ["splits are read off the folders in archives: Test_images, train"]
+
+
+@pytest.mark.parametrize(
+    ("names", "splits", "notes"),
+    [
+        (("train-0000.tar", "train-0001.tar", "val-00.tar"), ["train", "train", "val"], 1),
+        (("test_00000-of-00002.tar", "train.tar", "x.tar"), ["test", "train", ""], 1),
+        (("test-0.tar", "test-1.tar"), ["", ""], 0),  # nothing tells them apart: --split decides
+    ],
+)
+def test_splits_are_read_off_the_names_of_archives_that_differ_in_them(
+    tmp_path, names, splits, notes
+):
+    for number, name in enumerate(names):
+        archive(tmp_path, [(f"{number}.jpg", b"J"), (f"{number}.txt", b"a")], name)
+    source = open_tars(str(tmp_path), ignore=())
+    assert [sample.split for sample in source] == splits
+    assert len(source.notes) == notes
+
+
+def with_late_keys(tmp_path, row, first=None):
+    rows = [{"caption": "one"} | (first or {})] * 120 + [{"caption": "one"} | row] * 3
+    members = []
+    for number, row in enumerate(rows):
+        members += [(f"{number:03d}.jpg", b"J"), (f"{number:03d}.json", json.dumps(row).encode())]
+    return archive(tmp_path, members)
+
+
+@pytest.mark.parametrize("key", ["long_caption", "caption_2", "label", "split", "nir_title"])
+def test_keys_that_come_late_are_refused_if_they_would_have_been_used(tmp_path, key):
+    path = with_late_keys(tmp_path, {key: "a"})
+    source = open_tars(path, ignore=())
+    with pytest.raises(InputError, match=rf"{key!r}.*--ignore={key}, or write it .* first 100"):
+        list(source)
+    assert len(list(open_tars(path, ignore=(key,)))) == 123
+    path = with_late_keys(tmp_path, {key: "a"}, first={key: None})
+    used = {"nir_title": {"captions": ("caption", "nir_title")}}.get(key)
+    *_, last = open_tars(path, used, ignore=())
+    assert "a" in (*last.captions, *last.long_captions, last.label, last.split)
+
+
+def test_keys_that_hold_nothing_at_first_are_refused_where_they_do(tmp_path):
+    path = with_late_keys(tmp_path, {"nir_title": "a"}, first={"nir_title": ""})
+    with pytest.raises(InputError, match="'nir_title' looks like"):
+        list(open_tars(path, ignore=()))
+
+
+def test_other_keys_that_come_late_are_counted(tmp_path):
+    source = open_tars(with_late_keys(tmp_path, {"ir": "b.png", "gsd": 1}), ignore=())
+    assert len(list(source)) == 123
+    assert source.notes == ["keys not used, which the first 100 samples lack: ir (3), gsd (3)"]

@@ -1,11 +1,13 @@
 """TIFF files of every depth, sign, layout and orientation against the pixels written into them."""
 
+import itertools
+
 import numpy as np
 import pytest
 from tiff_writer import tiff
 
 from rsclip_jax.data import images
-from rsclip_jax.data.image_check import check_image, inspect_image
+from rsclip_jax.data.image_check import DEEP, check_image, inspect_image
 
 KINDS = ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"]
 UPRIGHT = {
@@ -43,21 +45,26 @@ def expected(a, valid=None):
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_those_written(kind, bands, planar, order):
     a = made(kind, bands)
-    if (kind, bands) == ("i1", 4):  # no decoder reads them rightly: no pixels then
+    if (kind, bands, planar) == ("i1", 4, False):  # no decoder reads them rightly: no pixels then
         with pytest.raises(ValueError, match="cannot decode"):
             images.decode(tiff(a, planar=planar, order=order))
         return
-    for deflate, extra in ((False, None), (True, 0)):
-        data = tiff(
-            a, planar=planar, deflate=deflate, order=order, extra=extra if bands == 4 else None
-        )
+    stored = [{}, {"deflate": True}, {"tile": 32}, {"tile": 32, "deflate": True}]
+    if a.dtype.kind != "f":
+        stored += [{"predictor": True, "deflate": True}]
+    if order == "<" or a.itemsize > 1:
+        stored += [{"big": True}, {"big": True, "tile": 32, "deflate": True}]
+    for options, extra in itertools.product(stored, (None, 0, 2) if bands == 4 else (None,)):
+        data = tiff(a, planar=planar, order=order, extra=extra, **options)
         np.testing.assert_array_equal(images.decode(data), expected(a))
         assert check_image(data, 10**6) == images.dimensions(data) == (37, 29)
 
 
 @pytest.mark.parametrize("way", UPRIGHT)
 @pytest.mark.parametrize("planar", [False, True])
-@pytest.mark.parametrize(("kind", "bands"), [("u1", 3), ("u1", 1), ("u2", 3), ("f4", 1)])
+@pytest.mark.parametrize(
+    ("kind", "bands"), [("u1", 4), ("u1", 3), ("u1", 1), ("i2", 4), ("u2", 3), ("f4", 1)]
+)
 def test_orientation_is_applied_once(kind, bands, planar, way):
     a = made(kind, bands)
     data = tiff(a, planar=planar, orientation=way)
@@ -71,6 +78,8 @@ def test_orientation_is_applied_once(kind, bands, planar, way):
 @pytest.mark.parametrize(
     ("kind", "gap", "tag"),
     [
+        ("i4", -9999, "-9999"),
+        ("u4", 2**32 - 1, str(2**32 - 1)),
         ("u2", 0, "0"),
         ("u2", 65535, "65535"),
         ("u1", 0, "0"),  # of 8 bits, nothing is stretched
@@ -93,9 +102,10 @@ def test_pixels_without_data_stay_out_of_the_stretch(kind, gap, tag, bands, plan
     a[:9] = gap
     valid = np.ones(a.shape, bool)
     valid[:9] = False
-    np.testing.assert_array_equal(
-        images.decode(tiff(a, nodata=tag, planar=planar)), expected(a, valid)
-    )
+    for way in (1, 6):  # as stored, and turned
+        turned = expected(UPRIGHT[way](a), UPRIGHT[way](valid))
+        data = tiff(a, nodata=tag, planar=planar, orientation=way)
+        np.testing.assert_array_equal(images.decode(data), turned)
 
 
 def test_zero_without_a_tag_is_data():
@@ -137,11 +147,17 @@ def test_a_truncated_file_is_refused(kind, bands, planar):
 
 
 def test_a_fourth_band_that_is_left_out_is_said():
-    assert inspect_image(tiff(made("u2", 4), extra=0), 10**6)[1] == [
+    assert inspect_image(tiff(made("u1", 4), extra=0), 10**6)[1] == [
         "of four bands, of which the fourth is left out"
     ]
-    assert inspect_image(tiff(made("u2", 4), extra=2), 10**6)[1] == []
-    assert inspect_image(tiff(made("u2", 3)), 10**6)[1] == []
+    assert inspect_image(tiff(made("u1", 4), extra=2), 10**6)[1] == []
+    assert inspect_image(tiff(made("u1", 3)), 10**6)[1] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_more_than_8_bits_are_said(kind):
+    deep = [DEEP] if np.dtype(kind).itemsize > 1 else []
+    assert inspect_image(tiff(made(kind, 1)), 10**6)[1] == deep
 
 
 def test_damaged_directories_are_refused_whatever_is_wrong_with_them():

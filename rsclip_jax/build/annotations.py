@@ -18,7 +18,6 @@ the boxes in fractions of the image. LRS2M's pipeline (--config.sources.det10.pa
 import argparse
 import collections
 import functools
-import io
 import json
 import os
 import sys
@@ -32,6 +31,7 @@ from tqdm import tqdm
 
 from rsclip_jax import host
 from rsclip_jax.build import boxes, files
+from rsclip_jax.data.pillow import open_image
 from rsclip_jax.data.sources import IMAGE_SUFFIXES, find_file, read_file
 
 _UNUSABLE = (
@@ -109,7 +109,7 @@ def _yolo(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
 
 
 def _mask(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
-    with Image.open(io.BytesIO(data)) as file:
+    with open_image(data) as file:
         mask = np.asarray(file)  # of a palette its numbers, not its colours
     if mask.ndim != 2:
         raise ValueError("expected an image of one channel, whose pixels are class numbers")

@@ -30,7 +30,8 @@ from rsclip_jax.build.files import read_image
 from rsclip_jax.build.pace import Pace
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.data.cells import texts_of
-from rsclip_jax.data.sources import InputError, Source, open_folder
+from rsclip_jax.data.folders import open_folder
+from rsclip_jax.data.sources import InputError, Source
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.text import without_surrogates
 

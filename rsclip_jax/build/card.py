@@ -186,7 +186,7 @@ def _odd(numbers: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for source, of in numbers.items()
         for what, count in of.get("odd_images", {}).items()
     ]
-    return ["Kept though odd:", "\n".join(counts)] if counts else []
+    return ["Images to look at, kept:", "\n".join(counts)] if counts else []
 
 
 _RANGE = ("min", "median", "max")

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import Image
 from rsclip_jax.build.answers import Fields, json_schema
 from rsclip_jax.data import images
 from rsclip_jax.data.orientation import UPRIGHT, orientation
+from rsclip_jax.data.pillow import open_image
 from rsclip_jax.data.text import without_surrogates
 
 _JPEG_QUALITY = 90
@@ -133,7 +133,7 @@ def read_body(text: str, model: str) -> dict[str, Any]:
 def _data_url(data: bytes, side: int) -> str:
     """Encode an image as every server can read it: upright JPEG or PNG of 8 bits, not too large."""
     form, mode = "", ""
-    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as image:  # reads the header
+    with contextlib.suppress(OSError), open_image(data) as image:  # the header
         form, mode = image.format or "", image.mode
     fits = not side or max(images.dimensions(data)) <= side
     turned = orientation(data) != UPRIGHT  # which servers may not look at

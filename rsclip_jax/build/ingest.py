@@ -18,10 +18,11 @@ from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.build.stages import DROPPED, Stage
 from rsclip_jax.data.cells import texts_of
 from rsclip_jax.data.columns import ROLES, read_row, resolve, without_roles
+from rsclip_jax.data.folders import open_folder
 from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import SeenKeys, text_key
-from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, open_folder
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 from rsclip_jax.data.splits import usual_name
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars

@@ -1,6 +1,5 @@
 """Is this file a whole image of a bearable size? And making it smaller."""
 
-import io
 import re
 import warnings
 
@@ -10,8 +9,10 @@ from PIL import Image
 
 from rsclip_jax.data import images, tiff
 from rsclip_jax.data.orientation import orientation, upright_size
+from rsclip_jax.data.pillow import FORMATS, open_image
 
 JPEG_QUALITY = 95
+DEEP = "of more than 8 bits: each is stretched between its own percentiles"
 
 
 def check_image(data: bytes, max_pixels: int) -> tuple[int, int]:
@@ -34,7 +35,8 @@ def inspect_image(data: bytes, max_pixels: int) -> tuple[tuple[int, int], list[s
     """Check an image as `check_image` does, and name what is odd about it though it can be used.
 
     Returns:
-      (height, width), and remarks: of one pixel; black; constant; a TIFF band that is left out.
+      (height, width), and remarks: of one pixel; black; constant; a TIFF band that is left out;
+      numbers of more than 8 bits.
     """
     if not data:
         raise ValueError("empty file")
@@ -60,7 +62,7 @@ def inspect_image(data: bytes, max_pixels: int) -> tuple[tuple[int, int], list[s
     except _TooLarge as error:
         raise ValueError(str(error)) from None
     except Image.UnidentifiedImageError:
-        raise ValueError("unreadable image: of no known format") from None
+        raise ValueError(f"unreadable image: of no known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # Damaged files make decoders raise whatever they please.
         # Pillow tells an address in memory: the same file shall have the same reason every time.
         reason = re.sub(r"<_io.BytesIO[^>]*>", "", str(error))
@@ -77,7 +79,20 @@ def _remarks(data: bytes, pixels: np.ndarray) -> list[str]:
     if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
         if layout.bands == 4 and not layout.alpha and layout.photometric != tiff.CMYK:
             found.append("of four bands, of which the fourth is left out")
+    if _bits(data) > 8:
+        found.append(DEEP)
     return found
+
+
+def _bits(data: bytes) -> int:
+    """Return the bits of a number in a file that can be decoded; 8 where they cannot be more."""
+    if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
+        return layout.bits
+    if data.startswith(b"\x89PNG"):
+        return data[24]
+    if (header := data.find(b"ihdr", 0, 100)) >= 0:  # JPEG 2000's
+        return 1 + (data[header + 14] & 0x7F)
+    return 8
 
 
 def _varies(pixels: np.ndarray) -> bool:
@@ -101,7 +116,7 @@ def _header_size(data: bytes) -> tuple[int, int]:
         return upright_size(layout.height, layout.width, layout.orientation)
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # The user's limit counts.
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             return upright_size(image.height, image.width, orientation(data))
     finally:
         Image.MAX_IMAGE_PIXELS = limit

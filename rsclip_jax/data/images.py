@@ -9,7 +9,6 @@ angle puts all of it into one affine warp.
 """
 
 import dataclasses
-import io
 import math
 import os
 import struct
@@ -23,6 +22,7 @@ from PIL import Image
 
 from rsclip_jax.data import tiff
 from rsclip_jax.data.orientation import orientation, upright, upright_size
+from rsclip_jax.data.pillow import open_image
 
 # The pipeline decodes one image per thread; OpenCV's own threads would only fight with those.
 cv2.setNumThreads(0)
@@ -45,6 +45,8 @@ _THIN = 8  # times the shorter side: longer images are cropped before they are r
 _MISSING, _LEAST_DATA = -9999, -1e38
 _LEAST_RANGE = 0.01  # of the greatest number: scenes at 300 K range over more than 3 K
 _JPEG_MAGIC = b"\xff\xd8\xff"
+# PNG, WebP, BMP, GIF, JPEG 2000: what OpenCV is given. It knows others, which are none of ours.
+_OPENCV_MAGICS = (b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"\0\0\0\x0cjP", b"\xffO\xff", *tiff.MAGICS)
 
 
 def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
@@ -54,13 +56,15 @@ def decode(data: bytes, *, fast: bool = False) -> np.ndarray:
     and CMYK are converted, an EXIF or TIFF orientation is applied, of an animation the first frame
     counts. Images of other numbers than 8-bit ones (16-bit infrared, float) are stretched linearly
     from their 1st to their 99th percentile, jointly over the channels: sensors fill 10 to 14 of 16
-    bits, so a division by 257 would leave most of them black. A range below 1 % of the numbers is
-    taken for 1 %: what is almost constant is not blown up to its noise. Pixels without data stay
-    out of the stretch and become black: those that equal a TIFF file's GDAL_NODATA, that are not
-    finite, or are -9999 or GDAL's least float. Of 4 bands the first three are taken, as RGB.
+    bits, so a division by 257 would leave most of them black. Where the two are equal, the least
+    and the greatest number take their place: a few bright pixels are all there is to see. A range
+    below 1 % of the numbers is taken for 1 %: what is almost constant is not blown up to its noise.
+    Pixels without data stay out of the stretch and become black: those that equal a TIFF file's
+    GDAL_NODATA, that are not finite, or are -9999 or GDAL's least float. Of 4 bands the first three
+    are taken, as RGB.
 
     Args:
-      data: a whole file: JPEG, PNG, WebP, TIFF, BMP, or what else OpenCV or Pillow read.
+      data: a whole file of one of `pillow.FORMATS`.
       fast: allow JPEG decoding shortcuts; pixels then differ a little from Pillow's.
 
     Raises:
@@ -79,7 +83,8 @@ def to_rgb8(image: Image.Image | np.ndarray) -> np.ndarray:
     """Turn a decoded image, a Pillow image or an array, into uint8 [H, W, 3] as `decode` does.
 
     Raises:
-      ValueError: an array that is neither [H, W], [H, W, 1] nor [H, W, 3], or that is empty.
+      ValueError: an array that is neither [H, W], [H, W, 1] nor [H, W, 3], that is empty, or that
+        holds no numbers, or complex ones.
     """
     if isinstance(image, Image.Image):
         if not _is_deep(image):
@@ -88,6 +93,8 @@ def to_rgb8(image: Image.Image | np.ndarray) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or not image.size:
         raise ValueError(f"an image of shape {image.shape}: expected [H, W, 3] or [H, W]")
+    if image.dtype.kind not in "buif":
+        raise ValueError(f"an image of type {image.dtype}: expected integers, floats or booleans")
     return _rgb8(image)
 
 
@@ -108,7 +115,7 @@ def dimensions(data: bytes) -> tuple[int, int]:
     if data[:4] in tiff.MAGICS and (layout := tiff.layout(data)) is not None:
         return upright_size(layout.height, layout.width, layout.orientation)
     try:
-        with Image.open(io.BytesIO(data)) as image:  # Reads the header only.
+        with open_image(data) as image:  # Reads the header only.
             return upright_size(image.height, image.width, orientation(data))
     except (OSError, ValueError, Image.DecompressionBombError):
         return decode(data).shape[:2]
@@ -405,27 +412,33 @@ def _decode_at_least(data: bytes, min_height: int, min_width: int) -> np.ndarray
 def _decode_tiff(data: bytes, layout: tiff.Layout) -> np.ndarray:
     """Decode a TIFF file; OpenCV and Pillow apply its orientation, `tiff.read_planes` does not."""
     tiff.refuse_bands(layout)
-    if layout.bits <= 8:
+    raw = None
+    if layout.planar and layout.bands > 1 and layout.bits >= 8 and layout.photometric != tiff.CMYK:
+        raw = _planes(data, layout)
+        if raw is None and (layout.bits > 8 or layout.bands == 4):
+            raise _undecodable(data, layout)  # the others would read other pixels
+    if raw is None and layout.bits <= 8:
         image = _decode_opencv(data, layout.nodata)
         if image is None and layout.signed:
             raise _undecodable(data, layout)  # Pillow would take the numbers for unsigned ones
         return _decode_pillow(data) if image is None else image
-    bands = min(layout.bands, 3)
-    if layout.planar and bands > 1:
-        try:
-            planes = tiff.read_planes(data, bands)
-        except (LookupError, ArithmeticError, struct.error, cv2.error):  # of a damaged directory
-            planes = None
-        raw = None if planes is None else upright(planes, layout.orientation)
-    else:
+    if raw is None:
         raw = _opencv(data)
         if raw is not None and raw.ndim == 3:
             raw = raw[..., 2::-1]
     if raw is not None:
         return _rgb8(raw, layout.nodata, layout.inverted)
-    if bands == 1:
+    if layout.bands == 1:
         return _decode_pillow(data, layout.nodata, layout.inverted)
     raise _undecodable(data, layout)  # Pillow would divide 16-bit colours instead of stretching
+
+
+def _planes(data: bytes, layout: tiff.Layout) -> np.ndarray | None:
+    try:
+        planes = tiff.read_planes(data, min(layout.bands, 3))
+    except (LookupError, ArithmeticError, struct.error, cv2.error):  # of a damaged directory
+        return None
+    return None if planes is None else upright(planes, layout.orientation)
 
 
 def _undecodable(data: bytes, layout: tiff.Layout) -> ValueError:
@@ -443,7 +456,7 @@ def _decode_jpeg(data: bytes, fast: bool) -> np.ndarray | None:
 
 
 def _opencv(data: bytes) -> np.ndarray | None:
-    if not data:
+    if not data.startswith(_OPENCV_MAGICS):
         return None
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -464,7 +477,7 @@ def _decode_opencv(data: bytes, nodata: float | None = None) -> np.ndarray | Non
 
 def _decode_pillow(data: bytes, nodata: float | None = None, inverted: bool = False) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data) as image:
             if _is_deep(image):
                 return _rgb8(np.asarray(image), nodata, inverted)
             return to_rgb8(image)
@@ -485,7 +498,10 @@ def _rgb8(image: np.ndarray, nodata: float | None = None, inverted: bool = False
         image = image * np.uint8(255)
     if image.dtype != np.uint8:
         valid = _valid(image, nodata)
-        low, high = np.percentile(image[valid], (1, 99)) if valid.any() else (0, 0)
+        given = image[valid]
+        low, high = np.percentile(given, (1, 99)) if given.size else (0.0, 0.0)
+        if low == high and given.size:
+            low, high = float(given.min()), float(given.max())
         least = _LEAST_RANGE * max(abs(low), abs(high))
         scale = 255 / max(high - low, least) if high > low else 0
         stretched = (np.where(valid, image, low) - low) * scale

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 
+from rsclip_jax.data.directions import has_direction
 from rsclip_jax.data.image_check import inspect_image, shrink
 from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
@@ -71,6 +72,7 @@ class Outcome:
     same_image_in: str | None = None  # split of an earlier record with the same image
     label: str = ""
     has_ir: bool = False
+    names_direction: bool = False  # one of its texts does
     # CLIP tokens of each text, start and end marks included, by list field
     lengths: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     keys: dict[str, list[int]] = dataclasses.field(default_factory=dict)  # `text_key` of each text
@@ -88,6 +90,7 @@ class Outcome:
         for field in LIST_FIELDS:
             self.lengths[field] = tokenizer.lengths(example[field]).tolist()
             self.keys[field] = [text_key(text) for text in example[field]]
+            self.names_direction |= any(map(has_direction, example[field]))
 
 
 def process(sample: Sample, recipe: Recipe) -> Outcome:
@@ -118,7 +121,8 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
                 example["ir"], _, remarks = _image(sample.ir, recipe)
                 outcome.remarks += [f"{remark} (infrared)" for remark in remarks]
         except ValueError as error:
-            raise ValueError(f"infrared: {error}") from error
+            kind, colon, detail = str(error).partition(":")
+            raise ValueError(f"{kind} (infrared){colon}{detail}") from error
         outcome.record = serialize(example)
         outcome.describe(example)
     except ValueError as error:

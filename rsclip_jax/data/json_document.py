@@ -1,23 +1,28 @@
 """JSON documents that hold all rows of a table, as the field's caption files are distributed.
 
     {"images": [{"filename": ..., "sentences": [{"raw": ...}, ...]}, ...], "dataset": "rsicd"}
+    {"images": [{"id": 1, "file_name": ...}, ...],
+     "annotations": [{"image_id": 1, "caption": ...}, ...], "info": ...}
     {"airplane": [{"filename": ..., "raw": ..., "raw_1": ...}, ...], "airport": [...], ...}
     [{"filename": ..., "captions": [...]}, ...]
 
-The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions), the second that of
-NWPU-Captions, whose rows get their class as the column "class"; keys that are called like splits
-(`splits.SPELLINGS`) become the column "split".
+The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions). The second is COCO's:
+an image gets what the objects with its `image_id` say, lists of values where there are several. The
+third is that of NWPU-Captions, whose rows get their class as the column "class"; keys that are
+called like splits (`splits.is_split`) become the column "split".
 """
 
+import collections
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.sources import InputError, some
 from rsclip_jax.data.splits import is_split
 
-ROWS_KEY = "images"
+ROWS_KEY, IMAGE_ID = "images", "image_id"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
 
@@ -30,12 +35,16 @@ def read_rows(paths: list[Path], encoding: str) -> Iterator[tuple[str, dict[str,
     """
     done = 0
     for path in paths:
-        lists = row_lists(_load(path, encoding))
+        document = _load(path, encoding)
+        lists = row_lists(document)
         if lists is None:
             raise InputError(
                 f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
                 '{"CLASS": [objects], ...} is expected'
             )
+        lost: list = []
+        if told := _told_of_images(document):
+            lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
         size = path.stat().st_size
         count = sum(map(len, lists.values()))
         index = 0
@@ -45,6 +54,54 @@ def read_rows(paths: list[Path], encoding: str) -> Iterator[tuple[str, dict[str,
                 position = done + size * index // count
                 yield f"{path.name}:{key}[{number}]", _row(row, key), position
         done += size
+        for item in lost:
+            yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", done
+
+
+def notes(paths: list[Path], encoding: str) -> list[str]:
+    """Tell which lists and objects of documents `read_rows` does not use, with their lengths."""
+    unused: collections.Counter[str] = collections.Counter()
+    for path in paths:
+        document = _load(path, encoding)
+        lists = (row_lists(document) or {}).keys() | _told_of_images(document).keys()
+        others = document.items() if isinstance(document, dict) else ()
+        unused.update(
+            {key: len(of) for key, of in others if key not in lists and isinstance(of, list | dict)}
+        )
+    lengths = [f"{key} ({count:,})" for key, count in unused.most_common() if count]
+    return [f"parts of the JSON document that are not used: {some(lengths)}"] if lengths else []
+
+
+def _told_of_images(document: Any) -> dict[str, list]:
+    """Return the lists beside that of the images whose objects have an `image_id`, by their key."""
+    if not isinstance(document, dict) or not isinstance(document.get(ROWS_KEY), list):
+        return {}
+    return {
+        key: of
+        for key, of in document.items()
+        if key != ROWS_KEY
+        and isinstance(of, list)
+        and any(isinstance(item, dict) and IMAGE_ID in item for item in of)
+    }
+
+
+def _joined(images: list, told: dict[str, list]) -> tuple[list, list]:
+    """Give each image what is told of it; return the images, and what is told of none."""
+    of_image = collections.defaultdict(list)
+    for items in told.values():
+        for item in items:
+            image_id = item.get(IMAGE_ID) if isinstance(item, dict) else None
+            of_image[str(image_id)].append(item)  # one of the two may be a text
+    rows = []
+    for image in images:
+        if isinstance(image, dict) and "id" in image:
+            values = collections.defaultdict(list)
+            for item in of_image.pop(str(image["id"]), ()):
+                for name in item.keys() - {"id", IMAGE_ID}:
+                    values[name].append(item[name])
+            image = {name: of if of[1:] else of[0] for name, of in sorted(values.items())} | image
+        rows.append(image)
+    return rows, list(itertools.chain.from_iterable(of_image.values()))
 
 
 def row_lists(document: Any) -> dict[str, list] | None:

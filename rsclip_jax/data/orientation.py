@@ -1,9 +1,8 @@
 """EXIF's orientation: which way up an image wants to be shown."""
 
-import io
-
 import numpy as np
-from PIL import Image
+
+from rsclip_jax.data.pillow import open_image
 
 TAG = 0x0112
 UPRIGHT = 1
@@ -16,7 +15,7 @@ def orientation(data: bytes) -> int:
     if not webp and data.find(b"Exif\0\0", 0, _HEAD) < 0 and data.find(b"eXIf", 0, _HEAD) < 0:
         return UPRIGHT
     try:
-        with Image.open(io.BytesIO(data)) as image:  # Reads the header only.
+        with open_image(data) as image:  # Reads the header only.
             value = image.getexif().get(TAG, UPRIGHT)
     except Exception:  # Damaged metadata make Pillow raise whatever it pleases.
         return UPRIGHT

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import simplejpeg
 
 from rsclip_jax.data import images
+from rsclip_jax.data.folders import image_entries
 from rsclip_jax.data.image_check import JPEG_QUALITY
-from rsclip_jax.data.sources import InputError, Sample, Source, image_entries
+from rsclip_jax.data.sources import InputError, Sample, Source
 
 FOLDER = r"(?:(?P<folder>.*?)/)?"  # what lies above, nothing that this set's names contain
 SPLIT = r"(?P<split>train|val|test)"

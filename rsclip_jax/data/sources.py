@@ -1,6 +1,6 @@
-"""Sources of samples: what they yield, how --input is read, and class folders.
+"""Sources of samples: what they yield, and how --input is read.
 
-A source (`open_folder` here, `tables.open_table`, `tars.open_tars`, `tfds_source.open_tfds`,
+A source (`folders.open_folder`, `tables.open_table`, `tars.open_tars`, `tfds_source.open_tfds`,
 `rgb_ir_sets.open_pairs`) yields `Sample`s in a fixed order and holds few of them at a time. What
 cannot be read is a `Sample` with a `problem`; what makes the input as a whole unusable raises
 `InputError`, if possible before the first sample.
@@ -8,7 +8,6 @@ cannot be read is a `Sample` with a `problem`; what makes the input as a whole u
 
 import dataclasses
 import glob
-import itertools
 import os
 import re
 import stat
@@ -16,10 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.splits import is_split
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2"}
-_PEEK = 100  # images looked at before the work begins
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+IMAGE_SUFFIXES |= {".jp2", ".avif"}
 MAX_FILE_BYTES = 512 * 2**20  # No image of a data set is larger; a tf.Example cannot exceed 2 GiB.
 
 
@@ -61,7 +58,8 @@ class Source:
     expected: frozenset[str] = frozenset()
     # What becomes of the bytes of each image, done in the workers; ValueError skips the sample.
     edit: Callable[[bytes], bytes] | None = None
-    # What of the input is not used or was guessed, known before the first sample.
+    # What of the input is not used or was guessed: known before the first sample, or added after
+    # the last one.
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -118,6 +116,12 @@ def check_size(size: int) -> None:
         raise ValueError(f"file too large: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
 
 
+def some(names: Sequence[str]) -> str:
+    """Name the first five for a message, and say how many more there are."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
 def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     """List the files that --input names: a file, a directory, a glob or a brace pattern.
 
@@ -157,95 +161,3 @@ def _expand_braces(pattern: str) -> list[str]:
         choices = match[1].split(",")
     before, after = pattern[: match.start()], pattern[match.end() :]
     return [item for choice in choices for item in _expand_braces(before + choice + after)]
-
-
-def open_folder(
-    root: str, class_folder: str = "first", ignore: Sequence[str] | None = None
-) -> Source:
-    """Open class folders: ROOT/CLASS/*.jpg, or ROOT/SPLIT/CLASS/*.jpg.
-
-    The second form is taken if every folder in ROOT that holds images is called like a split
-    (`splits.SPELLINGS`), in capitals or not. The label is the name of the class folder, of nested
-    ones the "first" or the "last"; the id is the path below ROOT. Files that are no images by their
-    suffix, and hidden ones, are passed over; folders without images are noted.
-
-    Args:
-      ignore: suffixes of captions beside the images (`txt`) that are left out on purpose; None: the
-        caller does not mind.
-
-    Raises:
-      InputError: ROOT is no directory, or holds no folder; captions lie beside the images.
-    """
-    if not os.path.isdir(root):
-        raise InputError(f"--input={root}: no such directory")
-    root = os.path.realpath(root)
-    folders = {entry.name for entry in _visible(root) if entry.is_dir()}
-    if not folders:
-        raise InputError(f"--input={root} holds no class folders")
-    notes = []
-    with_images = {
-        name for name in folders if next(image_entries(os.path.join(root, name)), None) is not None
-    }
-    if empty := sorted(folders - with_images):
-        notes.append(f"folders without images are not used: {_some(empty)}")
-    splits = {name for name in with_images if is_split(name)}
-    has_splits = bool(splits) and splits == with_images
-    if splits and not has_splits:
-        notes.append(
-            f"folders {', '.join(sorted(splits))} are taken for classes, not for splits, because "
-            f"{_some(sorted(with_images - splits))} lie beside them: move these elsewhere if they "
-            "are no classes"
-        )
-    if ignore is not None:
-        _check_sidecars(root, ignore)
-
-    def samples() -> Iterator[Sample]:
-        for position, entry in enumerate(image_entries(root), start=1):
-            name = os.path.relpath(entry.path, root)
-            *above, _ = name.split(os.sep)
-            sample = Sample(name, position, id=name, image=name)
-            if entry.is_dir():
-                sample.problem = "link to a directory: not followed"
-            if has_splits:
-                sample.split = above[0] if above else ""
-                above = above[1:]
-            sample.label = above[-1 if class_folder == "last" else 0] if above else ""
-            yield sample
-
-    return Source(samples, sum(1 for _ in image_entries(root)), root, notes=notes)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
-def _check_sidecars(root: str, ignore: Sequence[str]) -> None:
-    """Captions beside the images (img2dataset's `files` output) would be lost."""
-    for entry in itertools.islice(image_entries(root), _PEEK):
-        for suffix in ("txt", "json", "caption"):
-            beside = f"{os.path.splitext(entry.path)[0]}.{suffix}"
-            if suffix not in ignore and os.path.isfile(beside):
-                raise InputError(
-                    f"--input={root}: captions seem to lie beside the images "
-                    f"({os.path.relpath(beside, root)}, as img2dataset writes them), and class "
-                    "folders have none: pack them (tar --sort=name -cf shard.tar FOLDER) and use "
-                    f"--format=webdataset, or leave them out with --ignore={suffix}"
-                )
-
-
-def _visible(directory: str) -> list[os.DirEntry]:
-    with os.scandir(directory) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-
-
-def image_entries(directory: str) -> Iterator[os.DirEntry]:
-    """Walk the images below a directory in the order of their names.
-
-    Links to directories are yielded, not followed: they may lead outside, or round in circles.
-    """
-    for entry in _visible(directory):
-        if entry.is_dir(follow_symlinks=False):
-            yield from image_entries(entry.path)
-        elif entry.is_dir() or os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield entry

@@ -13,6 +13,7 @@ KINDS = {"captions": "short", "long_captions": "long", "ir_captions": "infrared"
 DUPLICATE = "duplicate id"  # begins reasons to skip
 MAX_CLASSES = 100_000  # told apart
 SHOWN_CLASSES = 10  # on the terminal
+_DIRECTIONS = "name a direction, such as left (for their flips: config.input.augment_text)"
 
 
 class Distribution:
@@ -75,6 +76,7 @@ class Summary:
         self.classes: collections.Counter[str] = collections.Counter()
         self.other_classes = 0  # records of classes beyond MAX_CLASSES
         self.with_ir = 0
+        self.name_direction = 0  # records with a text that does
         self.label_sentences = 0  # records with a label and without captions
         self.without_text = 0  # records without captions and label
         self.image_bytes = 0
@@ -98,6 +100,7 @@ class Summary:
         if outcome.label:
             self._count_class(outcome.label, 1)
         self.with_ir += outcome.has_ir
+        self.name_direction += outcome.names_direction
         captioned = bool(outcome.lengths["captions"])
         self.label_sentences += bool(outcome.label) and not captioned
         self.without_text += not outcome.label and not captioned
@@ -130,6 +133,7 @@ class Summary:
             self._count_class(label, count)
         self.other_classes += other.other_classes
         self.with_ir += other.with_ir
+        self.name_direction += other.name_direction
         self.label_sentences += other.label_sentences
         self.without_text += other.without_text
         self.image_bytes += other.image_bytes
@@ -164,6 +168,7 @@ class Summary:
             **({"odd_images": dict(sorted(self.odd.items()))} if self.odd else {}),
             **({"mended_texts": dict(sorted(self.mended.items()))} if self.mended else {}),
             "with_infrared": self._share(self.with_ir),
+            "name_direction": self._share(self.name_direction),
             "label_sentences": self._share(self.label_sentences),
             "without_captions_and_label": self._share(self.without_text),
             "classes": dict(sorted(self.classes.items(), key=lambda item: (-item[1], item[0]))),
@@ -250,7 +255,7 @@ class Summary:
             lines += ["", "images that were kept though an earlier one of another id is the same"]
             lines += [f"  {count:>8,}  {what}" for what, count in self._same_images().items()]
         if self.odd:
-            lines += ["", "images that were kept though odd: look at them"]
+            lines += ["", "images to look at: they were kept"]
             lines += [f"  {count:>8,}  {what}" for what, count in self.odd.most_common()]
         if self.skipped:
             lines += ["", "skipped"]
@@ -283,6 +288,7 @@ class Summary:
             (self.with_ir, True, "have an infrared image"),
             (self.label_sentences, False, f'have no caption: their text will be "{sentence}"'),
             (self.without_text, False, "have neither caption nor label: no text to train on"),
+            (self.name_direction, False, _DIRECTIONS),
         ):
             if count or always:
                 lines.append(f"  {count:>8,}  ({count / self.records.total():.1%}) {what}")

@@ -98,7 +98,7 @@ def open_table(
     filled, examples = _survey(itertools.chain(first, rest), paths[0])
     columns = resolve(filled, given or {}, str(paths[0]))
     _check_columns(columns, list(filled), paths[0])
-    notes = []
+    notes = json_document.notes(paths, encoding) if form == "json" and ignore is not None else []
     unused = []
     if ignore is not None:
         unused = check_unused(filled, columns, ignore, str(paths[0]), examples)

@@ -1,10 +1,10 @@
 """Webdataset tars, RS5M's among them: first their names are read, then the samples."""
 
 import collections
-import dataclasses
 import functools
 import itertools
 import os
+import re
 import sys
 import tarfile
 import time
@@ -14,25 +14,28 @@ from typing import Any
 
 import numpy as np
 
+from rsclip_jax.data.cells import has_content
 from rsclip_jax.data.columns import Columns, check_unused, read_row, resolve, without_roles
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.seen import Repeats, text_key
-from rsclip_jax.data.sources import (
-    IMAGE_SUFFIXES,
-    InputError,
-    Sample,
-    Source,
-    check_size,
-    expand_input,
-)
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, some
+from rsclip_jax.data.splits import is_split, usual_name
 from rsclip_jax.data.tables import PEEK, json_row
+from rsclip_jax.data.tar_members import (
+    CAPTION_EXTENSIONS,
+    EXTENSIONS,
+    ID_EXTENSION,
+    IMAGE_EXTENSIONS,
+    LABEL_EXTENSION,
+    Group,
+    check_archive,
+    read_runs,
+)
 
-IMAGE_EXTENSIONS = {suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES} | {"img_content"}
-CAPTION_EXTENSIONS = {"txt", "text", "caption"}
-LABEL_EXTENSION = "cls"
-ID_EXTENSION = "img_name"
-EXTENSIONS = IMAGE_EXTENSIONS | CAPTION_EXTENSIONS | {ID_EXTENSION, LABEL_EXTENSION, "json"}
-BLOCK = 512
+# Parts of extensions that look like captions, images, infrared images or splits.
+_LIKELY = re.compile(
+    r".*(captions?|sentences?|descriptions?|texts?|titles?|splits?|subset|rgb|ir|infrared|thermal)"
+)
 
 
 def open_tars(
@@ -50,7 +53,9 @@ def open_tars(
 
     Members `.jpg/.png/.webp/.tif/.../.img_content` are the image, `.txt/.text/.caption` captions,
     one a line, `.cls` the label, `.img_name` the id (without it, the common name of the members),
-    `.json` a row of columns as in a table. Others are passed over, and noted.
+    `.json` a row of columns as in a table. Others are passed over, and noted. A sample whose row
+    names no split has that of the first folder above it that is called like one; else that of its
+    archive (`train-0001.tar`), if the archives are called like several.
 
     Args:
       pattern: see `expand_input`.
@@ -62,15 +67,20 @@ def open_tars(
 
     Raises:
       InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
-        column that the first JSON members do not have; keys or members that look like captions or
-        images and are not used.
+        column that the first JSON members do not have; keys or members that look like captions,
+        images or splits and are not used. Those that only later samples have are refused in the
+        middle of the samples.
     """
     paths = expand_input(pattern, (".tar",))
     for path in paths:
-        _check_archive(path)
+        check_archive(path)
     names = _Names(ignore or ())
     notes, shared = ([], False) if ignore is None else names.check(paths)
     groups = functools.partial(_all_groups, paths, references, names)
+    splits = _archive_splits(paths)
+    if splits:
+        called = some(sorted(set(splits.values())))
+        notes.append(f"splits are read off the names of archives: {called}")
     with_rows = [
         (group, row)
         for group in _first_groups(paths, names)
@@ -85,17 +95,62 @@ def open_tars(
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
     if unused:
         notes.append(f"keys of the JSON members not used: {', '.join(unused)}")
-        first = [_sample(group, columns, "") for group, _ in with_rows]
+        first = [_sample(group, columns) for group, _ in with_rows]
         check_values(rows, unused, ignore or (), where, first)
     if shared:
         above = os.path.commonpath([path.absolute().parent for path in paths])
 
+    known = {name for row in rows for name, cell in row.items() if has_content(cell)}
+
     def samples() -> Iterator[Sample]:
+        late: collections.Counter[str] = collections.Counter()
         for group in groups():
-            yield _sample(group, columns, above)
+            sample = _sample(group, columns, above)
+            sample.split = sample.split or _split_of(group.key) or splits.get(group.archive, "")
+            new = {name: cell for name, cell in sample.extra.items() if name not in known}
+            new = {name: cell for name, cell in new.items() if has_content(cell)}
+            if ignore is not None and new.keys() - late.keys():
+                _check_late(new, present, ignore, where)
+            late.update(new.keys())
+            yield sample
+        if late:
+            kinds = [f"{name} ({count:,})" for name, count in late.most_common()]
+            notes.append(f"keys not used, which the first {PEEK} samples lack: {some(kinds)}")
 
     size = sum(path.stat().st_size for path in paths)
     return Source(samples, size, notes=notes)
+
+
+def _check_late(
+    new: Mapping[str, Any], present: Sequence[str], ignore: Sequence[str], where: str
+) -> None:
+    """Refuse keys that would have been used, or refused, had the first samples had them."""
+    columns = resolve([*present, *new], {}, where)
+    used = {name for role in columns.keys() - {"image", "ir"} for name in columns[role]}
+    likely = [name for name in new if name in used and name not in ignore]
+    try:
+        if likely:
+            raise InputError(
+                f"{where}: key {likely[0]!r} is not used; leave it out with --ignore={likely[0]}"
+            )
+        check_unused(new, columns, ignore, where, [new])
+    except InputError as error:
+        raise InputError(
+            f"{error}, or write it into one of the first {PEEK} samples too, which lack it (it may "
+            "be null there)"
+        ) from None
+
+
+def _archive_splits(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the splits that archives are called like; none if that does not tell them apart."""
+    names = {path: re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths}
+    splits = {path: name for path, name in names.items() if is_split(name)}
+    several = len({usual_name(name) for name in splits.values()}) > 1
+    return splits if several else {}
+
+
+def _split_of(key: str) -> str:
+    return next(filter(is_split, key.split("/")[:-1]), "")
 
 
 class _Names:
@@ -108,6 +163,7 @@ class _Names:
     def __init__(self, ignore: Sequence[str]):
         self.ignore = ignore
         self._passed_over: collections.Counter[str] = collections.Counter()
+        self._splits: collections.Counter[str] = collections.Counter()  # runs, by their folder's
         self._repeated: dict[Path, np.ndarray] = {}  # keys of runs whose name has several
 
     def repeats(self, path: Path) -> Repeats:
@@ -131,10 +187,12 @@ class _Names:
             per_archive.append(self._scan(path))
         _check_passed_over(self._passed_over, self.ignore)
         notes = [f"{n:,} members .{kind} not used" for kind, n in sorted(self._passed_over.items())]
+        if folders := sorted(filter(None, self._splits)):
+            notes.append(f"splits are read off the folders in archives: {some(folders)}")
         if apart := sum(len(np.unique(keys)) for keys in self._repeated.values()):
             notes.append(
-                f"{apart:,} names come again later in their archive: members are put together "
-                "unless two have one extension (tar --sort=name keeps them together)"
+                f"members that lie apart in their archive were put together by name, of {apart:,} "
+                "names; where two had one extension, neighbours were"
             )
         shared = len(Repeats(np.concatenate(per_archive)))
         if shared:
@@ -149,8 +207,9 @@ class _Names:
         """
         runs = []
         images: dict[str, list[int]] = {}
-        for _, run in _runs(path, self.ignore, self._passed_over):
+        for _, run in read_runs(path, self.ignore, self._passed_over):
             runs.append(text_key(run.key))
+            self._splits[_split_of(run.key)] += 1
             for extension in IMAGE_EXTENSIONS & run.places.keys():
                 images.setdefault(extension, []).append(runs[-1])
         for one, other in itertools.combinations(sorted(images), 2):
@@ -166,35 +225,18 @@ class _Names:
 
 def _check_passed_over(passed_over: Mapping[str, int], ignore: Sequence[str]) -> None:
     for kind, count in passed_over.items():
-        if kind not in ignore and kind.rpartition(".")[2] in EXTENSIONS:
+        parts = [part.rstrip("0123456789") for part in re.split(r"[._-]", kind)]
+        if kind not in ignore and any(p in EXTENSIONS or _LIKELY.fullmatch(p) for p in parts):
             raise InputError(
                 f"{count:,} members end in .{kind} and are not used: a sample's name ends at its "
-                f"first dot; rename them, or leave them out with --ignore={kind}"
+                "first dot; rename them to .txt (captions) or into .json (splits), list pairs of "
+                f"images in a table, or leave them out with --ignore={kind}"
             )
-
-
-@dataclasses.dataclass
-class _Group:
-    """The members of one sample.
-
-    Attributes:
-      places: extension -> (offset, size) of the members, images among them.
-      members: extension -> content of those that are no images.
-      image: its content, or where it lies.
-    """
-
-    archive: Path
-    key: str
-    places: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    members: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    image: bytes | str = b""
-    problem: str = ""
-    position: int = 0
 
 
 def _all_groups(
     paths: list[Path], references: bool, names: _Names, join: bool = True
-) -> Iterator[_Group]:
+) -> Iterator[Group]:
     """Yield the samples of all archives, read.
 
     What lies apart waits for its last member (if it is to be joined): 200 bytes a member of one
@@ -203,8 +245,8 @@ def _all_groups(
     done = 0
     for path in paths:
         repeats = names.repeats(path) if join else Repeats(())
-        held: dict[str, list[_Group]] = {}
-        for tar, run in _runs(path, names.ignore, collections.Counter()):
+        held: dict[str, list[Group]] = {}
+        for tar, run in read_runs(path, names.ignore, collections.Counter()):
             to_come = repeats.take(text_key(run.key)) if len(repeats) else -1
             complete = [run]
             if to_come >= 0:
@@ -217,7 +259,7 @@ def _all_groups(
         done += path.stat().st_size
 
 
-def _first_groups(paths: list[Path], names: _Names) -> list[_Group]:
+def _first_groups(paths: list[Path], names: _Names) -> list[Group]:
     """Return the first samples; all names of the first archive are read only if it takes that."""
     first = list(itertools.islice(_all_groups(paths, True, names, join=False), PEEK))
     if all(len(group.places) == 1 for group in first):
@@ -225,7 +267,7 @@ def _first_groups(paths: list[Path], names: _Names) -> list[_Group]:
     return first
 
 
-def _joined(runs: list[_Group]) -> list[_Group]:
+def _joined(runs: list[Group]) -> list[Group]:
     """Make one sample of the runs of one name, unless two have a member of the same kind."""
     kinds = [extension for run in runs for extension in run.places]
     if len(set(kinds)) < len(kinds):
@@ -236,59 +278,7 @@ def _joined(runs: list[_Group]) -> list[_Group]:
     return runs[:1]
 
 
-def _runs(
-    path: Path, ignore: Sequence[str], passed_over: collections.Counter[str]
-) -> Iterator[tuple[tarfile.TarFile, _Group]]:
-    """Yield neighbouring members of one name, unread; count those of no use by extension."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            run = None
-            while (member := tar.next()) is not None:
-                # TarFile remembers every member: gigabytes for millions of them.
-                tar.members.clear()  # type: ignore[attr-defined]
-                directory, base = os.path.split(member.name.removeprefix("./"))
-                stem, extension = _split_name(base)
-                if member.isdir() or not stem:
-                    continue
-                if extension not in EXTENSIONS or extension in ignore:
-                    passed_over[extension] += 1
-                    continue
-                key = os.path.join(directory, stem)
-                if run is None or key != run.key or extension in run.places:
-                    if run is not None:
-                        yield tar, run
-                    run = _Group(path, key)
-                run.places[extension] = member.offset_data, member.size
-                run.problem = run.problem or _problem(member)
-            if run is not None:
-                yield tar, run
-            _check_end(tar)
-    except tarfile.TarError as error:
-        raise InputError(f"{path} is damaged ({error}): fetch it again or leave it out") from error
-
-
-def _split_name(base: str) -> tuple[str, str]:
-    """Return the name of a sample and the extension of its member, in small letters."""
-    stem, _, extension = base.partition(".")
-    while "." in extension and extension[0].isdigit():  # the dot of a number
-        more, _, extension = extension.partition(".")
-        stem += f".{more}"
-    return stem, extension.lower()
-
-
-def _problem(member: tarfile.TarInfo) -> str:
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        return f"path leaves the archive: {member.name!r}"
-    if not member.isreg() or member.issparse():
-        return f"not a plain file but a link, device or sparse file: {member.name!r}"
-    try:
-        check_size(member.size)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-def _read(group: _Group, tar: tarfile.TarFile, references: bool) -> None:
+def _read(group: Group, tar: tarfile.TarFile, references: bool) -> None:
     """Read the members of a sample, of its images only the first."""
     if group.problem:
         return
@@ -307,7 +297,7 @@ def _read(group: _Group, tar: tarfile.TarFile, references: bool) -> None:
             group.members[extension] = data
 
 
-def _sample(group: _Group, columns: Columns, above: str) -> Sample:
+def _sample(group: Group, columns: Columns, above: str = "") -> Sample:
     """Make a sample; its id begins with its archive's path below `above`, if that is given."""
     sample = Sample(f"{group.archive.name}:{group.key}", group.position, id=group.key)
     if above:
@@ -341,7 +331,7 @@ def _sample(group: _Group, columns: Columns, above: str) -> Sample:
     return sample
 
 
-def _json(group: _Group) -> dict[str, Any] | str | None:
+def _json(group: Group) -> dict[str, Any] | str | None:
     """Return the row of the JSON member, the reason why it is none, or None without a member."""
     if "json" not in group.members:
         return None
@@ -356,28 +346,3 @@ def _text(data: bytes) -> str:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Tell archives that are none, and cut-off downloads, before the work begins."""
-    with open(path, "rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            raise InputError(f"{path} is compressed: decompress it first (gunzip)")
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2 * BLOCK))
-        end = file.read()
-    if not tarfile.is_tarfile(path):
-        raise InputError(f"{path} is no tar archive: fetch it again or leave it out")
-    if end.strip(b"\0"):
-        raise InputError(
-            f"{path} does not end as a tar archive must (a download that was cut off?): fetch it "
-            "again or leave it out"
-        )
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """TarFile takes a damaged header for the end: only zeros may follow the real end."""
-    tar.fileobj.seek(tar.offset)
-    while block := tar.fileobj.read(2**20):
-        if block.strip(b"\0"):
-            raise tarfile.ReadError(f"damaged header at byte {tar.offset:,}")
