@@ -12,7 +12,15 @@ from rsclip_jax.data import images
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.pictures import save_retrieval_picture
-from rsclip_jax.evaluators.recall import KS, Ranks, bootstrap, checked, oracle, wrong_answers_ahead
+from rsclip_jax.evaluators.recall import (
+    KS,
+    Ranks,
+    bootstrap,
+    checked,
+    oracle,
+    recall_names,
+    wrong_answers_ahead,
+)
 from rsclip_jax.evaluators.texts import (
     caption_groups,
     normalise,
@@ -193,6 +201,12 @@ class Retrieval:
         _choose("texts", texts, tuple(FIELDS))
         _choose("protocols", protocols, tuple(PROTOCOLS))
         self._protocols = tuple(protocols)
+        self.metrics = tuple(
+            f"{'long_' * (kind == 'long')}{PROTOCOLS[protocol][0]}{metric}"
+            for kind in texts
+            for protocol in protocols
+            for metric in (*recall_names("i2t", "t2i"), "mean_recall")
+        )
         self._encoder = encoder
         self._long_caption = config.input.get("long_caption", "auto")
         self._lengths = {kind: config.input.lengths.get(FIELDS[kind]) for kind in texts}
