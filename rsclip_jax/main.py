@@ -124,7 +124,7 @@ def main(argv: list[str]) -> None:
         from rsclip_jax.training.progress import log
 
         workdir = host.local_path(flags.FLAGS.workdir, "--workdir")
-        with startup.started(flags.FLAGS, AGAIN):
+        with startup.started(flags.FLAGS, AGAIN, compiles=True):
             config, told = flags.FLAGS.config, given(flags.FLAGS)
             if line := count_by(config, told):
                 log(line)

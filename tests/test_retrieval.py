@@ -260,7 +260,7 @@ def test_details_tell_sizes_protocols_and_what_is_possible(config):
     assert details["size"] == 3
     about = evaluator.about()
     assert about[0] == (
-        "colours/twins: 3 images, 6 short captions cut at 77 tokens, 4 of them distinct"
+        "colours/twins: 3 images, 6 short captions, 4 of them distinct; none cut at 77 tokens"
     )
     assert [line.split(":")[0] for line in about[1:3]] == ["any", "multi"]
     assert "random order" in about[3]

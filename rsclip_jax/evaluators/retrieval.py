@@ -215,6 +215,7 @@ class Retrieval:
         for kind in texts:  # fail before the training, not at its first evaluation
             self._record_texts(kind, self._examples.source[0])
         self._texts: dict[tuple[str, str], _Texts] = {}  # by kind and prefix
+        self._composed = 0
         self._latest: tuple[np.ndarray, np.ndarray] | None = None
         self._ranks: dict[str, Ranks] = {}
 
@@ -246,11 +247,13 @@ class Retrieval:
         """Say what the numbers of the latest run are of, and how they came about."""
         lines = []
         for kind, length in self._lengths.items():
-            captions = self._texts[kind, _prefix(self._protocols[0])].captions
-            distinct = len(np.unique(caption_groups(captions)))
+            texts = self._texts[kind, _prefix(self._protocols[0])]
+            distinct = len(np.unique(caption_groups(texts.captions)))
+            composed = f"; {self._composed:,} composed of short ones" if kind == "long" else ""
             lines.append(
-                f"{self._examples.name}: {len(self._examples):,} images, {len(captions):,} {kind} "
-                f"captions cut at {length} tokens, {distinct:,} of them distinct"
+                f"{self._examples.name}: {len(self._examples):,} images, {len(texts.captions):,} "
+                f"{kind} captions, {distinct:,} of them distinct; {texts.cut or 'none'} cut at "
+                f"{length} tokens{composed}"
             )
         return [*lines, *(f"{name}: {PROTOCOLS[name][1]}" for name in self._protocols), TIES]
 
@@ -305,6 +308,8 @@ class Retrieval:
             kind: [self._record_texts(kind, record) for record in self._examples.records]
             for kind in self._tokenizers
         }
+        taken = self._long_caption != "compose"
+        self._composed = sum(not (taken and r["long_captions"]) for r in self._examples.records)
         prefixes = dict.fromkeys(map(_prefix, self._protocols))
         self._texts = {
             (kind, prefix): _Texts(lines[kind], tokenizer, prefix)
@@ -314,13 +319,14 @@ class Retrieval:
 
 
 class _Texts:
-    """The texts of one kind of all images, flat."""
+    """The texts of one kind of all images, flat; `cut` of them are longer than the model reads."""
 
     def __init__(self, by_image: list[list[str]], tokenizer: Any, prefix: str):
         self.captions = [prefix + line for lines in by_image for line in lines]
         self.image_index = np.repeat(np.arange(len(by_image)), [len(lines) for lines in by_image])
         self.groups = caption_groups(self.captions, str if prefix else normalise)
         self.ids = tokenizer(self.captions)
+        self.cut = int((tokenizer.lengths(self.captions) > self.ids.shape[1]).sum())
 
 
 def _prefix(protocol: str) -> str:
