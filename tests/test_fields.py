@@ -12,7 +12,13 @@ from rsclip_jax.training import fields
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.workdir import flat
 
-SECTIONS = ("evals.", "input.data.", "input.lengths.", "export.")  # their names are the user's
+SECTIONS = (
+    "evals.",
+    "input.data.",
+    "input.lengths.",
+    "export.",
+    "mesh.",
+)  # their names are the user's
 
 
 @pytest.mark.parametrize("file", [defaults, translator])
@@ -49,6 +55,7 @@ def test_every_field_of_the_shipped_configs_is_in_the_table(file):
         ("input.crop", ((1,), ("a", "b"), (0.9, 0.2))),
         ("input.data", ({"scenes": 0.0}, {"scenes": "x"})),
         ("input.lengths", ({"text": "x"},)),
+        ("mesh", ({"data": -2}, {"model": 1})),
         ("export", ({"scenes": "val"},)),
     ],
 )

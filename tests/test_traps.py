@@ -40,7 +40,7 @@ def test_each_trap_is_named_with_its_field(config):
     assert "config.init_from is empty" in told(config)
     config.input.lengths.text = 4
     assert "config.input.lengths.text=4 tokens cut 48 of 48 texts" in told(config)
-    assert "48 of 48 records looked at have an infrared image, which nothing uses" in told(
+    assert "48 of 48 records looked at have an infrared image, which training" in told(
         config, ir=b"x"
     )
     config.loss_pairs = (("img", "ir", 1.0),)

@@ -249,7 +249,8 @@ class Retrieval:
         for kind, length in self._lengths.items():
             texts = self._texts[kind, _prefix(self._protocols[0])]
             distinct = len(np.unique(caption_groups(texts.captions)))
-            composed = f"; {self._composed:,} composed of short ones" if kind == "long" else ""
+            some = kind == "long" and self._composed
+            composed = f"; {self._composed:,} composed of short ones" if some else ""
             lines.append(
                 f"{self._examples.name}: {len(self._examples):,} images, {len(texts.captions):,} "
                 f"{kind} captions, {distinct:,} of them distinct; {texts.cut or 'none'} cut at "

@@ -49,7 +49,11 @@ def _tuple_of(words: str, fits: Callable[[Any], bool], count: int | None = None)
 
 
 def _dictionary_of(words: str, fits: Callable[[Any], bool]) -> Kind:
-    return Kind(words, lambda v: isinstance(v, Mapping | ConfigDict) and all(map(fits, v.values())))
+    return Kind(words, lambda v: _is_dictionary(v) and all(map(fits, v.values())))
+
+
+def _is_dictionary(value: Any) -> bool:
+    return isinstance(value, Mapping | ConfigDict)
 
 
 def _is_pattern(value: Any) -> bool:
@@ -85,7 +89,7 @@ TEXT = Kind("a string", lambda v: isinstance(v, str))
 SWITCH = Kind("True or False", lambda v: type(v) is bool)
 DTYPE = _one_of("float32", "bfloat16", "float16")
 THREE = "a tuple of three numbers, of red, green and blue"
-AXIS = _whole(-1, more=", or -1 for the rest")
+AXIS = _whole(-1).fits
 SPLITS = _tuple_of("", lambda v: isinstance(v, str))
 
 FIELDS: dict[str, Kind] = {
@@ -145,9 +149,10 @@ FIELDS: dict[str, Kind] = {
     "ema_decay": DECAY,
     "max_bad_steps": COUNT,
     "grad_cache_steps": _whole(0, more=" (0: as few as fit)"),
-    "mesh.data": AXIS,
-    "mesh.fsdp": AXIS,
-    "mesh.tensor": AXIS,
+    "mesh": Kind(
+        f"the devices along {', '.join(AXES)}, -1 for the rest, such as {{'data': -1, 'fsdp': 1}}",
+        lambda v: _is_dictionary(v) and set(v) <= set(AXES) and all(map(AXIS, v.values())),
+    ),
     "sharding": _tuple_of(
         f"pairs (regular expression, tuple of {', '.join(AXES)} or None), such as "
         "(('.*/fc1/kernel', ('fsdp', 'tensor')),)",
@@ -158,7 +163,7 @@ FIELDS: dict[str, Kind] = {
     "log_steps": COUNT,
     "profile": _tuple_of("(first, last) steps, or () for no trace", lambda v: type(v) is int),
     "eval_steps": ANY_COUNT,
-    "evals": Kind("a dictionary of evaluators", lambda v: isinstance(v, Mapping | ConfigDict)),
+    "evals": Kind("a dictionary of evaluators", _is_dictionary),
     "checkpoint.steps": ANY_COUNT,
     "checkpoint.minutes": NOT_NEGATIVE,
     "checkpoint.keep": COUNT,

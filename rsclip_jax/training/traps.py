@@ -72,8 +72,8 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
     pairs = sum(bool(record["ir"]) for record in records)
     if "ir" not in compared and pairs:
         yield (
-            f"{pairs} of {seen} have an infrared image, which nothing uses: no pair of "
-            "config.loss_pairs has 'ir' (configs/fusionrs.py trains on them)"
+            f"{pairs} of {seen} have an infrared image, which training does not use: no pair "
+            "of config.loss_pairs has 'ir' (configs/fusionrs.py trains on them)"
         )
     bare = sum(not record["captions"] for record in records)
     if bare and "text" in compared.values():
