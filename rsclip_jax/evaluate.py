@@ -122,7 +122,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
     if first:
         _check_writable(output)
         if (output / "results.json").exists():
-            log(f"{', '.join(FILES)} in {output} are replaced; another --output keeps them")
+            files = f"{', '.join(FILES)} and pictures"
+            log(f"{files} in {output} are replaced; another --output keeps them")
     names = sorted({fields["data"] for fields in config.evals.values() if "data" in fields})
     results: dict[str, Any] = {
         "complete": False,

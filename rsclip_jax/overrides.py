@@ -106,8 +106,8 @@ def _check_config(given: str, path: Path) -> None:
         config = ConfigFileFlagParser("config").parse(given)
     except Exception as error:  # whatever the code of a user's file raises
         cause = error
-        if isinstance(cause.__context__, type(cause)):  # ml_collections' copy has lost the place
-            cause = cause.__context__
+        if "whilst parsing config file" in str(error) and isinstance(error.__context__, Exception):
+            cause = error.__context__  # ml_collections has copied it, without its place
         if told(cause):
             _advise(cause)
             raise cause from None
@@ -115,7 +115,7 @@ def _check_config(given: str, path: Path) -> None:
         line = cause.lineno if isinstance(cause, SyntaxError) else frames[-1:] and frames[-1].lineno
         where = f", line {line}" if line else ""
         raise ValueError(f"--config={given}{where}: {type(cause).__name__}: {cause}") from error
-    if not isinstance(config, ConfigDict):
+    if not hasattr(config, "to_dict"):  # of a file that could not be read, this raises why
         raise ValueError(
             f"--config={given}: get_config returns a {type(config).__name__}, expected an "
             "ml_collections.ConfigDict: begin with that of configs/defaults.py"

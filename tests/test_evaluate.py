@@ -295,7 +295,7 @@ def test_old_results_are_named_and_never_pass_for_new_ones(workdir, data, monkey
     monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.run", lambda self, params: 1 / 0)
     with pytest.raises(evaluate.EvaluationError, match="scenes failed"):
         run(workdir, f"--data={data}", "--only=scenes")
-    told = f"results.json, report.md, report.html in {workdir / 'eval'} are replaced; another --out"
+    told = f"report.html and pictures in {workdir / 'eval'} are replaced; another --output keeps"
     assert told in capsys.readouterr().out
     seen = []
 

@@ -98,6 +98,7 @@ def test_every_command_that_a_newcomer_is_shown_has_these_flags(monkeypatch):
 FILES = {
     "get_config = lambda arg=None: {'lr': 1.0}": "returns a dict, expected an ml_collections.Conf",
     "x = 1; 1 / 0": ", line 1: ZeroDivisionError: division by zero",
+    "get_config = lambda arg=None: open('/none')": "No such file or directory: '/none'",
     "def get_config(": ", line 1: SyntaxError: ",
     "from ml_collections import ConfigDict as get_config": "config.seed is missing, which",
     "c.lr = 'fast'": ", line 4: TypeError: ",
