@@ -111,8 +111,12 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     config, topology = flags.FLAGS.config, flags.FLAGS.topology
     with errors.one_line("aot"):
-        if line := count_by(config, given(flags.FLAGS)):
+        from rsclip_jax.training.initial import with_architecture  # imports JAX
+
+        told = given(flags.FLAGS)
+        if line := count_by(config, told):
             print(line, flush=True)
+        config = with_architecture(config, None, told)
         config, needs = settle(config, topology)
         if not needs or flags.FLAGS.finish:
             needs = report(config, topology, flags.FLAGS.finish)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 TRACEBACK_VARIABLE = "RSCLIP_JAX_TRACEBACK"  # set to 1, it shows where a user's error was raised
 # The packages whose `raise ValueError` is an answer to the user; the last is a --config file.
 OURS = ("rsclip_jax", "configs", "launch", "__main__", "config_config")
+_OF_JAX = "JAX has removed its internal frames"  # a note of its own on errors within a trace
 OUT_OF_MEMORY = (
     "a device is out of memory: take a smaller batch (--config.input.batch_size, --batch_size of "
     "evaluate and export); in training --config.model.remat=auto --config.grad_cache_steps=0 take "
@@ -30,7 +31,8 @@ def told(error: BaseException) -> str:
     """
     if os.environ.get(TRACEBACK_VARIABLE):
         return ""
-    lines = [str(error), *getattr(error, "__notes__", [])]
+    notes = [note for note in getattr(error, "__notes__", []) if _OF_JAX not in note]
+    lines = [str(error), *notes]
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
         return f"{OUT_OF_MEMORY} ({str(error).splitlines()[0]})"
     ours = type(error).__module__.split(".")[0] in OURS

@@ -23,6 +23,7 @@ On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each reads 
 import argparse
 import datetime
 import json
+import re
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -41,10 +43,14 @@ from rsclip_jax.evaluators import report, suites
 from rsclip_jax.evaluators.arguments import add_evaluators
 from rsclip_jax.host import local_path
 from rsclip_jax.models.kinds import kind_of
-from rsclip_jax.overrides import check_fields
+from rsclip_jax.overrides import check_fields, explain_value
 from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.fields import check_model
 from rsclip_jax.training.progress import log
 from rsclip_jax.training.tasks import TASKS
+from rsclip_jax.training.workdir import changed_fields
+
+FILES = ("results.json", "report.md", "report.html")
 
 
 def main(argv: Sequence[str]) -> dict[str, float]:
@@ -70,10 +76,14 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     for flag in ("model", "data", "output"):
         if given := getattr(args, flag):
             setattr(args, flag, str(local_path(given, f"--{flag}")))
+    if not Path(args.model).exists():
+        raise ValueError(
+            f"--model={args.model}: no such file or directory; expected the workdir of a run, or "
+            "weights (see rsclip_jax.convert)"
+        )
     if not (args.output or Path(args.model).is_dir()):
         parser.error("--output is needed where --model is no directory")
     args.output = args.output or str(Path(args.model) / "eval")
-    _check_writable(Path(args.output))
     with startup.started(args, again="begins again"):
         return _evaluate(args, overrides)
 
@@ -89,7 +99,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         lengths = config.input.lengths
         if lengths and "text_long" not in lengths:  # a model of one length has no other
             config.input.lengths.text_long = config.model.context_length
-    config = override(config, overrides).unlock()
+    trained, config = config, override(config, overrides).unlock()
+    _check_model(config, trained, params)
     local_path(config.input.data_dir, "config.input.data_dir")
     if args.only:
         config.evals = chosen(config.evals, args.only)
@@ -104,9 +115,14 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         )
     task, size = TASKS[config.get("task", "clip")], args.batch_size
     model = kind_of(config).build(config.model)
-    runner = task.runner(model, mesh, size) if size else task.runner(model, mesh)
+    runner = task.runner(model, mesh, size) if size is not None else task.runner(model, mesh)
     evals = evaluators.build(config, runner)
     output = Path(args.output)
+    if first:
+        _check_writable(output)
+        if (output / "results.json").exists():
+            files = f"{', '.join(FILES)} and pictures"
+            log(f"{files} in {output} are replaced; another --output keeps them")
     names = sorted({fields["data"] for fields in config.evals.values() if "data" in fields})
     results: dict[str, Any] = {
         "complete": False,
@@ -125,7 +141,8 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         },
     }
     pictures: dict[str, Path] = {}
-    written: list[Path] = []
+    if first:  # an older result must not pass for this one
+        _write_results(output, results, pictures)
     for name, evaluator in evals.items():
         try:
             _run(name, evaluator, params, results)
@@ -139,15 +156,10 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         done = len(results["details"]) + len(results["failed"]) == len(evals)
         results["complete"] = done and not results["failed"]
         if first:  # after each: the command may be stopped at any moment
-            files = {
-                "results.json": json.dumps(results, indent=2) + "\n",
-                "report.md": report.markdown(results),
-                "report.html": report.page(results, pictures),
-            }
-            written = [_write(output / name, text) for name, text in files.items()]
+            _write_results(output, results, pictures)
     if not first:
         return results["metrics"]
-    print("\n".join(map(str, [*written, *pictures.values()])))
+    print("\n".join(map(str, [*(output / name for name in FILES), *pictures.values()])))
     if results["failed"]:
         failed = ", ".join(results["failed"])
         raise EvaluationError(f"{failed} failed (see above); the other results are in {output}")
@@ -166,6 +178,8 @@ def chosen(evals: ConfigDict, names: str) -> ConfigDict:
     """
     there = evaluators.in_order(evals)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise ValueError(f"--only={names} names no evaluator: {evaluators.expected('', there)}")
     if unknown := [name for name in wanted if name not in there]:
         raise ValueError(f"--only={names}: {evaluators.expected(unknown[0], there)}")
     return ConfigDict({name: evals[name] for name in wanted})
@@ -180,7 +194,7 @@ def _run(name: str, evaluator: Any, params: Any, results: dict[str, Any]) -> Non
     results["metrics"] |= {f"{name}/{metric}": value for metric, value in found.items()}
     if jax.process_index() == 0:
         more = evaluator.details() if hasattr(evaluator, "details") else {}
-        results["details"][name] = {"about": about, **more}
+        results["details"][name] = {"about": about, "protocol": evaluator.protocol, **more}
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
@@ -202,6 +216,8 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
         )
         left = values(argv)[1:]
     except (flags.Error, AttributeError, TypeError) as error:
+        if refused := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL):
+            raise ValueError(explain_value(config, refused[1], refused[2])) from error
         reason: Any = error
         while isinstance(reason, Exception):  # ml_collections wraps what it says in two more
             reason = reason.args[0]
@@ -209,6 +225,30 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     if left:
         raise ValueError(f"cannot understand {' '.join(left)}: expected --config.FIELD=VALUE")
     return holder.value
+
+
+def _check_model(config: ConfigDict, trained: ConfigDict, params: Any) -> None:
+    """Print what differs of config.model from the checkpoint's, and refuse what cannot be run.
+
+    Raises:
+      ValueError: a value that cannot be, or a model with other parameters than are there.
+    """
+    check_model(config)
+    changed = changed_fields(
+        ConfigDict({"model": trained.model}), ConfigDict({"model": config.model})
+    )
+    if not changed:
+        return
+    told = "; ".join(map(str.strip, changed.values()))
+    models = kind_of(config)
+    model = models.build(config.model)
+    wanted = jax.eval_shape(lambda: models.init_params(model, jax.random.key(0)))
+    if jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, params):
+        raise ValueError(
+            f"the checkpoint has no parameters of such a model ({told}): leave these fields as "
+            "they were trained (rsclip_jax.convert makes other lengths and image sizes)"
+        )
+    log(f"note: the model is not run as it was trained ({told})")
 
 
 def _check_writable(output: Path) -> None:
@@ -223,10 +263,14 @@ def _check_writable(output: Path) -> None:
         ) from error
 
 
-def _write(path: Path, text: str) -> Path:
-    # File names, and labels of old data sets, may hold bytes that are no UTF-8.
-    atomic.write(path, text)
-    return path
+def _write_results(output: Path, results: dict[str, Any], pictures: dict[str, Path]) -> None:
+    texts = (
+        json.dumps(results, indent=2) + "\n",
+        report.markdown(results),
+        report.page(results, pictures),
+    )
+    for name, text in zip(FILES, texts, strict=True):
+        atomic.write(output / name, text)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,19 @@ On several hosts (`srun`, `mpirun`, or the flags of rsclip_jax.main) each writes
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from rsclip_jax import distributed, errors, sharding, startup
+from rsclip_jax.data.records import open_source
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
+from rsclip_jax.evaluators.examples import LOOKED_AT
 from rsclip_jax.host import local_path
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
@@ -76,7 +81,17 @@ def _export(args: argparse.Namespace) -> None:
     for split, rows in card["rows"].items():
         counts = ", ".join(f"{count:,} {modality}" for modality, count in rows.items())
         print(f"{split}: {counts}")
+    if "ir" not in card["made_with"]["modalities"] and _has_infrared(config, card):
+        modalities = ",".join((*card["made_with"]["modalities"], "ir"))
+        print(f"infrared images were left out: --modalities={modalities} --overwrite embeds them")
     print(f"{len(card['shards'])} shards and card.json of step {step} in {args.output}")
+
+
+def _has_infrared(config: ConfigDict, card: dict[str, Any]) -> bool:
+    """Tell whether one of the first records of a split that was exported has an infrared image."""
+    name = card["made_with"]["dataset"]
+    sources = (open_source(config.input.data_dir, name, split) for split in card["records"])
+    return any(record["ir"] for source in sources for record in itertools.islice(source, LOOKED_AT))
 
 
 def _names(value: str) -> tuple[str, ...]:

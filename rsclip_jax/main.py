@@ -98,10 +98,7 @@ def _parse_files(argv: list[str], define: Callable, command: str, example: str) 
             example = example or f"; python -m rsclip_jax.{command} --help lists all flags"
             verb = "is" if len(missing) == 1 else "are"
             raise ValueError(f"{' and '.join(missing)} {verb} missing{example}") from error
-        cause: BaseException = error
-        while "whilst parsing config file" in str(cause) and cause.__context__:
-            cause = cause.__context__
-        raise (ValueError(str(error)) if cause is error else cause) from None
+        raise ValueError(str(error)) from error
     check_fields(first.config, argv)
     return first
 
@@ -127,7 +124,7 @@ def main(argv: list[str]) -> None:
         from rsclip_jax.training.progress import log
 
         workdir = host.local_path(flags.FLAGS.workdir, "--workdir")
-        with startup.started(flags.FLAGS, AGAIN):
+        with startup.started(flags.FLAGS, AGAIN, compiles=True):
             config, told = flags.FLAGS.config, given(flags.FLAGS)
             if line := count_by(config, told):
                 log(line)

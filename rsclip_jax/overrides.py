@@ -3,6 +3,8 @@
 import copy
 import difflib
 import re
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from rsclip_jax.errors import told
 
 # What other trainers call a field.
 SYNONYMS = {
@@ -74,13 +78,19 @@ def nearest(config: ConfigDict, name: str) -> list[str]:
 
 
 def check_file(given: str) -> None:
-    """Refuse a value of --config whose file is not there.
+    """Refuse a value of --config whose file is not there, or gives no config.
+
+    A file in a folder "configs" can import what lies beside it from any directory.
 
     Raises:
-      ValueError: names the config files that are.
+      ValueError: names the config files that there are, or the line of the file that went wrong.
     """
     path = Path(given.partition(":")[0])
     if path.is_file():
+        folder = next((p for p in path.absolute().parents if p.name == "configs"), None)
+        if folder and str(folder.parent) not in sys.path:
+            sys.path.insert(0, str(folder.parent))
+        _check_config(given, path)
         return
     folders = (path.parent, Path("configs"))
     found = next((f for f in (sorted(d.glob("*.py")) for d in folders) if f), [])
@@ -91,15 +101,46 @@ def check_file(given: str) -> None:
     )
 
 
+def _check_config(given: str, path: Path) -> None:
+    try:
+        config = ConfigFileFlagParser("config").parse(given)
+    except Exception as error:  # whatever the code of a user's file raises
+        cause = error
+        if "whilst parsing config file" in str(error) and isinstance(error.__context__, Exception):
+            cause = error.__context__  # ml_collections has copied it, without its place
+        if told(cause):
+            _advise(cause)
+            raise cause from None
+        frames = [f for f in traceback.extract_tb(cause.__traceback__) if f.filename == str(path)]
+        line = cause.lineno if isinstance(cause, SyntaxError) else frames[-1:] and frames[-1].lineno
+        where = f", line {line}" if line else ""
+        raise ValueError(f"--config={given}{where}: {type(cause).__name__}: {cause}") from error
+    if not hasattr(config, "to_dict"):  # of a file that could not be read, this raises why
+        raise ValueError(
+            f"--config={given}: get_config returns a {type(config).__name__}, expected an "
+            "ml_collections.ConfigDict: begin with that of configs/defaults.py"
+        )
+
+
+def _advise(error: Exception) -> None:
+    if isinstance(error, ModuleNotFoundError) and error.name == "configs":
+        error.add_note(
+            "(it lies in the root of the repository of rsclip_jax: call this command there, or "
+            "give its path as PYTHONPATH)"
+        )
+
+
 def explain_value(config: ConfigDict, field: str, value: str) -> str:
     """Say what a field expects that was given a value of another type."""
     usual: Any = config
     for key in field.split("."):
         usual = usual[key]
     kinds = {bool: "True or False", int: "a whole number", float: "a number"}
-    kinds |= {tuple: "a tuple", ConfigDict: "a dictionary"}
-    shown = usual.to_dict() if isinstance(usual, ConfigDict) else usual
-    kind = kinds.get(type(usual), type(usual).__name__)
+    kinds |= {tuple: "a tuple"}
+    kind, shown = kinds.get(type(usual), type(usual).__name__), usual
+    if isinstance(usual, ConfigDict):
+        shown, inner = usual.to_dict(), "type" if "type" in usual else "NAME"
+        kind = f"a dictionary, or one of its fields as --config.{field}.{inner}=..."
     return f"--config.{field}={value}: expected {kind}; here it is {shown!r} unless you change it"
 
 
@@ -149,14 +190,15 @@ class ConfigFileParser(ConfigFileFlagParser):
     def parse(self, path: str) -> ConfigDict:
         """Return the config; its fields can be overridden, but none added."""
         config = super().parse(path)
-        if isinstance(config, ConfigDict):  # else it could not be read, which is told when it is
-            with config.unlocked():
-                _add_evaluators(config, self._argv)
+        with config.unlocked():
+            _add_evaluators(config, self._argv)
         return config
 
 
 def _add_evaluators(config: ConfigDict, arguments: Sequence[str]) -> None:
-    if "evals" in config and any(".evals." in argument for argument in arguments):
+    if isinstance(config.get("evals"), ConfigDict) and any(
+        ".evals." in argument for argument in arguments
+    ):
         from rsclip_jax.evaluators.arguments import add_evaluators  # JAX takes seconds to import
 
         add_evaluators(config, arguments)

@@ -35,11 +35,12 @@ CPU_LINES = ("vendor", "cpu family", "model", "flags", "cpu implementer", "cpu p
 
 
 @contextlib.contextmanager
-def started(given: Any = None, again: str = "") -> Iterator[None]:
+def started(given: Any = None, again: str = "", compiles: bool = False) -> Iterator[None]:
     """Start JAX as a command needs it, and join the other processes of its run.
 
     Args:
       given, again: as in `distributed.joined`; without them, this process works alone.
+      compiles: for minutes, so that users want to know where compiled programs are kept.
 
     Raises:
       cuda.DeviceError: JAX cannot use the GPU that is here, or the devices that were asked for.
@@ -51,7 +52,8 @@ def started(given: Any = None, again: str = "") -> Iterator[None]:
     with alone if given is None else distributed.joined(given, again), cuda.explained():
         notes = cuda.start_devices()
         if jax.process_index() == 0:
-            print("; ".join([described(memory), programs, *notes]), flush=True)
+            told = [programs] if compiles else []
+            print("; ".join([described(memory), *told, *notes]), flush=True)
         yield
 
 
@@ -84,7 +86,7 @@ def keep_programs() -> str:
     if given == "" or not jax.config.values["jax_enable_compilation_cache"]:
         return f"compiled programs are not kept ({CACHE_VARIABLE} is empty, or the cache disabled)"
     if "://" in (given or ""):
-        return f"compiled programs are kept in {given}"  # a bucket takes whole objects only
+        return f"compiled programs: {given}"  # a bucket takes whole objects only
     place = Path(given) if given else default_place(os.environ)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -94,8 +96,8 @@ def keep_programs() -> str:
         jax.config.update("jax_compilation_cache_dir", None)
         return f"compiled programs are not kept ({error}); {CACHE_VARIABLE} names another place"
     jax.config.update("jax_compilation_cache_dir", str(place))
-    cleared = f"; {removed} cut off or unread for {UNREAD_DAYS} days removed" if removed else ""
-    return f"compiled programs are kept in {place} ({CACHE_VARIABLE}, empty: nowhere{cleared})"
+    cleared = f", {removed} cut off or unread for {UNREAD_DAYS} days removed" if removed else ""
+    return f"compiled programs: {place} ({CACHE_VARIABLE}{cleared})"
 
 
 def default_place(environ: MutableMapping[str, str]) -> Path:

@@ -8,7 +8,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from small_run import small_config
+from tiny_clip import write_tiny_clip
 
 from rsclip_jax import aot, hlo, topologies
 from rsclip_jax.training.resolve import resolve
@@ -116,6 +118,26 @@ def test_memory_is_what_the_finished_program_reports(scenes):
     assert found.state + found.batch == reference.argument_size_in_bytes
     # Constants and results aside, which are small.
     assert found.temporary == pytest.approx(reference.temp_size_in_bytes, abs=2**16)
+
+
+def test_the_architecture_is_that_of_init_from(monkeypatch, tmp_path, capsys):
+    base = write_tiny_clip(tmp_path / "base.safetensors")
+    argv = ["aot", "--config=configs/georsclip.py", "--topology=v5e:4x4"]
+    argv.append(f"--config.init_from={base}")
+    values = flags.FlagValues()
+    aot.define_flags(values, argv)
+    values(argv)
+    monkeypatch.setattr(aot.flags, "FLAGS", values)
+    seen = []
+
+    def settle(config, topology):
+        seen.append(config)
+        return config, aot.Needs(1, 0, 0, {})
+
+    monkeypatch.setattr(aot, "settle", settle)
+    aot.main(["aot"])
+    assert seen[0].model.variant == "custom"
+    assert "takes the place of the config's B/32 (" in capsys.readouterr().out
 
 
 def test_what_a_config_leaves_open_is_chosen_as_by_the_trainer(monkeypatch, scenes, capsys):

@@ -134,7 +134,7 @@ def test_suites_published_numbers_stand_in_the_report(workdir, tmp_path_factory)
     other = "--config.evals.rsicd.protocols=('any', 'multi')"
     run(workdir, f"--data={data}", "--suite=lrsclip", other)
     text = (workdir / "eval" / "report.md").read_text()
-    assert "captions cut at 24 tokens" in text  # of a model without a length for long texts
+    assert "; none cut at 24 tokens" in text  # of a model without a length for long texts
     assert "rsicd was run with protocols=('any', 'multi')" in text
 
 
@@ -200,12 +200,12 @@ def test_only_some_evaluators_run_in_the_order_given(workdir, data, capsys):
     assert "places/test: 2 images, 2 classes; fitted on val: 6" in printed
 
 
-def test_results_that_cannot_be_written_are_told_before_the_work(tmp_path):
-    (tmp_path / "eval").write_text("a file where the directory should be")
+def test_results_that_cannot_be_written_are_told_before_the_work(workdir, data):
+    (workdir / "eval").write_text("a file where the directory should be")
     with pytest.raises(
         ValueError, match=r"written to .*eval \(File exists\): give another --output"
     ):
-        evaluate.main([f"--model={tmp_path}"])
+        run(workdir, f"--data={data}")
 
 
 def test_texts_of_a_model_with_another_vocabulary_are_refused(workdir, data, config):
@@ -217,6 +217,14 @@ def test_texts_of_a_model_with_another_vocabulary_are_refused(workdir, data, con
 def test_suite_without_any_of_its_data_is_told(workdir, tmp_path):
     with pytest.raises(ValueError, match="--suite=fusionrs: none of its data sets is there"):
         run(workdir, f"--data={tmp_path}", "--suite=fusionrs")
+
+
+def test_screen_and_report_name_their_rows_alike(workdir, data, capsys):
+    run(workdir, f"--data={data}", "--config.evals.val.protocols=('any', 'multi')")
+    screen, text = capsys.readouterr().out, (workdir / "eval" / "report.md").read_text()
+    for row, column in (("any", "i2t_R@1"), ("multi", "mean_recall"), ("plain", "top1")):
+        assert f"\n  {row}  " in screen and column in screen
+        assert f"| {row} {column} " in text
 
 
 def test_table_has_a_row_for_each_kind_of_text():
@@ -272,12 +280,71 @@ def test_evaluators_can_be_added_and_defaults_overridden(config):
         ),
         ("--config.evals.mine.type=zeroshot", "mine.type='zeroshot': .* did you mean 'zero_shot'"),
         ("--config.inpt.data_dir=d", "the nearest are --config.input.data_dir, "),
+        ("--config.evals.val=retrieval", r"fields as --config\.evals\.val\.type=\.\.\.; here it"),
         ("--config.evals.my-own.type=probe", "named by letters, digits and _"),
     ],
 )
 def test_arguments_that_override_nothing_are_refused(config, argument, message):
     with pytest.raises(ValueError, match=message):
         evaluate.override(config, [argument])
+
+
+def test_old_results_are_named_and_never_pass_for_new_ones(workdir, data, monkeypatch, capsys):
+    run(workdir, f"--data={data}", "--only=scenes")
+    assert "are replaced" not in capsys.readouterr().out
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.run", lambda self, params: 1 / 0)
+    with pytest.raises(evaluate.EvaluationError, match="scenes failed"):
+        run(workdir, f"--data={data}", "--only=scenes")
+    told = f"report.html and pictures in {workdir / 'eval'} are replaced; another --output keeps"
+    assert told in capsys.readouterr().out
+    seen = []
+
+    def look(self, params):
+        seen.append(json.loads((workdir / "eval" / "results.json").read_text()))
+        seen.append((workdir / "eval" / "report.md").read_text())
+        yield "top1", 1.0
+
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.run", look)
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.about", lambda self: [])
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.details", lambda self: {})
+    monkeypatch.setattr("rsclip_jax.evaluators.zero_shot.ZeroShot.picture", lambda self, path: None)
+    monkeypatch.setattr("rsclip_jax.evaluators.draw", lambda *given: {})
+    run(workdir, f"--data={data}", "--only=scenes")
+    assert not seen[0]["complete"] and not seen[0]["failed"]
+    assert "## scenes (places/val)\n\nNot finished." in seen[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only=,"], "--only=, names no evaluator: expected one of val, scenes"),
+        (["--batch_size=0"], "batch_size=0: expected 1 or more"),
+        (
+            ["--config.model.variant=small"],
+            r"no parameters of such .*variant: tiny there, small now",
+        ),
+        (["--config.model.context_length=48"], r"no parameters of such .*context_length: 24 there"),
+        (["--config.model.activation=relu"], "activation='relu': expected one of"),
+        (["--config.model.dtype=fp16"], "dtype='fp16': expected one of"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_before_it_is(workdir, data, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(workdir, f"--data={data}", *arguments)
+    assert not (workdir / "eval").exists()
+
+
+def test_a_model_that_is_run_otherwise_than_trained_is_told(workdir, data, capsys):
+    run(workdir, f"--data={data}", "--only=scenes", "--config.model.activation=quick_gelu")
+    told = "note: the model is not run as it was trained (model.activation: gelu there, quick_gelu"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["none", "none.pt"])
+def test_a_model_that_is_not_there_is_told_and_nothing_is_made(tmp_path, name):
+    with pytest.raises(ValueError, match=f"--model=.*{name}: no such file or directory; expected"):
+        evaluate.main([f"--model={tmp_path / name}"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_and_no_evaluators_are_told(workdir, data, config):

@@ -269,7 +269,12 @@ def test_command_passes_its_flags_on(config, tmp_path, monkeypatch, capsys):
     made = json.loads((tmp_path / "o" / "card.json").read_text())["made_with"]
     assert (made["splits"], made["modalities"]) == (["val", "train"], ["image", "ir"])
     assert (made["shard_size"], made["dtype"], made["step"]) == (5, "float16", 5)
-    assert "train: 7 image, 3 ir" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "train: 7 image, 3 ir" in told and "left out" not in told
+    flags = "--model=run --dataset=set --split=train --modalities=image"
+    export.main([*flags.split(), f"--output={tmp_path}/p", f"--data_dir={data}"])
+    told = capsys.readouterr().out
+    assert "infrared images were left out: --modalities=image,ir --overwrite embeds" in told
 
 
 def test_digest_depends_on_names_shapes_and_values():

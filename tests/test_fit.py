@@ -295,7 +295,9 @@ def test_what_is_left_open_is_not_compiled_by_mistake(small):
 
 
 def test_a_policy_that_is_not_known_is_refused(scenes, tmp_path):
-    with pytest.raises(ValueError, match=r"config.model.remat='most': expected one of auto, none"):
+    with pytest.raises(
+        ValueError, match=r"config.model.remat='most': expected one of 'auto', 'none'"
+    ):
         resolve(open_config(scenes, model__remat="most"), tmp_path)
 
 

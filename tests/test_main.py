@@ -1,6 +1,8 @@
 """What `python -m rsclip_jax.main` answers to mistakes: one line each, before any work."""
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -11,6 +13,7 @@ from rsclip_jax import main
 from rsclip_jax.training import loop
 from rsclip_jax.training.workdir import save_config
 
+ROOT = Path(__file__).parents[1]
 DEMO = "--config=configs/lrsclip.py:demo"
 UNDRAWN = "--config.scenes.train=0"
 
@@ -43,6 +46,16 @@ MISTAKES = {
     "mesh": (["--config.mesh.fsdp=3"], ["fsdp=3", "8 devices"]),
     "evaluator": (["--config.evals.val.type=retreival"], ["'retreival'", "mean 'retrieval'?"]),
     "length of the run": (["--config.total_steps=3", "--config.total_epochs=1"], ["exactly one"]),
+    "value": (["--config.checkpoint.keep=0"], ["keep=0: expected a whole number, 1 or more"]),
+    "pattern": (["--config.wd_mask=('(',)"], ["wd_mask=('(',)", "regular expressions"]),
+    "another task": (["--config.task=translation"], ["model.width is missing", "translator.py"]),
+    "splits": (["--config.export={'scenes':'val'}"], ["'val'}: expected", "{'scenes': ('val',)}"]),
+    "schedule": (["--config.schedule=(('im/.*', None), ('.*', 1.0))"], ["['im/.*'] decide no"]),
+    "components": (["--config.loss.pcm_dim=64"], ["pcm_dim=64", "fewer than the 64"]),
+    "loss": (["--config.loss.impl=gather", "--config.loss.chunk=8"], ["chunk=8 with"]),
+    "curriculum": (["--config.loss.curriculum=(1, 2)"], ["curriculum must be () or", "got (1, 2)"]),
+    "best metric": (["--config.checkpoint.best=val/mean_recal"], ["after val/", "'mean_recall'?"]),
+    "a whole evaluator": (["--config.evals.val=retrieval"], ["evals.val.type=..."]),
     "bucket": (["--workdir=gs://bucket/run"], ["gs://bucket/run", "mount"]),
 }  # fmt: skip
 
@@ -79,6 +92,53 @@ def test_every_command_that_a_newcomer_is_shown_has_these_flags(monkeypatch):
         main.define_flags(values, argv)
         monkeypatch.setattr(main.flags, "FLAGS", values)
         assert main.parse_flags(argv) == ["main"]
+
+
+# What a config file holds, and what is said of it.
+FILES = {
+    "get_config = lambda arg=None: {'lr': 1.0}": "returns a dict, expected an ml_collections.Conf",
+    "x = 1; 1 / 0": ", line 1: ZeroDivisionError: division by zero",
+    "get_config = lambda arg=None: open('/none')": "No such file or directory: '/none'",
+    "def get_config(": ", line 1: SyntaxError: ",
+    "from ml_collections import ConfigDict as get_config": "config.seed is missing, which",
+    "c.lr = 'fast'": ", line 4: TypeError: ",
+    "c.mine = len": "config.mine=<built-in function len>: expected numbers, strings",
+    "del c.wd": "config.wd is missing, which config.task='clip' needs: begin with",
+    "del c.evals; c.evals = ()": "config.evals=(): expected a dictionary of evaluators",
+    "del c.lr; c.lr = len": "config.lr=<built-in function len>: expected a number, 0 or more",
+}  # fmt: skip
+AROUND = "from configs import lrsclip\ndef get_config(arg=None):\n    c = lrsclip.get_config('demo')\n    {}\n    return c\n"  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_config_file_that_gives_no_config_is_told_in_a_line(content, tmp_path, monkeypatch):
+    file = tmp_path / "mine.py"
+    changes = content.startswith(("c.", "del c."))
+    file.write_text(AROUND.format(content) if changes else content, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    told = run(monkeypatch, f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert FILES[content] in told and "\n" not in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_of_the_repository_can_be_read_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p and Path(p) != ROOT])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "mine.py").write_text(AROUND.format("c.seed = -1"), encoding="utf-8")
+    told = run(monkeypatch, "--config=mine.py", "--workdir=run")
+    assert told.startswith("main: No module named 'configs'\n(it lies in the root of the repos")
+    file = ROOT / "configs" / "lrsclip.py"
+    told = run(monkeypatch, f"--config={file}:demo", "--workdir=run", "--config.seed=-1")
+    assert told == "main: config.seed=-1: expected a whole number, 0 to 4294967295"
+
+
+def test_a_step_of_a_run_is_answered_with_the_run(scenes, tmp_path, monkeypatch):
+    step = tmp_path / "base" / "checkpoints" / "2"
+    step.mkdir(parents=True)
+    told = run(monkeypatch, DEMO, f"--workdir={tmp_path / 'run'}", f"--config.init_from={step}")
+    assert f"2 is one step of the run {tmp_path / 'base'}: name the run" in told
 
 
 def test_workdirs_that_cannot_be_are_refused(scenes, tmp_path, monkeypatch):

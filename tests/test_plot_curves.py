@@ -1,8 +1,10 @@
 import json
+import sys
 
 import pytest
 from PIL import Image
 
+from rsclip_jax.errors import told
 from rsclip_jax.training.plot_curves import plot_curves
 
 
@@ -18,6 +20,13 @@ def test_losses_and_recalls_are_drawn(tmp_path):
     for half in (left, right):
         blue = [c for c in half.getcolors(1 << 20) if c[1] == (31, 119, 180)]
         assert blue and blue[0][0] > 50  # a line in matplotlib's first colour
+
+
+def test_without_matplotlib_a_line_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"plots need matplotlib, pip install .*report") as error:
+        plot_curves(tmp_path, tmp_path / "curves.png")
+    assert told(error.value)
 
 
 def test_a_run_without_metrics_is_refused(tmp_path):

@@ -135,6 +135,8 @@ def test_markdown_without_a_suite_has_no_comparison(results):
     text = markdown(results)
     assert "published" not in text and "Skipped" not in text
     assert "## aid" in text
+    results["evals"]["own"] = {"data": "rsicd", "split": "test"}
+    assert "## own (rsicd/test)" in markdown(results)
 
 
 def test_page_is_one_well_formed_file_with_its_pictures(results, tmp_path):

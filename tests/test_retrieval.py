@@ -174,6 +174,9 @@ def colour_tokenizer(texts):
     return np.array([[next(i for i, c in enumerate(COLOURS) if c in text)] for text in texts])
 
 
+colour_tokenizer.lengths = lambda texts: np.array([len(text.split()) // 3 for text in texts])
+
+
 def png(colour):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
@@ -253,17 +256,21 @@ def test_skyscript_prefixes_captions_and_merges_those_that_are_exactly_equal(con
 
 def test_details_tell_sizes_protocols_and_what_is_possible(config):
     config.evals.r = {"type": "retrieval", "data": "colours", "split": "twins"}
-    config.evals.r.texts = ("short",)
+    config.evals.r.texts = ("short", "long")
     evaluator = evaluators.build(config, ColourEncoder())["r"]
-    dict(evaluator.run({}))
+    assert set(evaluator.metrics) <= dict(evaluator.run({})).keys()
     details = evaluator.details()
     assert details["size"] == 3
     about = evaluator.about()
     assert about[0] == (
-        "colours/twins: 3 images, 6 short captions cut at 77 tokens, 4 of them distinct"
+        "colours/twins: 3 images, 6 short captions, 4 of them distinct; none cut at 77 tokens"
     )
-    assert [line.split(":")[0] for line in about[1:3]] == ["any", "multi"]
-    assert "random order" in about[3]
+    assert about[1] == (
+        "colours/twins: 3 images, 3 long captions, 2 of them distinct; 2 cut at 248 tokens; 1 "
+        "composed of short ones"
+    )
+    assert [line.split(":")[0] for line in about[2:4]] == ["any", "multi"]
+    assert "random order" in about[4]
     # Two captions of three images are another's as well: half of those searches must fail.
     assert details["oracle"]["t2i_R@1"] == pytest.approx(100 * 4 / 6)
     assert details["oracle"]["i2t_R@1"] == pytest.approx(200 / 3)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Prints a number that a compiled program computes.
 PROGRAM = """
 from rsclip_jax import startup
-with startup.started():
+with startup.started(compiles=True):
     import jax, jax.numpy as jnp
     print(float(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.arange(64.0))))
 """
@@ -64,7 +64,7 @@ def test_programs_are_kept_for_all_processes_and_cut_off_ones_are_made_anew(tmp_
     (told, number), (_, other) = (result(process, alone=False) for process in together)
     assert other == number
     place = startup.default_place({"XDG_CACHE_HOME": str(tmp_path)})
-    assert f"compiled programs are kept in {place} ({startup.CACHE_VARIABLE}" in told
+    assert f"compiled programs: {place} ({startup.CACHE_VARIABLE}" in told
     entries = {path: path.read_bytes() for path in place.glob("*-cache")}
     assert len(entries) > 1 and all(map(startup._whole, entries))
     for i, (path, content) in enumerate(entries.items()):  # as a kill may leave them

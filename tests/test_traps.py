@@ -40,6 +40,9 @@ def test_each_trap_is_named_with_its_field(config):
     assert "config.init_from is empty" in told(config)
     config.input.lengths.text = 4
     assert "config.input.lengths.text=4 tokens cut 48 of 48 sampled texts" in told(config)
+    assert "48 of 48 sampled records have an infrared image, which training" in told(
+        config, ir=b"x"
+    )
     config.loss_pairs = (("img", "ir", 1.0),)
     assert "compares infrared images, but none" in told(config)
 

@@ -38,9 +38,11 @@ class Evaluator(Protocol):
 
     Attributes:
       protocol: a word or two that name the row of its main numbers.
+      metrics: names that `run` yields and config.checkpoint.best may ask for.
     """
 
     protocol: str
+    metrics: tuple[str, ...]
 
     def run(self, params: Any) -> Iterator[tuple[str, float]]:
         """Yield (metric name, value)."""

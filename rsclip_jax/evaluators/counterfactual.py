@@ -62,6 +62,7 @@ class Counterfactual:
     """
 
     protocol = "scenes"
+    metrics = (*CHANGES, "mean")
 
     def __init__(self, config: Any, encoder: Encoder, *, pairs: int = 256, seed: int = 0):
         if pairs < 1 or seed < 0:

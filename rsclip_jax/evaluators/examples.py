@@ -15,6 +15,7 @@ from rsclip_jax.encoder import SILENT_S, Encoder
 from rsclip_jax.evaluators.texts import records_of
 
 MODALITIES = ("image", "ir")  # of what is classified
+LOOKED_AT = 64  # records, for one that has what is asked for
 CACHE_BYTES = 256 * 2**20
 
 
@@ -123,7 +124,8 @@ class LabelledExamples(Examples):
       modality: "image", or "ir" for the infrared images.
 
     Raises:
-      ValueError: see `Examples`; unknown modality, or a first record without a label or an image.
+      ValueError: see `Examples`; unknown modality, a first record without a label, or no infrared
+        image among the first LOOKED_AT records.
     """
 
     def __init__(
@@ -141,27 +143,30 @@ class LabelledExamples(Examples):
         super().__init__(config, encoder, data, split, limit=limit, ir=modality == "ir")
         self._modality = modality
         self.kind = "infrared images" if modality == "ir" else "images"
-        first = self.source[0]
-        if not first["label"]:
+        if not self.source[0]["label"]:
             raise ValueError(f"the records of {self.name} have no labels to predict")
-        self._check(first["id"], first["label"], bool(first[modality]))
+        looked_at = range(min(LOOKED_AT, len(self)))
+        if not any(self.source[i][modality] for i in looked_at):
+            raise ValueError(
+                f"none of the first {len(looked_at)} records of {self.name} has an infrared image, "
+                "which modality='ir' needs: give modality='image', or data prepared with them"
+            )
 
     def embeddings(self, params: Any) -> tuple[np.ndarray, list[str]]:
         """Embed all images: float32 [N, D], rows of length 1, and the N labels.
 
+        Records without an infrared image are left out where these are classified, and counted in
+        `kind`.
+
         Raises:
-          ValueError: a record has no label, or no infrared image to classify.
+          ValueError: a record has no label.
         """
         (z,) = self.embed(params, self._modality)
         for record in self.records:
-            self._check(record["id"], record["label"], record.get(self._modality, True))
-        return z, [record["label"] for record in self.records]
-
-    def _check(self, record_id: str, label: str, there: bool) -> None:
-        if not label:
-            raise ValueError(f"record {record_id!r} of {self.name} has no label")
-        if not there:
-            raise ValueError(
-                f"record {record_id!r} of {self.name} has no infrared image, which modality='ir' "
-                "needs"
-            )
+            if not record["label"]:
+                raise ValueError(f"record {record['id']!r} of {self.name} has no label")
+        there = np.array([record.get(self._modality, True) for record in self.records], bool)
+        if not there.all():
+            self.kind = f"infrared images (left out: {(~there).sum():,} records without one)"
+        labels = [record["label"] for record, kept in zip(self.records, there, strict=True) if kept]
+        return z[there], labels

@@ -13,7 +13,13 @@ from rsclip_jax.data import images
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.pictures import save_pairs_picture
-from rsclip_jax.evaluators.recall import Ranks, bootstrap, checked, wrong_answers_ahead
+from rsclip_jax.evaluators.recall import (
+    Ranks,
+    bootstrap,
+    checked,
+    recall_names,
+    wrong_answers_ahead,
+)
 from rsclip_jax.evaluators.retrieval import IMAGE_TIES, TIES
 from rsclip_jax.evaluators.texts import caption_groups, record_texts, tokenizer_for
 
@@ -61,6 +67,9 @@ class IrRetrieval:
         if texts not in (*FIELDS, "none"):
             raise ValueError(f"texts={texts!r}: expected one of {', '.join(FIELDS)}, none")
         self._field = FIELDS.get(texts, "")
+        of_texts = (*recall_names("ir2t", "t2ir"), "text_mean") if self._field else ()
+        of_pairs = (*recall_names("rgb2ir", "ir2rgb"), "pair_mean", "mean_recall")
+        self.metrics = (*of_texts, *of_pairs)
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, self._field) if self._field else None
         self._examples = Examples(config, encoder, data, split, limit=limit, ir=True)

@@ -175,6 +175,7 @@ class Probe:
     ):
         self.protocol = f"fitted on {train_split}"
         self._shots, self._seeds = tuple(shots), seeds
+        self.metrics = ("linear", "knn", *(f"linear_{n}shot" for n in shots))
         self._about: list[str] = []
         names = {"test": split, "train": train_split, "val": val_split}
         if len(set(names.values())) < 3:

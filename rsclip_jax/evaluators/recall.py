@@ -92,11 +92,15 @@ class Ranks:
     def _metrics(
         self, ks: Sequence[int], hits: Callable[[Ahead, int], np.ndarray]
     ) -> dict[str, float]:
-        found = {}
-        for k in ks:
-            for name, ahead in zip(self.names, (self.rows, self.columns), strict=True):
-                found[f"{name}_R@{k}"] = 100.0 * float(np.mean(hits(ahead, k)))
+        shares = (np.mean(hits(of, k)) for k in ks for of in (self.rows, self.columns))
+        values = (100.0 * float(share) for share in shares)
+        found = dict(zip(recall_names(*self.names, ks=ks), values, strict=True))
         return {**found, self.mean: float(np.mean(list(found.values())))}
+
+
+def recall_names(*sides: str, ks: Sequence[int] = KS) -> list[str]:
+    """Return "SIDE_R@K" for every K and side, K by K."""
+    return [f"{side}_R@{k}" for k in ks for side in sides]
 
 
 def bootstrap(ranks: Sequence[Ranks], ks: Sequence[int] = KS) -> dict[str, list[float]]:

@@ -22,10 +22,8 @@ def table(metrics: Mapping[str, float], protocol: str) -> str:
     """
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
-        match = _COLUMN.search(name)
-        column = match[0] if match else name
-        prefix = name.removesuffix(column).rstrip("_")
-        rows.setdefault(_with_protocol(prefix, protocol), {})[column] = value
+        place, column = _place(name, protocol)
+        rows.setdefault(place, {})[column] = value
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     widths = [max(10, len(column) + 2) for column in columns]
     pairs = list(zip(columns, widths, strict=True))
@@ -35,6 +33,13 @@ def table(metrics: Mapping[str, float], protocol: str) -> str:
         cells = (f"{_number(c, row.get(c)):>{width}}" for c, width in pairs)
         lines.append(f"  {prefix:{left - 2}}" + "".join(cells))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _place(name: str, protocol: str) -> tuple[str, str]:
+    """Return the row and the column of a metric."""
+    match = _COLUMN.search(name)
+    column = match[0] if match else name
+    return _with_protocol(name.removesuffix(column).rstrip("_"), protocol), column
 
 
 def _with_protocol(row: str, protocol: str) -> str:
@@ -119,7 +124,13 @@ def _parts(
             if key.split("/", 1)[0] == name
         }
         said = details.get(name, {})
-        yield {"kind": "section", "text": name}
+        fields = results["evals"][name]
+        of = f" ({fields['data']}/{fields['split']})" if {"data", "split"} <= set(fields) else ""
+        yield {"kind": "section", "text": f"{name}{of}"}
+        if name not in details:
+            failed = name in results["failed"]
+            yield {"kind": "text", "text": "Failed, see below." if failed else "Not finished."}
+            continue
         if lines := said.get("about"):
             yield {"kind": "list", "items": lines}
         yield {"kind": "table", "rows": _metrics(own, said)}
@@ -189,7 +200,8 @@ def _metrics(metrics: Mapping[str, float], said: Mapping[str, Any]) -> list[list
     intervals, oracle = said.get("intervals", {}), said.get("oracle", {})
     rows = [["", "value"] + ["95 % interval"] * bool(intervals) + ["best possible"] * bool(oracle)]
     for name, value in metrics.items():
-        row = [name, _number(name, value)]
+        label = " ".join(_place(name, said.get("protocol", ""))).strip()
+        row = [label, _number(name, value)]
         if intervals:
             ends = intervals.get(name)
             row.append(" to ".join(_number(name, end) for end in ends) if ends else "")

@@ -12,7 +12,15 @@ from rsclip_jax.data import images
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import Examples
 from rsclip_jax.evaluators.pictures import save_retrieval_picture
-from rsclip_jax.evaluators.recall import KS, Ranks, bootstrap, checked, oracle, wrong_answers_ahead
+from rsclip_jax.evaluators.recall import (
+    KS,
+    Ranks,
+    bootstrap,
+    checked,
+    oracle,
+    recall_names,
+    wrong_answers_ahead,
+)
 from rsclip_jax.evaluators.texts import (
     caption_groups,
     normalise,
@@ -193,6 +201,12 @@ class Retrieval:
         _choose("texts", texts, tuple(FIELDS))
         _choose("protocols", protocols, tuple(PROTOCOLS))
         self._protocols = tuple(protocols)
+        self.metrics = tuple(
+            f"{'long_' * (kind == 'long')}{PROTOCOLS[protocol][0]}{metric}"
+            for kind in texts
+            for protocol in protocols
+            for metric in (*recall_names("i2t", "t2i"), "mean_recall")
+        )
         self._encoder = encoder
         self._long_caption = config.input.get("long_caption", "auto")
         self._lengths = {kind: config.input.lengths.get(FIELDS[kind]) for kind in texts}
@@ -201,6 +215,7 @@ class Retrieval:
         for kind in texts:  # fail before the training, not at its first evaluation
             self._record_texts(kind, self._examples.source[0])
         self._texts: dict[tuple[str, str], _Texts] = {}  # by kind and prefix
+        self._composed = 0
         self._latest: tuple[np.ndarray, np.ndarray] | None = None
         self._ranks: dict[str, Ranks] = {}
 
@@ -232,11 +247,14 @@ class Retrieval:
         """Say what the numbers of the latest run are of, and how they came about."""
         lines = []
         for kind, length in self._lengths.items():
-            captions = self._texts[kind, _prefix(self._protocols[0])].captions
-            distinct = len(np.unique(caption_groups(captions)))
+            texts = self._texts[kind, _prefix(self._protocols[0])]
+            distinct = len(np.unique(caption_groups(texts.captions)))
+            some = kind == "long" and self._composed
+            composed = f"; {self._composed:,} composed of short ones" if some else ""
             lines.append(
-                f"{self._examples.name}: {len(self._examples):,} images, {len(captions):,} {kind} "
-                f"captions cut at {length} tokens, {distinct:,} of them distinct"
+                f"{self._examples.name}: {len(self._examples):,} images, {len(texts.captions):,} "
+                f"{kind} captions, {distinct:,} of them distinct; {texts.cut or 'none'} cut at "
+                f"{length} tokens{composed}"
             )
         return [*lines, *(f"{name}: {PROTOCOLS[name][1]}" for name in self._protocols), TIES]
 
@@ -291,6 +309,8 @@ class Retrieval:
             kind: [self._record_texts(kind, record) for record in self._examples.records]
             for kind in self._tokenizers
         }
+        taken = self._long_caption != "compose"
+        self._composed = sum(not (taken and r["long_captions"]) for r in self._examples.records)
         prefixes = dict.fromkeys(map(_prefix, self._protocols))
         self._texts = {
             (kind, prefix): _Texts(lines[kind], tokenizer, prefix)
@@ -300,13 +320,14 @@ class Retrieval:
 
 
 class _Texts:
-    """The texts of one kind of all images, flat."""
+    """The texts of one kind of all images, flat; `cut` of them are longer than the model reads."""
 
     def __init__(self, by_image: list[list[str]], tokenizer: Any, prefix: str):
         self.captions = [prefix + line for lines in by_image for line in lines]
         self.image_index = np.repeat(np.arange(len(by_image)), [len(lines) for lines in by_image])
         self.groups = caption_groups(self.captions, str if prefix else normalise)
         self.ids = tokenizer(self.captions)
+        self.cut = int((tokenizer.lengths(self.captions) > self.ids.shape[1]).sum())
 
 
 def _prefix(protocol: str) -> str:

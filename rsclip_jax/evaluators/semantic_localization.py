@@ -285,6 +285,8 @@ class SemanticLocalization:
       scales: sides of the windows in pixels.
     """
 
+    metrics = METRICS
+
     def __init__(
         self,
         config: Any,

@@ -51,6 +51,7 @@ class TranslationQuality:
     ):
         self._source = records.open_source(config.input.data_dir, data, split)
         self._name, self._limit = f"{data}/{split}", limit
+        self.metrics = COMPARED if tower != "none" else COMPARED[:2]
         self._translation = translation
         self._reference: Any = None
         if reference != "none":

@@ -139,6 +139,8 @@ class ZeroShot:
         records that are read.
     """
 
+    metrics = ("top1", "top5", "mean_class")
+
     def __init__(
         self,
         config: Any,

@@ -27,7 +27,9 @@ UNSET: dict[str, Any] = {
 SIZE_FIELDS = ("model.variant", "model.sizes")
 
 
-def with_architecture(config: ConfigDict, workdir: Path, given: Collection[str] = ()) -> ConfigDict:
+def with_architecture(
+    config: ConfigDict, workdir: Path | None, given: Collection[str] = ()
+) -> ConfigDict:
     """Return the config with the architecture of the model at config.init_from; print what changes.
 
     Taken are the sizes of the towers, and the fields of UNSET and the tokenizer where the config
@@ -37,6 +39,7 @@ def with_architecture(config: ConfigDict, workdir: Path, given: Collection[str] 
     A run that is resumed takes them from its own config, wherever init_from has gone to.
 
     Args:
+      workdir: of the run; None where there is none to be resumed.
       given: names of fields such as "model.image_size", see `overrides.given`.
 
     Raises:
@@ -47,8 +50,9 @@ def with_architecture(config: ConfigDict, workdir: Path, given: Collection[str] 
         return config
     config = config.copy_and_resolve_references().unlock()
     task, path = config.get("task", "clip"), host.local_path(config.init_from, "config.init_from")
-    resumed = has_steps(workdir) and (workdir / CONFIG_FILE).exists()
-    source = load_config(workdir / CONFIG_FILE) if resumed else _config_of(path)
+    own = workdir / CONFIG_FILE if workdir and has_steps(workdir) else None
+    resumed = own is not None and own.exists()
+    source = load_config(own) if own and resumed else _config_of(path)
     if source.get("task", "clip") != task:
         kinds = {"clip": "a CLIP", "translation": "a translator"}
         raise ValueError(

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models.kinds import kind_of
-from rsclip_jax.training import ahead, fit
+from rsclip_jax.training import ahead, fields, fit
 from rsclip_jax.training.ahead import check_batch, compile_step
 from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
@@ -69,6 +69,7 @@ def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) 
         stop = held.enter_context(StopSignal())
         workdir = host.local_path(workdir, "--workdir")
         check_place(workdir)
+        fields.check(config)
         config = resolve(with_architecture(config, workdir, given), workdir)
         return _train(config, workdir, stop, held)
 
@@ -97,13 +98,14 @@ def _train(
     task, models = TASKS[config.task], kind_of(config)
     runner = task.runner(models.build(config.model), mesh)
     evals = evaluators.build(config, runner)
-    held.enter_context(lock_workdir(workdir))
+    check_best(config, evals)
     check_epochs(workdir, config)
-    check_workdir(workdir, config)
     total_steps = config.total_steps or steps_of_epochs(config)
+    model, tx, abstract_state, shardings = ahead.setup(config, mesh, total_steps)
+    held.enter_context(lock_workdir(workdir))
+    check_workdir(workdir, config)
 
     # The state comes from the first of: this run's checkpoint, config.init_from, random numbers.
-    model, tx, abstract_state, shardings = ahead.setup(config, mesh, total_steps)
     state_bytes = sharding.bytes_per_device(abstract_state, shardings)
     fit.check_state(config, state_bytes)
     checkpoints = Checkpoints(workdir, config.checkpoint)
@@ -269,6 +271,20 @@ def steps_of_epochs(config: ConfigDict) -> int:
     """Return the steps that make config.total_epochs passes over the sum of the data sets."""
     size = sum(map(len, pipeline.open_sources(config.input).values()))
     return max(1, int(config.total_epochs * size / config.input.batch_size))
+
+
+def check_best(config: ConfigDict, evals: Mapping[str, evaluators.Evaluator]) -> None:
+    """Refuse a config.checkpoint.best that no evaluator will tell.
+
+    Raises:
+      ValueError: lists the metrics of the evaluator it names.
+    """
+    name, _, metric = config.checkpoint.best.partition("/")
+    if name and metric not in evals[name].metrics:
+        known = evaluators.expected(metric, evals[name].metrics)
+        raise ValueError(
+            f"config.checkpoint.best={config.checkpoint.best!r}: after {name}/ {known}"
+        )
 
 
 def check_epochs(workdir: Path, config: ConfigDict) -> None:

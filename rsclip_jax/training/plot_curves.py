@@ -8,6 +8,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from rsclip_jax import errors
 from rsclip_jax.training.metrics import read_metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
@@ -18,9 +19,12 @@ def plot_curves(workdir: str | Path, output: str | Path) -> None:
     """Draw the losses, and every recall and accuracy that was evaluated, by step.
 
     Raises:
-      ValueError: the run has written no metrics yet.
+      ValueError: the run has written no metrics yet. ImportError: matplotlib is not there.
     """
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(f"plots need matplotlib, pip install -e '.[report]' ({error})") from error
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
@@ -54,8 +58,9 @@ def plot_curves(workdir: str | Path, output: str | Path) -> None:
 
 
 def main(_: Sequence[str]) -> None:
-    plot_curves(_WORKDIR.value, _OUTPUT.value)
-    print(_OUTPUT.value)
+    with errors.one_line("plot_curves"):
+        plot_curves(_WORKDIR.value, _OUTPUT.value)
+        print(_OUTPUT.value)
 
 
 if __name__ == "__main__":

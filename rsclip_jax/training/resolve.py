@@ -9,9 +9,9 @@ from rsclip_jax import host
 from rsclip_jax.data import text
 from rsclip_jax.losses.pairs import check_pairs
 from rsclip_jax.models import clip, peft, translator
-from rsclip_jax.models.blocks import REMAT_POLICIES
 from rsclip_jax.models.kinds import kind_of
-from rsclip_jax.training.step import compared_fields, text_rows
+from rsclip_jax.training import fields
+from rsclip_jax.training.step import check_loss, compared_fields, text_rows
 
 ALL_TRAINED = ((".*", 1.0),)  # config.schedule where nobody has set it
 
@@ -20,9 +20,11 @@ def resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
     """Return a copy with the model's and tokenizer's own sizes filled in and paths made absolute.
 
     Raises:
-      ValueError: fields that contradict each other; the message names them.
+      ValueError: a field that holds what it cannot, or fields that contradict each other; the
+        message names them.
     """
     config = config.copy_and_resolve_references().unlock()
+    fields.check(config)
     if ":" in config.tokenizer:
         kind, path = config.tokenizer.split(":", 1)
         config.tokenizer = f"{kind}:{host.local_path(path, 'config.tokenizer')}"
@@ -71,10 +73,6 @@ def _check_clip(config: ConfigDict) -> None:
                 f"config.input.lengths.{field}={length}: expected 2 to "
                 f"config.model.context_length={config.model.context_length}"
             )
-    if model.remat not in ("auto", *REMAT_POLICIES):
-        raise ValueError(
-            f"config.model.remat={model.remat!r}: expected one of auto, {', '.join(REMAT_POLICIES)}"
-        )
     if config.input.batch_size == 1 and config.loss.kind == "softmax":
         raise ValueError(
             "config.input.batch_size=1: the loss compares the samples of a batch, and with one it "
@@ -108,6 +106,14 @@ def _check_clip(config: ConfigDict) -> None:
             f"{config.model.logit_bias}: the sigmoid loss needs the bias, the softmax has no use "
             "for it"
         )
+    check_loss(config)
+    useful = min(config.input.batch_size, clip.sizes_of(model).embed_dim)
+    if config.loss.pcm_dim >= useful:
+        raise ValueError(
+            f"config.loss.pcm_dim={config.loss.pcm_dim} leaves embeddings as they are: expected "
+            f"fewer than the {useful} that config.input.batch_size and the model's width allow, "
+            "or 0 for none"
+        )
     still = [tower for tower in ("img", "txt") if _freezes(config.schedule, f"{tower}/proj")]
     if still and not config.init_from:
         raise ValueError(
@@ -132,15 +138,21 @@ def _check_clip(config: ConfigDict) -> None:
 
 def _check_translation(config: ConfigDict) -> None:
     translator.build(config.model)
+    weights = {"l1", "adversarial"} if config.model.variant == "pix2pix" else set()
+    if not weights <= set(config.loss):
+        raise ValueError(
+            "config.model.variant='pix2pix' needs the weights config.loss.l1 and "
+            "config.loss.adversarial: begin with configs/translator.py:pix2pix"
+        )
     if not config.input.ir or config.input.ir_view != "translated":
         raise ValueError(
             "config.task='translation' learns from the records' own infrared images: leave "
             "config.input.ir=True and config.input.ir_view='translated'"
         )
-    fields = {name: config[name] for name in ("grad_cache_steps", "frozen_positions", "export")}
-    fields |= {f"input.{name}": config.input[name] for name in ("lengths", "pack_text")}
+    unused = {name: config[name] for name in ("grad_cache_steps", "frozen_positions", "export")}
+    unused |= {f"input.{name}": config.input[name] for name in ("lengths", "pack_text")}
     unset = {"grad_cache_steps": 1, "frozen_positions": 0, "input.pack_text": False}
-    for name, field in fields.items():
+    for name, field in unused.items():
         given = field.to_dict() if isinstance(field, ConfigDict) else field
         if given != unset.get(name, {}):
             raise ValueError(
@@ -155,17 +167,8 @@ def _check(config: ConfigDict) -> None:
             f"config.total_steps={config.total_steps}, config.total_epochs={config.total_epochs}: "
             "give exactly one of them"
         )
-    for field in ("log_steps", "max_bad_steps"):
-        if config[field] < 1:
-            raise ValueError(f"config.{field}={config[field]}: expected 1 or more")
-    if config.grad_cache_steps < 0:
-        raise ValueError(
-            f"config.grad_cache_steps={config.grad_cache_steps}: expected 1 or more, or 0 for as "
-            "few as fit"
-        )
     profile, end = tuple(config.profile), config.total_steps or float("inf")
-    whole = all(isinstance(step, int) for step in profile)
-    if profile and not (whole and len(profile) == 2 and 1 <= profile[0] <= profile[1] <= end):
+    if profile and not (len(profile) == 2 and 1 <= profile[0] <= profile[1] <= end):
         raise ValueError(
             f"config.profile={profile}: expected (first, last), steps from 1 to config.total_steps "
             f"(here {config.total_steps or 'of config.total_epochs'}), or () for no trace"

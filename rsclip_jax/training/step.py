@@ -87,7 +87,6 @@ def make_loss(
     """
     shards = batch_shards(mesh) if mesh else 1
     rows = (packed_rows, text_rows(config)[1])
-    loss_pairs = tuple(tuple(pair) for pair in config.loss_pairs)
     fields = compared_fields(config)
     embeddings = {field: name for name, field in FIELDS.items()}
 
@@ -104,25 +103,43 @@ def make_loss(
             texts = {name: field for name, field in fields.items() if name.startswith("txt")}
             same = {name: text_keys(batch[field]) for name, field in texts.items()}
         # Names for profiles; Flax gives them to the towers.
-        return jax.named_scope("loss")(total_loss)(
-            out,
-            loss_pairs,
-            kind=config.loss.kind,
-            label_smoothing=config.loss.label_smoothing,
-            pcm_dim=config.loss.pcm_dim,
-            stop_gradient_gather=config.loss.stop_gradient_gather,
-            normalize=config.loss.normalize,
-            mean=config.loss.get("mean", "present"),
-            weights=pair_weights(step, total_steps, loss_pairs, config.loss.curriculum),
-            masks=masks,
-            same=same,
-            records=batch["record"],
-            impl=config.loss.impl,
-            chunk=config.loss.chunk,
+        return jax.named_scope("loss")(_loss_of)(
+            config, out, step, total_steps, masks=masks, same=same, records=batch["record"],
             mesh=mesh,
-        )
+        )  # fmt: skip
 
     return loss_fn
+
+
+def check_loss(config: Any) -> None:
+    """Trace the loss without a model, so that options that do not go together are told.
+
+    Raises:
+      ValueError: names the options of config.loss, or the pair of config.loss_pairs.
+    """
+    names = compared_fields(config)
+    out: dict[str, Any] = {f"z{name}": jnp.zeros((2, 2)) for name in names}
+    out |= {"t": jnp.ones(()), "b": jnp.ones(())}
+    masks = {"ir": jnp.ones(2, bool)} if "ir" in names else {}
+    jax.eval_shape(lambda out: _loss_of(config, out, 0, 1, masks=masks), out)
+
+
+def _loss_of(config: Any, out: dict, step: Any, total_steps: int, **given: Any) -> tuple:
+    loss, loss_pairs = config.loss, tuple(tuple(pair) for pair in config.loss_pairs)
+    return total_loss(
+        out,
+        loss_pairs,
+        kind=loss.kind,
+        label_smoothing=loss.label_smoothing,
+        pcm_dim=loss.pcm_dim,
+        stop_gradient_gather=loss.stop_gradient_gather,
+        normalize=loss.normalize,
+        mean=loss.get("mean", "present"),
+        weights=pair_weights(step, total_steps, loss_pairs, loss.curriculum),
+        impl=loss.impl,
+        chunk=loss.chunk,
+        **given,
+    )
 
 
 def average_decay(decay: float, updates: jax.Array | int) -> jax.Array:

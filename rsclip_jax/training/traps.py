@@ -69,6 +69,12 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
             f"config.loss_pairs compares infrared images, but none of {seen} has one: these terms "
             "learn nothing; prepare the data with its infrared column or leave the terms out"
         )
+    pairs = sum(bool(record["ir"]) for record in records)
+    if "ir" not in compared and pairs:
+        yield (
+            f"{pairs} of {seen} have an infrared image, which training does not use: no pair "
+            "of config.loss_pairs has 'ir' (configs/fusionrs.py trains on them)"
+        )
     bare = sum(not record["captions"] for record in records)
     if bare and "text" in compared.values():
         yield (

@@ -69,7 +69,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     if old := _known_config(path):
         changed = changed_fields(old, config)
         # A field that the run did not know, one of a later release, had no part in it.
-        known = _flat(old).keys() - EXECUTION
+        known = flat(old).keys() - EXECUTION
         refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE and k in known]
         if bool(old.ema_decay) != bool(config.ema_decay):
             refused.append("ema_decay")
@@ -115,7 +115,7 @@ def is_workdir(path: Path) -> bool:
 
 def changed_fields(old: ConfigDict, new: ConfigDict) -> dict[str, str]:
     """Return field -> "  field: value there, value now" for all that differ."""
-    there, now = _flat(old), _flat(new)
+    there, now = flat(old), flat(new)
     return {
         k: f"  {k}: {there.get(k, 'absent')} there, {now.get(k, 'absent')} now"
         for k in sorted(there.keys() | now.keys())
@@ -157,11 +157,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return name -> value of all fields, the names of their sections before them, with dots."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+        inner = isinstance(value, ConfigDict)
+        found |= flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return found

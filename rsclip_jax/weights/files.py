@@ -35,6 +35,12 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     if path.is_dir():
         present = [path / name for name in IN_DIRECTORY if (path / name).exists()]
+        if not present and path.parent.name == "checkpoints":
+            raise FileNotFoundError(
+                f"{path} is one step of the run {path.parents[1]}: name the run, whose newest step "
+                f"is read; evaluate, export and convert take another by --step={path.name}, and "
+                "what convert writes can be config.init_from"
+            )
         if not present:
             raise FileNotFoundError(
                 f"{path} is no workdir of rsclip_jax.main (no checkpoints) and holds none of "
