@@ -48,7 +48,7 @@ def get_config():
     # policy between them (REMAT_POLICIES in models/blocks.py); "auto": the fastest that fits.
     c.model.remat = "auto"
     # How an initial checkpoint's shorter text positions are stretched to context_length.
-    c.model.stretch = "kps"  # or "interpolate"
+    c.model.stretch = "kps"  # or "interpolate"; "none": it has enough
     c.model.keep = 20
     c.model.ratio = 4.0
     # Parameter-efficient fine-tuning (models/peft.py): unless config.schedule says otherwise, the

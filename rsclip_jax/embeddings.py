@@ -196,6 +196,7 @@ def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
         if differing:
             for name in old["shards"]:
                 (output / name).unlink(missing_ok=True)
+                _sum_path(output / name).unlink(missing_ok=True)
     elif strangers := sorted(p.name for p in output.glob("*.parquet")):
         raise ValueError(
             f"{output} holds Parquet files without a {CARD} ({strangers[0]}, ...): use another "
@@ -229,14 +230,21 @@ def _finished(path: Path, digest: str) -> dict[str, int] | None:
     """Return the rows by modality of a shard that is whole and made with the same; else None."""
     if not path.exists():
         return None
-    told = _sum_path(path)
-    if not told.exists() or told.read_bytes() != f"{_sha256(path)}  {path.name}\n".encode():
+    known = _sum_path(path)
+    line = f"{_sha256(path)}  {path.name}\n"
+    if known.exists() and known.read_text(encoding="utf-8", errors="replace") != line:
         print(f"{path} is not what was written (its SHA-256 differs): it is made again")
         return None
-    with pq.ParquetFile(path) as shard:
-        if (shard.schema_arrow.metadata or {}).get(KEY) != digest.encode():
-            return None
-        counts = shard.read(["modality"]).column("modality").value_counts().to_pylist()
+    try:
+        with pq.ParquetFile(path) as shard:
+            if (shard.schema_arrow.metadata or {}).get(KEY) != digest.encode():
+                return None
+            counts = shard.read(["modality"]).column("modality").value_counts().to_pylist()
+    except (OSError, pa.ArrowInvalid):  # cut off, and without a sum
+        return None
+    if not known.exists():
+        print(f"{path} has no SHA-256 beside it: it is kept as it is, and gets one")
+        atomic.write(known, line)
     return {item["values"]: item["counts"] for item in counts}
 
 
@@ -325,6 +333,6 @@ def _write(path: Path, schema: pa.Schema, split: str, columns: dict[str, Any]) -
         tables.append(pa.table(values, schema=schema))
     with atomic.replacing(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)
-        # Before the shard: one that is there without its sum was damaged.
+        # Before the shard, which then has one whenever it is there.
         atomic.write(_sum_path(path), f"{_sha256(temporary)}  {path.name}\n")
     return {modality: len(owners) for modality, (owners, *_) in columns.items()}

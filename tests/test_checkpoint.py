@@ -11,7 +11,13 @@ from small_run import flat, losses, small_config
 from configs import lrsclip
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
-from rsclip_jax.training.workdir import check_workdir, load_config, lock_workdir, save_config
+from rsclip_jax.training.workdir import (
+    check_workdir,
+    load_config,
+    lock_workdir,
+    save_config,
+    set_damaged_aside,
+)
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +216,7 @@ def test_a_damaged_config_is_set_aside_and_does_not_stop_a_run(tmp_path, capsys,
     with pytest.raises(ValueError, match=r"config\.json is damaged, no JSON"):
         load_config(path)
     config = lrsclip.get_config("demo")
+    set_damaged_aside(tmp_path)
     check_workdir(tmp_path, config)
     assert "the run goes on with the fields given now" in capsys.readouterr().err
     assert load_config(path).lr == config.lr

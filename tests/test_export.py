@@ -193,6 +193,17 @@ def test_a_finished_export_is_not_made_again_and_a_damaged_shard_is(config, tmp_
         assert f"{shard} is not what was written" in capsys.readouterr().out
 
 
+def test_shards_of_an_earlier_version_are_kept_and_get_a_checksum(config, tmp_path, capsys):
+    card = run(config, tmp_path)
+    sums = {path: path.read_text() for path in tmp_path.glob(".*.sha256")}
+    for path in sums:
+        path.unlink()
+    encoder = GreyEncoder()
+    assert run(config, tmp_path, encoder) == card and encoder.images_seen == 0
+    assert "has no SHA-256 beside it: it is kept" in capsys.readouterr().out
+    assert {path: path.read_text() for path in tmp_path.glob(".*.sha256")} == sums
+
+
 @pytest.mark.parametrize("damage", ["", "[]", '{"made_with": 1}', "\0" * 64])
 def test_a_damaged_card_is_set_aside_and_the_shards_are_kept(config, tmp_path, capsys, damage):
     card = run(config, tmp_path)

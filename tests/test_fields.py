@@ -51,11 +51,19 @@ def test_every_field_of_the_shipped_configs_is_in_the_table(file):
         ("model.peft.targets", ("(",)),
         ("wd_mask", (("(",), (3,))),
         ("schedule", ((("(", 1.0),), ("img",), ((".*", -1.0),), ((".*", "x"),))),
-        ("sharding", ((("(", ("fsdp",)),), ((".*", "fsdp"),), ((".*", ("fdsp",)),))),
+        (
+            "sharding",
+            (
+                (("(", ("fsdp",)),),
+                ((".*", "fsdp"),),
+                ((".*", ("fdsp",)),),
+                ((".*", (["data"], None)),),
+            ),
+        ),
         ("input.crop", ((1,), ("a", "b"), (0.9, 0.2))),
         ("input.data", ({"scenes": 0.0}, {"scenes": "x"})),
         ("input.lengths", ({"text": "x"},)),
-        ("mesh", ({"data": -2}, {"model": 1})),
+        ("mesh", ({"data": -2}, {"data": 0}, {"model": 1})),
         ("export", ({"scenes": "val"},)),
     ],
 )

@@ -51,7 +51,7 @@ MISTAKES = {
     "another task": (["--config.task=translation"], ["model.width is missing", "translator.py"]),
     "splits": (["--config.export={'scenes':'val'}"], ["'val'}: expected", "{'scenes': ('val',)}"]),
     "schedule": (["--config.schedule=(('im/.*', None), ('.*', 1.0))"], ["['im/.*'] decide no"]),
-    "components": (["--config.loss.pcm_dim=64"], ["pcm_dim=64", "fewer than the 64"]),
+    "components": (["--config.loss.pcm_dim=65"], ["pcm_dim=65", "at most 64 components"]),
     "loss": (["--config.loss.impl=gather", "--config.loss.chunk=8"], ["chunk=8 with"]),
     "curriculum": (["--config.loss.curriculum=(1, 2)"], ["curriculum must be () or", "got (1, 2)"]),
     "best metric": (["--config.checkpoint.best=val/mean_recal"], ["after val/", "'mean_recall'?"]),

@@ -193,7 +193,8 @@ class Assemble:
             if bad.index in self._bad:  # another thread had it in the same batch
                 return
             count = len(self._bad) + 1
-            if count > self._most_bad or self._bad.issuperset(set(source) - {bad.index}):
+            all_bad = sum(index in source for index in self._bad) + 1 >= len(source)
+            if count > self._most_bad or all_bad:
                 raise ValueError(
                     f"{bad} (--config.input.max_bad_records=N passes over N such records; it is "
                     f"{self._most_bad})"

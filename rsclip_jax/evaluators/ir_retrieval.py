@@ -69,7 +69,11 @@ class IrRetrieval:
         self._field = FIELDS.get(texts, "")
         of_texts = (*recall_names("ir2t", "t2ir"), "text_mean") if self._field else ()
         of_pairs = (*recall_names("rgb2ir", "ir2rgb"), "pair_mean", "mean_recall")
-        self.metrics = (*of_texts, *of_pairs)
+        of_fusion = (
+            *(*recall_names("rgb2t", "t2rgb"), "rgb_mean"),
+            *(*recall_names("fused2t", "t2fused"), "fused_mean"),
+        )
+        self.metrics = (*of_texts, *of_pairs, *(of_fusion if fusion_split != "none" else ()))
         self._encoder = encoder
         self._tokenizer = tokenizer_for(config, self._field) if self._field else None
         self._examples = Examples(config, encoder, data, split, limit=limit, ir=True)

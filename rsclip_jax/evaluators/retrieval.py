@@ -205,7 +205,10 @@ class Retrieval:
             f"{'long_' * (kind == 'long')}{PROTOCOLS[protocol][0]}{metric}"
             for kind in texts
             for protocol in protocols
-            for metric in (*recall_names("i2t", "t2i"), "mean_recall")
+            for metric in (
+                *(*recall_names("i2t", "t2i"), "mean_recall"),
+                *(("i2t_mean", "t2i_mean") if protocol == "skyscript" else ()),
+            )
         )
         self._encoder = encoder
         self._long_caption = config.input.get("long_caption", "auto")

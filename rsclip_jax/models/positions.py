@@ -55,7 +55,7 @@ def fit_text_positions(
     """Return a [length, D] position table made from `table` [L, D].
 
     A longer table is cut. A shorter one is stretched by `method`: "kps" (`stretch_positions`, its
-    first `length` rows) or "interpolate" (`interpolate_positions`).
+    first `length` rows) or "interpolate" (`interpolate_positions`); by "none" it is refused.
 
     Raises:
       ValueError: unknown method, or KPS with these values yields fewer than `length` rows.
@@ -66,8 +66,15 @@ def fit_text_positions(
         return table[:length]
     if method == "interpolate":
         return interpolate_positions(table, length)
+    if method == "none":
+        raise ValueError(
+            f"config.model.stretch='none', but {table.shape[0]} text positions are fewer than "
+            f"config.model.context_length={length}: stretch them by 'kps' or 'interpolate'"
+        )
     if method != "kps":
-        raise ValueError(f"config.model.stretch={method!r}: expected 'kps' or 'interpolate'")
+        raise ValueError(
+            f"config.model.stretch={method!r}: expected 'kps', 'interpolate' or 'none'"
+        )
     stretched = stretch_positions(table, keep, ratio)
     if stretched.shape[0] < length:
         raise ValueError(

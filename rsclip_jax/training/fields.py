@@ -81,6 +81,10 @@ def _is_range(value: Any) -> bool:
     return all(map(_is_number, value)) and 0 < value[0] <= value[1] <= 1
 
 
+def _is_axis(value: Any) -> bool:
+    return type(value) is int and (value == -1 or value > 0)
+
+
 NOT_NEGATIVE = _number(", 0 or more", lambda v: v >= 0)
 POSITIVE = _number(" above 0", lambda v: v > 0)
 DECAY = _number(" from 0 to below 1", lambda v: 0 <= v < 1)
@@ -89,7 +93,6 @@ TEXT = Kind("a string", lambda v: isinstance(v, str))
 SWITCH = Kind("True or False", lambda v: type(v) is bool)
 DTYPE = _one_of("float32", "bfloat16", "float16")
 THREE = "a tuple of three numbers, of red, green and blue"
-AXIS = _whole(-1).fits
 SPLITS = _tuple_of("", lambda v: isinstance(v, str))
 
 FIELDS: dict[str, Kind] = {
@@ -152,13 +155,13 @@ FIELDS: dict[str, Kind] = {
     "grad_cache_steps": _whole(0, more=" (0: as few as fit)"),
     "mesh": Kind(
         f"the devices along {', '.join(AXES)}, -1 for the rest, such as {{'data': -1, 'fsdp': 1}}",
-        lambda v: _is_dictionary(v) and set(v) <= set(AXES) and all(map(AXIS, v.values())),
+        lambda v: _is_dictionary(v) and set(v) <= set(AXES) and all(map(_is_axis, v.values())),
     ),
     "sharding": _tuple_of(
         f"pairs (regular expression, tuple of {', '.join(AXES)} or None), such as "
         "(('.*/fc1/kernel', ('fsdp', 'tensor')),)",
         lambda v: _is_rule(
-            v, lambda axes: isinstance(axes, tuple | list) and set(axes) <= {*AXES, None}
+            v, lambda axes: isinstance(axes, tuple | list) and all(a in (*AXES, None) for a in axes)
         ),
     ),
     "log_steps": COUNT,
@@ -200,7 +203,7 @@ CLIP_FIELDS: dict[str, Kind] = {
     "model.attention": _one_of(*attention.CHOICES),
     "model.scan": SWITCH,
     "model.remat": _one_of("auto", *blocks.REMAT_POLICIES),
-    "model.stretch": _one_of("kps", "interpolate"),
+    "model.stretch": _one_of("kps", "interpolate", "none"),
     "model.keep": ANY_COUNT,
     "model.ratio": _number(", 1 or more", lambda v: v >= 1),
     "model.peft.method": _one_of(*peft.METHODS),

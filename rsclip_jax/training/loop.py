@@ -43,6 +43,7 @@ from rsclip_jax.training.workdir import (
     load_config,
     lock_workdir,
     mark_finished,
+    set_damaged_aside,
 )
 
 NO_DATA = (
@@ -70,6 +71,7 @@ def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) 
         workdir = host.local_path(workdir, "--workdir")
         check_place(workdir)
         fields.check(config)
+        set_damaged_aside(workdir)
         config = resolve(with_architecture(config, workdir, given), workdir)
         return _train(config, workdir, stop, held)
 
@@ -274,14 +276,15 @@ def steps_of_epochs(config: ConfigDict) -> int:
 
 
 def check_best(config: ConfigDict, evals: Mapping[str, evaluators.Evaluator]) -> None:
-    """Refuse a config.checkpoint.best that no evaluator will tell.
+    """Refuse a config.checkpoint.best that its evaluator does not measure in every run.
 
     Raises:
       ValueError: lists the metrics of the evaluator it names.
     """
     name, _, metric = config.checkpoint.best.partition("/")
-    if name and metric not in evals[name].metrics:
-        known = evaluators.expected(metric, evals[name].metrics)
+    metrics = getattr(evals.get(name), "metrics", ())  # one of the user's own may not say
+    if metrics and metric not in metrics:
+        known = evaluators.expected(metric, metrics)
         raise ValueError(
             f"config.checkpoint.best={config.checkpoint.best!r}: after {name}/ {known}"
         )

@@ -107,12 +107,11 @@ def _check_clip(config: ConfigDict) -> None:
             "for it"
         )
     check_loss(config)
-    useful = min(config.input.batch_size, clip.sizes_of(model).embed_dim)
-    if config.loss.pcm_dim >= useful:
+    width = clip.sizes_of(model).embed_dim
+    if config.loss.pcm_dim > width:
         raise ValueError(
-            f"config.loss.pcm_dim={config.loss.pcm_dim} leaves embeddings as they are: expected "
-            f"fewer than the {useful} that config.input.batch_size and the model's width allow, "
-            "or 0 for none"
+            f"config.loss.pcm_dim={config.loss.pcm_dim}: expected at most {width} components, the "
+            "width of the embeddings, or 0 for none"
         )
     still = [tower for tower in ("img", "txt") if _freezes(config.schedule, f"{tower}/proj")]
     if still and not config.init_from:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rsclip_jax import atomic, host
+from rsclip_jax import atomic, distributed, host
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
@@ -66,12 +66,13 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
       ValueError: names every architecture field that differs from the run's own.
     """
     path = workdir / CONFIG_FILE
-    if old := _known_config(path):
+    if path.exists():
+        old = load_config(path)
         changed = changed_fields(old, config)
         # A field that the run did not know, one of a later release, had no part in it.
         known = flat(old).keys() - EXECUTION
         refused = [k for k in changed if k.split(".")[0] in ARCHITECTURE and k in known]
-        if bool(old.ema_decay) != bool(config.ema_decay):
+        if bool(old.get("ema_decay")) != bool(config.ema_decay):
             refused.append("ema_decay")
         if refused and any((workdir / "checkpoints").glob("*")):
             raise ValueError(
@@ -82,20 +83,23 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         if changed:
             lines = "\n".join(changed.values())
             logging.warning("%s: resuming with changed fields\n%s", workdir, lines)
+    distributed.gather("compared")  # before the first process writes the file
     if jax.process_index() == 0:
         save_config(path, config)
 
 
-def _known_config(path: Path) -> ConfigDict | None:
-    """Return what the run was begun with, None if it is not known."""
-    if not path.exists():
-        return None
-    try:
-        return load_config(path)
-    except ValueError as error:  # The checkpoints may be whole: they check their own shapes.
-        if jax.process_index() == 0:
+def set_damaged_aside(workdir: Path) -> None:
+    """Set a damaged config.json aside: whole checkpoints go on with the fields that are given now.
+
+    They check the shapes of their arrays themselves.
+    """
+    path = workdir / CONFIG_FILE
+    if jax.process_index() == 0 and path.exists():
+        try:
+            load_config(path)
+        except ValueError as error:
             atomic.set_aside(path, f"{error}; the run goes on with the fields given now")
-        return None
+    distributed.gather("readable")  # the others wait
 
 
 def mark_finished(workdir: Path, step: int, trained_parameters: int) -> None:
