@@ -166,5 +166,5 @@ def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in config.items():
         inner = isinstance(value, ConfigDict)
-        found |= flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
