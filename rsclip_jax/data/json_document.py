@@ -27,35 +27,31 @@ CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
 
 
-def read_rows(paths: list[Path], encoding: str) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
-    """Yield (where, row or the reason why it is none, bytes read) for each row of the documents.
+def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
+    """Yield (where, row or the reason why it is none, bytes read) for each row of a document.
 
     Raises:
       InputError: a file that is not in `encoding`, not JSON, cut off, or holds no rows.
     """
-    done = 0
-    for path in paths:
-        document = _load(path, encoding)
-        lists = row_lists(document)
-        if lists is None:
-            raise InputError(
-                f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
-                '{"CLASS": [objects], ...} is expected'
-            )
-        lost: list = []
-        if told := _told_of_images(document):
-            lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
-        size = path.stat().st_size
-        count = sum(map(len, lists.values()))
-        index = 0
-        for key, rows in lists.items():
-            for number, row in enumerate(rows):
-                index += 1
-                position = done + size * index // count
-                yield f"{path.name}:{key}[{number}]", _row(row, key), position
-        done += size
-        for item in lost:
-            yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", done
+    document = _load(path, encoding)
+    lists = row_lists(document)
+    if lists is None:
+        raise InputError(
+            f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
+            '{"CLASS": [objects], ...} is expected'
+        )
+    lost: list = []
+    if told := _told_of_images(document):
+        lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
+    size = path.stat().st_size
+    count = sum(map(len, lists.values()))
+    index = 0
+    for key, rows in lists.items():
+        for number, row in enumerate(rows):
+            index += 1
+            yield f"{path.name}:{key}[{number}]", _row(row, key), size * index // count
+    for item in lost:
+        yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", size
 
 
 def notes(paths: list[Path], encoding: str) -> list[str]:

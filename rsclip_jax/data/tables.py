@@ -16,6 +16,7 @@ from rsclip_jax.data.columns import (
     LIST_ROLES,
     Columns,
     check_unused,
+    label_notes,
     read_row,
     resolve,
     without_roles,
@@ -23,7 +24,7 @@ from rsclip_jax.data.columns import (
 from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garbled
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
-from rsclip_jax.data.splits import usual_name
+from rsclip_jax.data.splits import of_files, usual_name
 
 PEEK = 100  # rows that tell what the columns hold
 EXAMPLES = 10  # likewise, of a column that is empty in these
@@ -31,8 +32,8 @@ MAX_COLUMNS = 2_000
 SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
 # A row that is none is the reason why: a string.
-# (where, row, bytes read)
-_Row = tuple[str, dict[str, Any] | str, int]
+# (where, row, bytes read, split that its file is called like)
+_Row = tuple[str, dict[str, Any] | str, int, str]
 
 
 def open_table(
@@ -78,29 +79,39 @@ def open_table(
     root = os.path.realpath(images or paths[0].parent)
     if not os.path.isdir(root):
         raise InputError(f"--images={images}: no such directory")
-    read: Callable[[], Iterator[_Row]]
-    if form == "json":
-        read = functools.partial(json_document.read_rows, paths, encoding)
-    else:
-        rows: Callable = _jsonl_rows
-        if form == "csv":
-            rows = functools.partial(csv_rows, delimiter=delimiter, quoting=quoting)
-        read = functools.partial(_all_rows, rows, paths, encoding)
+    notes: list[str] = []
+    splits = of_files(paths, notes)
+    read_lines = functools.partial(csv_rows, delimiter=delimiter, quoting=quoting)
+    readers: dict[str, Callable] = {
+        "json": json_document.read_rows,
+        "jsonl": functools.partial(_file_rows, _jsonl_rows),
+        "csv": functools.partial(_file_rows, read_lines),
+    }
+
+    def read() -> Iterator[_Row]:
+        done = 0
+        for path in paths:
+            for where, row, position in readers[form](path, encoding):
+                yield where, row, done + position, splits.get(path, "")
+            done += path.stat().st_size
+
     rest = read()
     first = list(itertools.islice(rest, PEEK))
     if form == "jsonl" and first:
         _check_lines(first[0][1], paths[0], encoding)
-    good = [row for _, row, _ in first if isinstance(row, dict)]
+    good = [row for _, row, *_ in first if isinstance(row, dict)]
     _check_encoding(first, good, encoding, paths[0])
     if not good:
         reason = f"{first[0][0]}: {first[0][1]}" if first else "it is empty"
         raise InputError(f"--input={pattern}: no row can be read; {reason}")
     filled, examples = _survey(itertools.chain(first, rest), paths[0])
-    columns = resolve(filled, given or {}, str(paths[0]))
+    columns = resolve(filled, given or {}, str(paths[0]), examples)
     _check_columns(columns, list(filled), paths[0])
-    notes = json_document.notes(paths, encoding) if form == "json" and ignore is not None else []
     unused = []
     if ignore is not None:
+        if form == "json":
+            notes += json_document.notes(paths, encoding)
+        notes += label_notes(filled, given or {}, columns)
         unused = check_unused(filled, columns, ignore, str(paths[0]), examples)
         notes += _column_notes(filled, columns, unused)
     image = columns["image"][0]
@@ -114,7 +125,7 @@ def open_table(
         _check_values(examples, unused, ignore, columns, by_class, paths[0], root)
 
     def samples() -> Iterator[Sample]:
-        for where, row, position in read():
+        for where, row, position, split in read():
             if isinstance(row, str):
                 yield Sample(where, position, problem=row)
             else:
@@ -122,7 +133,9 @@ def open_table(
                     for name in (*columns["image"], *columns.get("ir", ())):
                         if isinstance(row.get(name), str):
                             row[name] = row[name].replace("\\", "/")
-                yield _row_sample(where, position, row, columns, by_class)
+                sample = _row_sample(where, position, row, columns, by_class)
+                sample.split = sample.split or split
+                yield sample
 
     size = sum(path.stat().st_size for path in paths)
     texts = [role for role in LIST_ROLES if role in columns]
@@ -136,7 +149,7 @@ def _survey(rows: Iterable[_Row], path: Path) -> tuple[dict[str, int], list[dict
     """Read all rows; return how many hold something, by column, and examples of each column."""
     filled: dict[str, int] = {}
     examples: list[dict[str, Any]] = []
-    for _, row, _ in rows:
+    for _, row, *_ in rows:
         if isinstance(row, str):
             continue
         keep = len(examples) < PEEK
@@ -210,7 +223,7 @@ def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
 
 def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Path) -> None:
     """A wrong --encoding is told at once, not as a skipped sample for each row it garbles."""
-    garbled = [row for _, row, _ in first if isinstance(row, str) and row.startswith(GARBLED)]
+    garbled = [row for _, row, *_ in first if isinstance(row, str) and row.startswith(GARBLED)]
     fits = any(not str(row).isascii() for row in good)
     if garbled and not fits:
         raise InputError(
@@ -269,18 +282,16 @@ def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class
     return sample
 
 
-def _all_rows(rows: Callable, paths: list[Path], encoding: str) -> Iterator[_Row]:
-    done = 0
-    for path in paths:
-        # A row that is not in `encoding` shall cost that row only: alien bytes become surrogates.
-        with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
-            try:
-                for line, row in rows(file, path):
-                    position = done + file.buffer.tell()  # type: ignore[attr-defined]
-                    yield f"{path.name}:{line}", row, position
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path} is not {encoding} (--encoding): {error}") from error
-        done += path.stat().st_size
+def _file_rows(
+    rows: Callable, path: Path, encoding: str
+) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
+    # A row that is not in `encoding` shall cost that row only: alien bytes become surrogates.
+    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+        try:
+            for line, row in rows(file, path):
+                yield f"{path.name}:{line}", row, file.buffer.tell()  # type: ignore[attr-defined]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not {encoding} (--encoding): {error}") from error
 
 
 def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -19,7 +19,7 @@ from rsclip_jax.data.columns import Columns, check_unused, read_row, resolve, wi
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.seen import Repeats, text_key
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, some
-from rsclip_jax.data.splits import is_split, usual_name
+from rsclip_jax.data.splits import is_split, of_files
 from rsclip_jax.data.tables import PEEK, json_row
 from rsclip_jax.data.tar_members import (
     CAPTION_EXTENSIONS,
@@ -77,10 +77,7 @@ def open_tars(
     names = _Names(ignore or ())
     notes, shared = ([], False) if ignore is None else names.check(paths)
     groups = functools.partial(_all_groups, paths, references, names)
-    splits = _archive_splits(paths)
-    if splits:
-        called = some(sorted(set(splits.values())))
-        notes.append(f"splits are read off the names of archives: {called}")
+    splits = of_files(paths, notes)
     with_rows = [
         (group, row)
         for group in _first_groups(paths, names)
@@ -139,14 +136,6 @@ def _check_late(
             f"{error}, or write it into one of the first {PEEK} samples too, which lack it (it may "
             "be null there)"
         ) from None
-
-
-def _archive_splits(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return the splits that archives are called like; none if that does not tell them apart."""
-    names = {path: re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths}
-    splits = {path: name for path, name in names.items() if is_split(name)}
-    several = len({usual_name(name) for name in splits.values()}) > 1
-    return splits if several else {}
 
 
 def _split_of(key: str) -> str:
