@@ -36,7 +36,7 @@ def test_a_quotation_mark_that_is_never_closed_is_refused_with_its_line(tmp_path
 
 @pytest.mark.parametrize("between, suffix", [(0, ".jpg"), (1, ".TIF"), (20, "")])
 def test_a_text_that_holds_rows_is_refused(tmp_path, between, suffix):
-    lines = [HEADER, 'y,"a pier,test', *images(between, suffix), f'x{suffix},a pier",test']
+    lines = [HEADER, f'y{suffix},"a pier,test', *images(between, suffix), f'x{suffix},a pier",test']
     with pytest.raises(InputError, match=rf"begins in line 2 goes on to line {between + 3}"):
         rows(tmp_path, *lines)
     assert len(rows(tmp_path, *lines, quoting="none")) == between + 2
@@ -48,6 +48,17 @@ def test_captions_of_several_lines_are_read(tmp_path):
     found = rows(tmp_path, HEADER, f"0.jpg,{quoted},test", *images(1))
     assert captions(found) == [text, "a pier"]
     assert [line for line, _ in found] == [45, 46]
+
+
+@pytest.mark.parametrize(
+    "line", ["a pier, and boats", "source, 3.jpg", "first, second, 3.jpg", ", 3.jpg"]
+)
+def test_lines_of_a_caption_are_no_rows_unless_they_name_an_image_where_rows_do(tmp_path, line):
+    text = "\n".join([line] * 12)
+    found = rows(tmp_path, "image,caption", f'0.jpg,"{text}"')
+    assert captions(found) == [text]
+    with pytest.raises(InputError, match=r"over other rows.* as JSONL$"):
+        rows(tmp_path, "image,caption", f'0.jpg,"{text}\n4.jpg, a pier"')
 
 
 def test_a_stray_mark_within_a_line_costs_that_row_only(tmp_path):

@@ -9,7 +9,8 @@
 The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions). The second is COCO's:
 an image gets what the objects with its `image_id` say, lists of values where there are several. The
 third is that of NWPU-Captions, whose rows get their class as the column "class"; keys that are
-called like splits (`splits.is_split`) become the column "split".
+called like splits (`splits.is_split`) become the column "split", and a single other key with rows
+names no class. Lists without any object are passed over.
 """
 
 import collections
@@ -49,23 +50,36 @@ def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] |
     for key, rows in lists.items():
         for number, row in enumerate(rows):
             index += 1
-            yield f"{path.name}:{key}[{number}]", _row(row, key), size * index // count
+            yield (
+                f"{path.name}:{key}[{number}]",
+                _row(row, key, len(lists) > 1),
+                size * index // count,
+            )
     for item in lost:
         yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", size
 
 
 def notes(paths: list[Path], encoding: str) -> list[str]:
-    """Tell which lists and objects of documents `read_rows` does not use, with their lengths."""
+    """Tell which lists and objects of documents `read_rows` does not use, and what it guesses."""
     unused: collections.Counter[str] = collections.Counter()
+    found = []
     for path in paths:
         document = _load(path, encoding)
-        lists = (row_lists(document) or {}).keys() | _told_of_images(document).keys()
+        rows = row_lists(document) or {}
+        found += [
+            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
+            for key in rows.keys() - {"", ROWS_KEY}
+            if len(rows) == 1 and not is_split(key)
+        ]
+        lists = rows.keys() | _told_of_images(document).keys()
         others = document.items() if isinstance(document, dict) else ()
         unused.update(
             {key: len(of) for key, of in others if key not in lists and isinstance(of, list | dict)}
         )
     lengths = [f"{key} ({count:,})" for key, count in unused.most_common() if count]
-    return [f"parts of the JSON document that are not used: {some(lengths)}"] if lengths else []
+    if lengths:
+        found.append(f"parts of the JSON document that are not used: {some(lengths)}")
+    return found
 
 
 def _told_of_images(document: Any) -> dict[str, list]:
@@ -101,7 +115,7 @@ def _joined(images: list, told: dict[str, list]) -> tuple[list, list]:
 
 
 def row_lists(document: Any) -> dict[str, list] | None:
-    """Find the lists of rows in a document, by their keys ("" for the document itself).
+    """Find the lists with rows in a document, by their keys ("" for the document itself).
 
     Returns:
       None if it holds no row.
@@ -112,8 +126,10 @@ def row_lists(document: Any) -> dict[str, list] | None:
         lists = {"": document}
     if not all(isinstance(rows, list) for rows in lists.values()):
         return None
-    has_rows = any(isinstance(row, dict) for rows in lists.values() for row in rows)
-    return lists if has_rows else None
+    with_rows = {
+        key: rows for key, rows in lists.items() if any(isinstance(row, dict) for row in rows)
+    }
+    return with_rows or None
 
 
 def is_document(path: Path, encoding: str) -> bool:
@@ -144,10 +160,10 @@ def _load(path: Path, encoding: str) -> Any:
         raise InputError(f"{path} is not one JSON document: {error}; {mend}") from error
 
 
-def _row(row: Any, key: str) -> dict[str, Any] | str:
+def _row(row: Any, key: str, several: bool) -> dict[str, Any] | str:
     if not isinstance(row, dict):
         return f"not a JSON object: {row!r:.80}"
-    if key in ("", ROWS_KEY):
-        return row
     column = SPLIT_COLUMN if is_split(key) else CLASS_COLUMN
+    if column == CLASS_COLUMN and not several:
+        return row
     return {**row, column: row.get(column, key)}

@@ -110,6 +110,11 @@ def find_file(root: str, path: str, follow_links: bool = False) -> str:
     return resolved
 
 
+def is_image_name(text: str) -> bool:
+    """Tell whether a text ends like the name of an image file, and is no URL."""
+    return "://" not in text and os.path.splitext(text.strip())[1].lower() in IMAGE_SUFFIXES
+
+
 def check_size(size: int) -> None:
     """Raise ValueError if a file of `size` bytes is too large to be one image."""
     if size > MAX_FILE_BYTES:
