@@ -280,25 +280,31 @@ def with_late_keys(tmp_path, row, first=None):
 
 
 @pytest.mark.parametrize("key", ["long_caption", "caption_2", "label", "split", "nir_title"])
-def test_keys_that_come_late_are_refused_if_they_would_have_been_used(tmp_path, key):
+def test_keys_that_come_late_are_used_or_refused_as_others_are(tmp_path, key):
     path = with_late_keys(tmp_path, {key: "a"})
-    source = open_tars(path, ignore=())
-    with pytest.raises(InputError, match=rf"{key!r}.*--ignore={key}, or write it .* first 100"):
-        list(source)
-    assert len(list(open_tars(path, ignore=(key,)))) == 123
-    path = with_late_keys(tmp_path, {key: "a"}, first={key: None})
-    used = {"nir_title": {"captions": ("caption", "nir_title")}}.get(key)
-    *_, last = open_tars(path, used, ignore=())
+    given = {}
+    if key == "nir_title":
+        with pytest.raises(InputError, match="'nir_title' looks like captions"):
+            open_tars(path, ignore=())
+        given = {"captions": ("caption", key)}
+    *_, last = open_tars(path, given, ignore=())
     assert "a" in (*last.captions, *last.long_captions, last.label, last.split)
+    with pytest.raises(InputError, match=f"no column 'nothing'.*{key}"):
+        open_tars(path, {"captions": ("nothing",)}, ignore=())
 
 
 def test_keys_that_hold_nothing_at_first_are_refused_where_they_do(tmp_path):
     path = with_late_keys(tmp_path, {"nir_title": "a"}, first={"nir_title": ""})
     with pytest.raises(InputError, match="'nir_title' looks like"):
-        list(open_tars(path, ignore=()))
+        open_tars(path, ignore=())
 
 
 def test_other_keys_that_come_late_are_counted(tmp_path):
     source = open_tars(with_late_keys(tmp_path, {"ir": "b.png", "gsd": 1}), ignore=())
-    assert len(list(source)) == 123
-    assert source.notes == ["keys not used, which the first 100 samples lack: ir (3), gsd (3)"]
+    assert source.notes == ["columns not used (rows that fill them): ir (3), gsd (3)"]
+
+
+def test_names_of_classes_go_before_their_numbers_in_tars_too(tmp_path):
+    source = open_tars(with_late_keys(tmp_path, {"label": 3, "class_name": "port"}), ignore=())
+    assert [sample.label for sample in source][-1] == "port"
+    assert source.notes[0].startswith("labels are those of 'class_name'")

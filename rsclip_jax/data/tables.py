@@ -5,13 +5,12 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
-from rsclip_jax.data.cells import has_content
 from rsclip_jax.data.columns import (
     LIST_ROLES,
     Columns,
@@ -25,10 +24,8 @@ from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garble
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 from rsclip_jax.data.splits import of_files, usual_name
+from rsclip_jax.data.survey import PEEK, Survey, column_notes
 
-PEEK = 100  # rows that tell what the columns hold
-EXAMPLES = 10  # likewise, of a column that is empty in these
-MAX_COLUMNS = 2_000
 SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
 # A row that is none is the reason why: a string.
@@ -104,7 +101,11 @@ def open_table(
     if not good:
         reason = f"{first[0][0]}: {first[0][1]}" if first else "it is empty"
         raise InputError(f"--input={pattern}: no row can be read; {reason}")
-    filled, examples = _survey(itertools.chain(first, rest), paths[0])
+    survey = Survey(str(paths[0]))
+    for _, row, *_ in itertools.chain(first, rest):
+        if isinstance(row, dict):
+            survey.add(row)
+    filled, examples = survey.filled, survey.examples
     columns = resolve(filled, given or {}, str(paths[0]), examples)
     _check_columns(columns, list(filled), paths[0])
     unused = []
@@ -113,7 +114,7 @@ def open_table(
             notes += json_document.notes(paths, encoding)
         notes += label_notes(filled, given or {}, columns)
         unused = check_unused(filled, columns, ignore, str(paths[0]), examples)
-        notes += _column_notes(filled, columns, unused)
+        notes += column_notes(filled, columns, unused)
     image = columns["image"][0]
     slashes = _has_backslashes(good, image, root)
     if slashes:
@@ -143,41 +144,6 @@ def open_table(
         merge_rows, samples, texts[0] if texts else "", lambda sample: stored_split(sample.split)
     )
     return Source(merged, size, root, notes=notes)
-
-
-def _survey(rows: Iterable[_Row], path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Read all rows; return how many hold something, by column, and examples of each column."""
-    filled: dict[str, int] = {}
-    examples: list[dict[str, Any]] = []
-    for _, row, *_ in rows:
-        if isinstance(row, str):
-            continue
-        keep = len(examples) < PEEK
-        for name, cell in row.items():
-            count = filled.setdefault(name, 0)
-            if has_content(cell):
-                filled[name] = count + 1
-                keep = keep or count < EXAMPLES
-        if keep:
-            examples.append(row)
-        if len(filled) > MAX_COLUMNS:
-            raise InputError(
-                f"{path}: more than {MAX_COLUMNS:,} columns; what differs from row to row is no "
-                "name of a column"
-            )
-    return filled, examples
-
-
-def _column_notes(filled: Mapping[str, int], columns: Columns, unused: Sequence[str]) -> list[str]:
-    """Say which columns are not used, or are and hold nothing."""
-    notes = []
-    if unused:
-        counts = (f"{name or '(no name)'} ({filled[name]:,})" for name in unused)
-        notes.append(f"columns not used (rows that fill them): {', '.join(counts)}")
-    empty = [name for names in columns.values() for name in names if not filled[name]]
-    if empty:
-        notes.append(f"columns that are empty in all rows: {', '.join(empty)}")
-    return notes
 
 
 def _check_values(
