@@ -223,6 +223,8 @@ def check(options: Options) -> Source:
 
 def _check_writable(output: Path) -> None:
     above = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise InputError(f"--output={output}: {above} is a file; give a directory")
     if not os.access(above, os.W_OK):
         raise InputError(
             f"--output={output}: {above} cannot be written to (a read-only disk, or another "

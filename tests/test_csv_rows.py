@@ -74,6 +74,12 @@ def test_names_of_columns_are_stripped(tmp_path):
         rows(tmp_path, "image,caption,image ", "0.jpg,a,b")
 
 
+@pytest.mark.parametrize("line", ["0.jpg,a pier", "a pier,sub/0.TIF", "https://x.org/0,a pier"])
+def test_a_first_line_that_names_no_columns_is_told(tmp_path, line):
+    with pytest.raises(InputError, match="its first line must name the columns, and holds"):
+        rows(tmp_path, line, "1.jpg,a field")
+
+
 def test_columns_without_a_name_must_be_empty_or_numbers(tmp_path):
     lines = [",image,caption, ,", "0,0.jpg,a,,", "1,1.jpg,b,,"]
     assert captions(rows(tmp_path, *lines)) == ["a", "b"]

@@ -77,6 +77,17 @@ def test_input_that_is_not_there_is_named(tmp_path, pattern, message):
         expand_input(str(tmp_path / pattern), (".tar",))
 
 
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "p.csv")
+    (tmp_path / "q.csv").mkdir()
+    for name, message in (
+        ("p.csv", "p.csv is a pipe.* write it to one first$"),
+        ("q*", "q.csv is a directory.* name the files in it$"),
+    ):
+        with pytest.raises(InputError, match=message):
+            expand_input(str(tmp_path / name), (".csv",))
+
+
 def test_links_that_lead_outside_are_followed_if_asked(tmp_path):
     touch(tmp_path, "blobs/a", "root/b.jpg")
     root = str((tmp_path / "root").resolve())

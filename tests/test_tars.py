@@ -179,7 +179,8 @@ def test_names_that_repeat_between_archives_get_that_of_the_archive(tmp_path):
     for number in range(2):
         (tmp_path / f"{number}").mkdir()
         names = (f"{number}", "9")  # they begin with different ones
-        archive(tmp_path, [(f"{name}.jpg", b"J") for name in names], f"{number}/s.tar")
+        members = [(f"{name}.{kind}", b"J") for name in names for kind in ("jpg", "txt")]
+        archive(tmp_path, members, f"{number}/s.tar")
     source = open_tars(str(tmp_path / "*/s.tar"), ignore=())
     assert [sample.id for sample in source] == ["0/s/0", "0/s/9", "1/s/1", "1/s/9"]
     assert source.notes == ["1 names are in several archives: ids are ARCHIVE/NAME"]
@@ -243,6 +244,7 @@ def test_members_that_look_like_more_than_a_tar_can_hold_are_refused(tmp_path, k
 def test_splits_are_read_off_folders_unless_the_row_names_one(tmp_path):
     members = [
         ("train/a/0.jpg", b"J"),
+        ("train/a/0.txt", b"one"),
         ("pics/Test_images/1.jpg", b"J"),
         ("train/2.jpg", b"J"),
         ("train/2.json", b'{"split": "val"}'),
@@ -308,3 +310,12 @@ def test_names_of_classes_go_before_their_numbers_in_tars_too(tmp_path):
     source = open_tars(with_late_keys(tmp_path, {"label": 3, "class_name": "port"}), ignore=())
     assert [sample.label for sample in source][-1] == "port"
     assert source.notes[0].startswith("labels are those of 'class_name'")
+
+
+def test_archives_without_images_or_texts_are_refused_before_the_work(tmp_path):
+    path = archive(tmp_path, [("0.jpg", b"J"), ("0.json", b'{"gsd": 1, "caption": ""}')])
+    with pytest.raises(InputError, match=r"no captions and no labels: .*there are gsd, caption\)"):
+        open_tars(path, ignore=())
+    path = archive(tmp_path, [("0.txt", b"one"), ("1.txt", b"two")])
+    with pytest.raises(InputError, match=r"holds no images, but members txt$"):
+        open_tars(path, ignore=())

@@ -15,7 +15,7 @@ ROLES = {
         "image_column",
         (
             *("filename", "file_name", "image", "image_path", "img", "img_path", "img_name"),
-            "rgb_path",
+            *("image_name", "rgb_path"),
             *("filepath", "file_path", "path", "file", "name"),
         ),
     ),
@@ -40,6 +40,7 @@ ROLES = {
     "source": ("source_column", ("source",)),
 }
 LIST_ROLES = ("captions", "long_captions", "ir_captions")
+TEXT_ROLES = (*LIST_ROLES, "label")  # one of them makes an image a sample
 Columns = Mapping[str, tuple[str, ...]]
 
 # Names that look like a role's: lost without a word, they cost captions, images or splits.

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from rsclip_jax.data.cells import holds_text
 from rsclip_jax.data.sources import InputError, is_image_name
+from rsclip_jax.data.text_files import shown
 
 MAX_ROW_CHARS = 16 * 2**20
 QUOTINGS = ("", "none")  # "": cells may be in quotation marks; none: these are as other letters
@@ -36,7 +37,7 @@ def csv_rows(
 
     Raises:
       InputError: a text in quotation marks that never ends, or holds rows; two columns of one name,
-        or one without a name that holds texts.
+        or one without a name that holds texts; a first line that names no columns but an image.
     """
     csv.field_size_limit(MAX_ROW_CHARS)
     delimiter = delimiter or _delimiter(file, path)
@@ -67,11 +68,16 @@ def csv_rows(
         if not cells:
             continue
         if is_garbled("".join(cells)):
-            yield number, f"{GARBLED}: the row has bytes that are not {file.encoding}"
+            yield number, f"{GARBLED}: the row has bytes that are not {shown(file.encoding)}"
             if not header:
                 return
         elif not header:
             header = [name.strip().strip("\ufeff").strip() for name in cells]
+            if values := [name for name in header if is_image_name(name) or "://" in name]:
+                raise InputError(
+                    f"{path}: its first line must name the columns, and holds {values[0]!r:.60}: "
+                    "put a line such as image,caption before it"
+                )
             unnamed = [place for place, name in enumerate(header) if not name]
             if len(set(header) - {""}) < len(header) - len(unnamed):
                 raise InputError(f"{path}: two columns have the same name: {header}")

@@ -22,6 +22,7 @@ from typing import Any
 
 from rsclip_jax.data.sources import InputError, some
 from rsclip_jax.data.splits import is_split
+from rsclip_jax.data.text_files import wrong_encoding
 
 ROWS_KEY, IMAGE_ID = "images", "image_id"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
@@ -146,10 +147,7 @@ def _load(path: Path, encoding: str) -> Any:
     try:
         return json.loads(path.read_text(encoding))
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not {encoding}: {error}; name its encoding with --encoding (gb18030 is "
-            "common for Chinese text)"
-        ) from error
+        raise wrong_encoding(path, encoding) from error
     except (ValueError, RecursionError) as error:
         # What JSON calls extra data is the second object of a file with one object a line.
         mend = (

@@ -134,7 +134,8 @@ def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     in it that end in one of `suffixes`.
 
     Raises:
-      InputError: nothing there, or one file of a brace pattern is missing.
+      InputError: nothing there, or one file of a brace pattern is missing; a pipe, or a directory
+        that a glob finds.
     """
     paths = []
     for item in [pattern] if os.path.exists(pattern) else _expand_braces(pattern):
@@ -149,6 +150,13 @@ def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
         if not found:
             raise InputError(f"--input={pattern}: {item} {nothing}")
         paths += found
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                f"--input={pattern}: {path} is {'a directory' if path.is_dir() else 'a pipe'}, and "
+                "what is read several times must be a file: "
+                + ("name the files in it" if path.is_dir() else "write it to one first")
+            )
     return list(dict.fromkeys(paths))
 
 

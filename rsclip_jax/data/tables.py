@@ -1,11 +1,11 @@
 """Tables: JSONL, CSV and JSON files with one row an image, or one row a caption."""
 
-import codecs
 import functools
+import glob
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +13,7 @@ from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
 from rsclip_jax.data.columns import (
     LIST_ROLES,
+    TEXT_ROLES,
     Columns,
     check_unused,
     label_notes,
@@ -25,6 +26,7 @@ from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 from rsclip_jax.data.splits import of_files, usual_name
 from rsclip_jax.data.survey import PEEK, Survey, column_notes
+from rsclip_jax.data.text_files import check_text, find_encoding, shown, wrong_encoding
 
 SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
@@ -68,11 +70,9 @@ def open_table(
         none of the first images, a JSON document where JSONL is expected or the other way round.
     """
     paths = expand_input(pattern, SUFFIXES[form])
-    try:
-        # A byte order mark belongs to the encoding, not to the name of the first column.
-        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    except LookupError:
-        raise InputError(f"--encoding={encoding}: no such encoding; try utf-8 or gb18030") from None
+    encoding = find_encoding(encoding)
+    for path in paths:
+        check_text(path, encoding)
     root = os.path.realpath(images or paths[0].parent)
     if not os.path.isdir(root):
         raise InputError(f"--images={images}: no such directory")
@@ -115,12 +115,16 @@ def open_table(
         notes += label_notes(filled, given or {}, columns)
         unused = check_unused(filled, columns, ignore, str(paths[0]), examples)
         notes += column_notes(filled, columns, unused)
+        _check_texts(filled, columns, paths[0])
     image = columns["image"][0]
+    paths_of = (*columns["image"], *columns.get("ir", ()))
+    for row in (*good, *examples):
+        _mend_paths(row, paths_of, slashes=False)
     slashes = _has_backslashes(good, image, root)
     if slashes:
         notes.append(f"backslashes in column {image!r} are read as slashes")
         for row in examples:
-            row[image] = str(row.get(image) or "").replace("\\", "/")
+            _mend_paths(row, paths_of, slashes)
     by_class = _in_class_folders(good, columns, root)
     if ignore is not None:
         _check_values(examples, unused, ignore, columns, by_class, paths[0], root)
@@ -130,10 +134,7 @@ def open_table(
             if isinstance(row, str):
                 yield Sample(where, position, problem=row)
             else:
-                if slashes:
-                    for name in (*columns["image"], *columns.get("ir", ())):
-                        if isinstance(row.get(name), str):
-                            row[name] = row[name].replace("\\", "/")
+                _mend_paths(row, paths_of, slashes)
                 sample = _row_sample(where, position, row, columns, by_class)
                 sample.split = sample.split or split
                 yield sample
@@ -156,6 +157,9 @@ def _check_values(
     root: str,
 ) -> None:
     samples = [_row_sample("", 0, row, columns, by_class) for row in rows]
+    problems = [sample.problem for sample in samples]
+    if len({problem.partition(":")[0] for problem in problems}) == 1 and problems[0]:
+        raise InputError(f"{path}: none of the first {len(rows)} rows can be used: {problems[0]}")
 
     def is_new_image(number: int, given: str) -> bool:
         place = os.path.join(root, given.replace("\\", "/"))
@@ -168,6 +172,16 @@ def _check_values(
         return os.path.isfile(place) and os.path.realpath(place) not in used
 
     check_values(rows, unused, ignore, str(path), samples, is_new_image)
+
+
+def _mend_paths(row: dict[str, Any], names: Iterable[str], slashes: bool) -> None:
+    """Take the paths of objects such as Hugging Face's {"path": ..., "bytes": null}."""
+    for name in names:
+        cell = row.get(name)
+        if isinstance(cell, dict) and not cell.get("bytes"):
+            cell = row[name] = cell.get("path", cell)
+        if slashes and isinstance(cell, str):
+            row[name] = cell.replace("\\", "/")
 
 
 def _has_backslashes(rows: list[dict], column: str, root: str) -> bool:
@@ -192,10 +206,7 @@ def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Pa
     garbled = [row for _, row, *_ in first if isinstance(row, str) and row.startswith(GARBLED)]
     fits = any(not str(row).isascii() for row in good)
     if garbled and not fits:
-        raise InputError(
-            f"{path} is not {encoding}; name its encoding with --encoding (gb18030 is common for "
-            "Chinese text)"
-        )
+        raise wrong_encoding(path, encoding)
 
 
 def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
@@ -206,6 +217,15 @@ def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
         raise InputError(
             f"{kinds} captions or labels; name one with --caption_columns, --long_caption_columns "
             "or --label_column"
+        )
+
+
+def _check_texts(filled: Mapping[str, int], columns: Columns, path: Path) -> None:
+    names = [name for role in TEXT_ROLES for name in columns.get(role, ())]
+    if not any(filled[name] for name in names):
+        raise InputError(
+            f"{path}: its columns of captions and labels ({', '.join(names)}) are empty in all "
+            "rows; name others with --caption_columns, --long_caption_columns or --label_column"
         )
 
 
@@ -226,8 +246,18 @@ def _in_class_folders(rows: list[dict], columns: Columns, root: str) -> bool:
         return True
     raise InputError(
         f"none of the first {len(rows)} images of column {column!r} is in {root} (such as "
-        f"{rows[0][column]!r}); give their directory with --images"
+        f"{rows[0][column]!r}); {_how_to_find(rows[0][column], root)}"
     )
+
+
+def _how_to_find(name: str, root: str) -> str:
+    if "://" in name:
+        return "fetch what URLs point to first: img2dataset writes tars for --format=webdataset"
+    for stem in (name, os.path.splitext(name)[0]):
+        if found := sorted(glob.glob(f"{glob.escape(os.path.join(root, stem))}.*")):
+            there = os.path.relpath(found[0], root)
+            return f"there is {there!r}: write names with the suffixes of their files"
+    return "give their directory with --images"
 
 
 def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class: bool) -> Sample:
@@ -257,7 +287,7 @@ def _file_rows(
             for line, row in rows(file, path):
                 yield f"{path.name}:{line}", row, file.buffer.tell()  # type: ignore[attr-defined]
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not {encoding} (--encoding): {error}") from error
+            raise wrong_encoding(path, encoding) from error
 
 
 def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -269,7 +299,7 @@ def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] 
                 pass
             yield number, f"row too long: more than {MAX_ROW_CHARS:,} characters"
         elif is_garbled(line):
-            yield number, f"{GARBLED}: the line has bytes that are not {file.encoding}"
+            yield number, f"{GARBLED}: the line has bytes that are not {shown(file.encoding)}"
         elif line.strip():
             yield number, json_row(line)
 

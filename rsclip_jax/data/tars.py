@@ -8,13 +8,14 @@ import re
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rsclip_jax.data.columns import (
+    TEXT_ROLES,
     Columns,
     check_unused,
     label_notes,
@@ -103,6 +104,7 @@ def open_tars(
     # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
     if ignore is not None:
+        _check_kinds(names.kinds, survey.filled, columns, pattern)
         used = {name for of in columns.values() for name in of}
         notes += column_notes(survey.filled, columns, [n for n in survey.filled if n not in used])
         first = [_sample(group, columns) for group, _ in with_rows]
@@ -120,6 +122,23 @@ def open_tars(
     return Source(samples, size, notes=notes)
 
 
+def _check_kinds(
+    kinds: Collection[str], filled: Mapping[str, int], columns: Columns, pattern: str
+) -> None:
+    """Refuse archives without any image, caption or label."""
+    texts = [name for role in TEXT_ROLES for name in columns.get(role, ()) if filled[name]]
+    if not IMAGE_EXTENSIONS & set(kinds):
+        raise InputError(
+            f"--input={pattern} holds no images, but members {some(sorted(kinds)) or 'of no use'}"
+        )
+    if not texts and not (CAPTION_EXTENSIONS | {LABEL_EXTENSION}) & set(kinds):
+        raise InputError(
+            f"--input={pattern} holds no captions and no labels: add members .txt or .cls, or name "
+            "keys of the members .json with --caption_columns or --label_column (there are "
+            f"{', '.join(filled) or 'none'})"
+        )
+
+
 def _split_of(key: str) -> str:
     return next(filter(is_split, key.split("/")[:-1]), "")
 
@@ -135,6 +154,7 @@ class _Names:
         self.ignore = ignore
         self._passed_over: collections.Counter[str] = collections.Counter()
         self._splits: collections.Counter[str] = collections.Counter()  # runs, by their folder's
+        self.kinds: set[str] = set()  # extensions of the members read
         self._repeated: dict[Path, np.ndarray] = {}  # keys of runs whose name has several
 
     def repeats(self, path: Path) -> Repeats:
@@ -187,6 +207,7 @@ class _Names:
                 if isinstance(row := _json(run), dict):
                     survey.add(row)
             runs.append(text_key(run.key))
+            self.kinds |= run.places.keys()
             self._splits[_split_of(run.key)] += 1
             for extension in IMAGE_EXTENSIONS & run.places.keys():
                 images.setdefault(extension, []).append(runs[-1])
