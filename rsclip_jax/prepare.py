@@ -292,7 +292,7 @@ def define_flags() -> None:
         "Directory that image paths are relative to; default: that of the table. If it holds none "
         "of the first images, but its folders named by their class do, all are read from these.",
     )
-    flags.DEFINE_string("split", SPLIT, "Split of the samples that name none.")
+    flags.DEFINE_string("split", SPLIT, "Split of what names none, and whose file does not.")
     flags.DEFINE_enum(
         "class_folder",
         "",

@@ -80,11 +80,8 @@ def test_input_that_is_not_there_is_named(tmp_path, pattern, message):
 def test_what_is_no_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "p.csv")
     (tmp_path / "q.csv").mkdir()
-    for name, message in (
-        ("p.csv", "p.csv is a pipe.* write it to one first$"),
-        ("q*", "q.csv is a directory.* name the files in it$"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for name in ("p.csv", "q*"):
+        with pytest.raises(InputError, match=r"[pq]\.csv is no regular file: .* to a file first"):
             expand_input(str(tmp_path / name), (".csv",))
 
 

@@ -13,6 +13,8 @@ from rsclip_jax.data import splits
         ("rsicd_train.json rsicd_test.json", "train test"),
         ("train-0001.tar train-0002.tar test-0001-of-0001.tar", "train train test"),
         ("train.csv test.csv extra.csv", "train test -"),
+        ("train/a.tar val/a.tar train/b.tar", "train val train"),
+        ("test/train.csv val/test.csv", "train test"),
         ("train.csv", "-"),
         ("train-1.csv train-2.csv", "- -"),
         ("train.csv port.csv", "- -"),

@@ -134,7 +134,7 @@ def _holds_rows(lines: list[str], cells: list[str], width: int, delimiter: str) 
     if not names:
         return sum(len(of) == width for of in split) >= MANY_LINES
     whole = [of for of in split if len(of) >= max(width, names[0] + 1)]
-    return any(is_image_name(of[names[0]].strip('"')) for of in whole)
+    return any(is_image_name(of[names[0]].strip('" \r\n')) for of in whole)
 
 
 def _stray(path: Path, line: int, what: str) -> str:

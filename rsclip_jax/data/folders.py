@@ -14,7 +14,7 @@ INFRARED = re.compile(
     r"(.*[ _-])?(ir|nir|tir|swir|mwir|lwir|infrared|thermal)([ _-]?(images?|imgs?|data))?"
 )
 # Folders of images that are no photographs.
-_TOLD = re.compile(
+_MASKS = re.compile(
     r"(.*[ _-])?(masks?|annotations?|gt|ground[ _-]?truths?|labels?)([ _-]?(images?|imgs?|data))?"
 )
 _CAPTIONS = (".txt", ".json", ".caption")
@@ -187,10 +187,10 @@ def _check(
             '{"image": "rgb/1.jpg", "ir": "nir/1.jpg", "label": "port"}), '
             f"or leave the folders out with --ignore={','.join(infrared)}"
         )
-    if told := sorted(name for name in names if _TOLD.fullmatch(name.lower())):
+    if masks := sorted(name for name in names if _MASKS.fullmatch(name.lower())):
         raise ValueError(
-            f"folders {some(told)} seem to hold masks or other annotations, which would be read as "
-            f"images: leave them out with --ignore={','.join(told)}, or rename them"
+            f"folders {some(masks)} seem to hold masks or annotations, which would be read as "
+            f"images: leave them out with --ignore={','.join(masks)}, or rename them"
         )
     classes = [tuple(n for at, n in enumerate(f) if at != level) for f in found.images if f]
     first = {of[:1] for of in classes}

@@ -153,9 +153,8 @@ def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise InputError(
-                f"--input={pattern}: {path} is {'a directory' if path.is_dir() else 'a pipe'}, and "
-                "what is read several times must be a file: "
-                + ("name the files in it" if path.is_dir() else "write it to one first")
+                f"--input={pattern}: {path} is no regular file: name the files in a directory, and "
+                "write what comes from a pipe to a file first (it is read several times)"
             )
     return list(dict.fromkeys(paths))
 

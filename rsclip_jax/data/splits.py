@@ -36,25 +36,29 @@ def usual_name(name: str, given: Mapping[str, str] | None = None) -> str:
 
 
 def of_files(paths: Sequence[Path], notes: list[str]) -> dict[Path, str]:
-    """Return the splits that files are called like, if that tells them apart; add a note.
+    """Return the splits that files, or else their folders, are called like; add a note.
 
-    Numbers at the end of their names (`train-0001-of-0008`) and what all names begin with
-    (`captions_train2017`, `captions_val2017`) do not count.
+    There are none if that does not tell the files apart. Numbers at the end of names
+    (`train-0001-of-0008`) and what all names begin with (`captions_train2017`,
+    `captions_val2017`) do not count.
     """
-    names = [re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths]
-    prefix = os.path.commonprefix(names)  # noqa: RUF071, letters are compared, not folders
-    shared = re.sub(r"[^-_. ]*$", "", prefix)
-    own = {path: name.removeprefix(shared) for path, name in zip(paths, names, strict=True)}
-    splits = {path: name for path, name in own.items() if is_split(name)}
-    if len({usual_name(name) for name in splits.values()}) < 2:
-        return {}
-    others = [path.name for path in paths if path not in splits]
-    notes.append(
-        "what names no split itself has that of its file's name: "
-        + some(sorted(set(splits.values())))
-        + (f"; not so {some(others)} (--split)" if others else "")
-    )
-    return splits
+    for kind, names in (
+        ("file", [re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths]),
+        ("folder", [path.absolute().parent.name for path in paths]),
+    ):
+        prefix = os.path.commonprefix(names)  # noqa: RUF071, letters are compared, not folders
+        shared = re.sub(r"[^-_. ]*$", "", prefix)
+        own = {path: name.removeprefix(shared) for path, name in zip(paths, names, strict=True)}
+        splits = {path: name for path, name in own.items() if is_split(name)}
+        if len({usual_name(name) for name in splits.values()}) > 1:
+            others = [path.name for path in paths if path not in splits]
+            notes.append(
+                f"what names no split itself has that of its {kind}'s name: "
+                + some(sorted(set(splits.values())))
+                + (f"; not so {some(others)} (--split)" if others else "")
+            )
+            return splits
+    return {}
 
 
 def held_out(name: str) -> int:

@@ -23,7 +23,7 @@ from rsclip_jax.data.columns import (
 )
 from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garbled
 from rsclip_jax.data.likely import check_values
-from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, is_image_name
 from rsclip_jax.data.splits import of_files, usual_name
 from rsclip_jax.data.survey import PEEK, Survey, column_notes
 from rsclip_jax.data.text_files import check_text, find_encoding, shown, wrong_encoding
@@ -156,6 +156,7 @@ def _check_values(
     path: Path,
     root: str,
 ) -> None:
+    """Refuse rows that all have one problem, and columns by their values (`likely`)."""
     samples = [_row_sample("", 0, row, columns, by_class) for row in rows]
     problems = [sample.problem for sample in samples]
     if len({problem.partition(":")[0] for problem in problems}) == 1 and problems[0]:
@@ -254,8 +255,9 @@ def _how_to_find(name: str, root: str) -> str:
     if "://" in name:
         return "fetch what URLs point to first: img2dataset writes tars for --format=webdataset"
     for stem in (name, os.path.splitext(name)[0]):
-        if found := sorted(glob.glob(f"{glob.escape(os.path.join(root, stem))}.*")):
-            there = os.path.relpath(found[0], root)
+        like = glob.glob(f"{glob.escape(os.path.join(root, stem))}.*")
+        if images := sorted(filter(is_image_name, like)):
+            there = os.path.relpath(images[0], root)
             return f"there is {there!r}: write names with the suffixes of their files"
     return "give their directory with --images"
 
