@@ -50,7 +50,7 @@ def open_table(
 
     Rows of the same id with one caption each are merged (`caption_rows`). If none of the first
     images is in the image root, but one is in the folder of its class there, all are looked for
-    in ROOT/CLASS.
+    in ROOT/CLASS. A row that names no split has that of its file (`splits.of_files`).
 
     Args:
       form: "jsonl", "csv" (the first line names the columns), or "json" (see `json_document`).
@@ -65,9 +65,10 @@ def open_table(
       stored_split: the split that a row's own name of it stands for.
 
     Raises:
-      InputError: see `expand_input`, `check_unused`, `check_values`, `csv_rows`; no usable row at
-        the start, a column that is not there, wrong encoding, image root that is not there or holds
-        none of the first images, a JSON document where JSONL is expected or the other way round.
+      InputError: see `expand_input`, `check_text`, `check_unused`, `check_values`, `csv_rows`; no
+        usable row at the start, no caption and no label, a column that is not there, wrong
+        encoding, image root that is not there or holds none of the first images, a JSON document
+        where JSONL is expected or the other way round.
     """
     paths = expand_input(pattern, SUFFIXES[form])
     encoding = find_encoding(encoding)

@@ -63,7 +63,7 @@ def open_tars(
     one a line, `.cls` the label, `.img_name` the id (without it, the common name of the members),
     `.json` a row of columns as in a table. Others are passed over, and noted. A sample whose row
     names no split has that of the first folder above it that is called like one; else that of its
-    archive (`train-0001.tar`), if the archives are called like several.
+    archive (`splits.of_files`).
 
     Args:
       pattern: see `expand_input`.
