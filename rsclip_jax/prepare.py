@@ -223,6 +223,8 @@ def check(options: Options) -> Source:
 
 def _check_writable(output: Path) -> None:
     above = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise InputError(f"--output={output}: {above} is a file; give a directory")
     if not os.access(above, os.W_OK):
         raise InputError(
             f"--output={output}: {above} cannot be written to (a read-only disk, or another "
@@ -290,7 +292,7 @@ def define_flags() -> None:
         "Directory that image paths are relative to; default: that of the table. If it holds none "
         "of the first images, but its folders named by their class do, all are read from these.",
     )
-    flags.DEFINE_string("split", SPLIT, "Split of the samples that name none.")
+    flags.DEFINE_string("split", SPLIT, "Split of what names none, and whose file does not.")
     flags.DEFINE_enum(
         "class_folder",
         "",

@@ -86,7 +86,7 @@ def test_split_folders_are_found_beside_folders_without_images(tmp_path):
 
 
 def test_split_folders_taken_for_classes_are_noted(tmp_path):
-    touch(tmp_path, "train/port/a.jpg", "port/b.jpg")
+    touch(tmp_path, "train/a.jpg", "port/b.jpg")
     (note,) = open_folder(str(tmp_path), ignore=()).notes
     assert note.startswith("folders train are not taken for splits, because port lie beside them")
 
@@ -119,7 +119,12 @@ def test_names_that_only_begin_like_a_split_are_none(tmp_path, name):
 
 @pytest.mark.parametrize(
     "names",
-    [("train/a/1.jpg", "test/a/1.jpg", "port/1.jpg"), ("a/train/1.jpg", "a/val/1.jpg", "b/1.jpg")],
+    [
+        ("train/a/1.jpg", "test/a/1.jpg", "port/1.jpg"),
+        ("a/train/1.jpg", "a/val/1.jpg", "b/1.jpg"),
+        ("train/a/1.jpg", "train/b/1.jpg", "extra/b/1.jpg"),
+        ("a/train/x/1.jpg", "b/x/1.jpg"),
+    ],
 )
 def test_splits_beside_other_folders_are_refused(tmp_path, names):
     touch(tmp_path, *names)
@@ -135,6 +140,14 @@ def test_a_folder_is_left_out_or_made_a_split_by_name(tmp_path):
     assert source.size == 2
     source = open_folder(str(tmp_path), ignore=(), split_names={"extra": "train"})
     assert [s.split for s in source] == ["extra", "extra", "test", "train"]
+
+
+@pytest.mark.parametrize("name", ["masks", "annotations", "gt", "labels", "Mask_images"])
+def test_folders_of_masks_are_refused_or_left_out(tmp_path, name):
+    touch(tmp_path, "train/images/1.jpg", f"train/{name}/1.png", "test/unmasked/1.jpg")
+    with pytest.raises(InputError, match=f"{name} seem to hold masks.*--ignore={name},"):
+        open_folder(str(tmp_path), ignore=())
+    assert len(list(open_folder(str(tmp_path), ignore=(name,)))) == 2
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,23 @@ def test_annotations_of_classes_alone_are_no_captions(tmp_path):
     boxes = [{"image_id": 1, "category_id": 2}]
     with pytest.raises(InputError, match=r"none of its columns .*category_id.* captions or labels"):
         opened(tmp_path, {"images": IMAGES, "annotations": boxes})
+
+
+@pytest.mark.parametrize("key", ["data", "annotations", "airport"])
+def test_a_single_key_with_rows_names_no_class(tmp_path, key):
+    rows = [{"image": "a.jpg", "caption": "one"}]
+    source = opened(tmp_path, {key: rows, "classes": ["a", "b"]})
+    assert [(s.label, s.split, s.captions) for s in source] == [("", "", ["one"])]
+    assert source.notes == [
+        f"c.json: all rows lie under {key!r}, which is taken for no class",
+        "parts of the JSON document that are not used: classes (2)",
+    ]
+
+
+def test_a_single_split_is_one_and_lists_without_objects_are_passed_over(tmp_path):
+    rows = [{"image": "a.jpg", "caption": "one"}]
+    (sample,) = opened(tmp_path, {"test": rows})
+    assert (sample.label, sample.split) == ("", "test")
+    source = opened(tmp_path, {"train": rows, "test": rows, "classes": ["a", "b"]})
+    assert [(s.label, s.split) for s in source] == [("", "test"), ("", "train")]
+    assert source.notes == ["parts of the JSON document that are not used: classes (2)"]

@@ -318,6 +318,14 @@ def test_a_read_only_output_is_told_before_the_work(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+def test_an_output_that_is_a_file_is_told_before_the_work(tmp_path, monkeypatch):
+    toy(tmp_path)
+    monkeypatch.setattr("rsclip_jax.prepare.open_table", None)
+    for output in ("rows.jsonl", "rows.jsonl/data"):
+        with pytest.raises(InputError, match=r"rows.jsonl is a file; give a directory"):
+            prepare(options(tmp_path, output=str(tmp_path / output)))
+
+
 def test_a_worker_that_dies_is_told(tmp_path, monkeypatch):
     def submit(*_):
         future = concurrent.futures.Future()

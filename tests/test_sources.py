@@ -77,6 +77,14 @@ def test_input_that_is_not_there_is_named(tmp_path, pattern, message):
         expand_input(str(tmp_path / pattern), (".tar",))
 
 
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "p.csv")
+    (tmp_path / "q.csv").mkdir()
+    for name in ("p.csv", "q*"):
+        with pytest.raises(InputError, match=r"[pq]\.csv is no regular file: .* to a file first"):
+            expand_input(str(tmp_path / name), (".csv",))
+
+
 def test_links_that_lead_outside_are_followed_if_asked(tmp_path):
     touch(tmp_path, "blobs/a", "root/b.jpg")
     root = str((tmp_path / "root").resolve())

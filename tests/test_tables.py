@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from rsclip_jax.data import csv_rows, tables
+from rsclip_jax.data import csv_rows, survey, tables
 from rsclip_jax.data.caption_rows import merge_rows
 from rsclip_jax.data.columns import EMPTY_ITEM
 from rsclip_jax.data.sources import InputError, Sample
@@ -506,7 +506,7 @@ def test_tables_with_other_columns_than_the_first_are_told(tmp_path):
 
 
 def test_names_without_end_are_no_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_COLUMNS", 50)
+    monkeypatch.setattr(survey, "MAX_COLUMNS", 50)
     rows = [{"filename": "a.jpg", "caption": "one", f"id{n}": 1} for n in range(60)]
     with pytest.raises(InputError, match="more than 50 columns"):
         open_table("jsonl", jsonl(tmp_path, *rows))

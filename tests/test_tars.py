@@ -179,7 +179,8 @@ def test_names_that_repeat_between_archives_get_that_of_the_archive(tmp_path):
     for number in range(2):
         (tmp_path / f"{number}").mkdir()
         names = (f"{number}", "9")  # they begin with different ones
-        archive(tmp_path, [(f"{name}.jpg", b"J") for name in names], f"{number}/s.tar")
+        members = [(f"{name}.{kind}", b"J") for name in names for kind in ("jpg", "txt")]
+        archive(tmp_path, members, f"{number}/s.tar")
     source = open_tars(str(tmp_path / "*/s.tar"), ignore=())
     assert [sample.id for sample in source] == ["0/s/0", "0/s/9", "1/s/1", "1/s/9"]
     assert source.notes == ["1 names are in several archives: ids are ARCHIVE/NAME"]
@@ -243,6 +244,7 @@ def test_members_that_look_like_more_than_a_tar_can_hold_are_refused(tmp_path, k
 def test_splits_are_read_off_folders_unless_the_row_names_one(tmp_path):
     members = [
         ("train/a/0.jpg", b"J"),
+        ("train/a/0.txt", b"one"),
         ("pics/Test_images/1.jpg", b"J"),
         ("train/2.jpg", b"J"),
         ("train/2.json", b'{"split": "val"}'),
@@ -280,25 +282,40 @@ def with_late_keys(tmp_path, row, first=None):
 
 
 @pytest.mark.parametrize("key", ["long_caption", "caption_2", "label", "split", "nir_title"])
-def test_keys_that_come_late_are_refused_if_they_would_have_been_used(tmp_path, key):
+def test_keys_that_come_late_are_used_or_refused_as_others_are(tmp_path, key):
     path = with_late_keys(tmp_path, {key: "a"})
-    source = open_tars(path, ignore=())
-    with pytest.raises(InputError, match=rf"{key!r}.*--ignore={key}, or write it .* first 100"):
-        list(source)
-    assert len(list(open_tars(path, ignore=(key,)))) == 123
-    path = with_late_keys(tmp_path, {key: "a"}, first={key: None})
-    used = {"nir_title": {"captions": ("caption", "nir_title")}}.get(key)
-    *_, last = open_tars(path, used, ignore=())
+    given = {}
+    if key == "nir_title":
+        with pytest.raises(InputError, match="'nir_title' looks like captions"):
+            open_tars(path, ignore=())
+        given = {"captions": ("caption", key)}
+    *_, last = open_tars(path, given, ignore=())
     assert "a" in (*last.captions, *last.long_captions, last.label, last.split)
+    with pytest.raises(InputError, match=f"no column 'nothing'.*{key}"):
+        open_tars(path, {"captions": ("nothing",)}, ignore=())
 
 
 def test_keys_that_hold_nothing_at_first_are_refused_where_they_do(tmp_path):
     path = with_late_keys(tmp_path, {"nir_title": "a"}, first={"nir_title": ""})
     with pytest.raises(InputError, match="'nir_title' looks like"):
-        list(open_tars(path, ignore=()))
+        open_tars(path, ignore=())
 
 
 def test_other_keys_that_come_late_are_counted(tmp_path):
     source = open_tars(with_late_keys(tmp_path, {"ir": "b.png", "gsd": 1}), ignore=())
-    assert len(list(source)) == 123
-    assert source.notes == ["keys not used, which the first 100 samples lack: ir (3), gsd (3)"]
+    assert source.notes == ["columns not used (rows that fill them): ir (3), gsd (3)"]
+
+
+def test_names_of_classes_go_before_their_numbers_in_tars_too(tmp_path):
+    source = open_tars(with_late_keys(tmp_path, {"label": 3, "class_name": "port"}), ignore=())
+    assert [sample.label for sample in source][-1] == "port"
+    assert source.notes[0].startswith("labels are those of 'class_name'")
+
+
+def test_archives_without_images_or_texts_are_refused_before_the_work(tmp_path):
+    path = archive(tmp_path, [("0.jpg", b"J"), ("0.json", b'{"gsd": 1, "caption": ""}')])
+    with pytest.raises(InputError, match=r"no captions and no labels: .*there are gsd, caption\)"):
+        open_tars(path, ignore=())
+    path = archive(tmp_path, [("0.txt", b"one"), ("1.txt", b"two")])
+    with pytest.raises(InputError, match=r"holds no images, but members txt$"):
+        open_tars(path, ignore=())

@@ -14,6 +14,8 @@ def merge_rows(
 ) -> Iterator[Sample]:
     """Merge samples of the same id that have at most one caption each and agree in all else.
 
+    Splits agree if they are stored under one name.
+
     The merged sample has the captions in order of appearance, repeated ones too. It comes in place
     of the last row of its id, with the samples of this id that do not agree: those of held-out
     splits first, for of one id the first is kept. Reading twice keeps the memory small: 8 bytes a
@@ -26,7 +28,7 @@ def merge_rows(
     """
     repeats = Repeats(text_key(sample.id) for sample in read() if not sample.problem)
     held: dict[int, list[Sample]] = {}
-    merged: dict[int, dict[str, Sample]] = {}  # of those held, what rows of a split go into
+    merged: dict[int, dict[str, Sample]] = {}  # of those held, what rows that agree go into
     for sample in read():
         key = text_key(sample.id)
         to_come = -1 if sample.problem else repeats.take(key)
@@ -34,14 +36,15 @@ def merge_rows(
             yield sample
             continue
         captions = getattr(sample, role) if role else []
-        into = merged.get(key, {}).get(sample.split)
-        if into and len(captions) <= 1 and _without(sample, role) == _without(into, role):
+        told = _all_but_captions(sample, role, split_of(sample)) if role else ""
+        into = merged.get(key, {}).get(told)
+        if into and len(captions) <= 1:
             getattr(into, role).extend(captions)
             into.mended.extend(sample.mended)
             into.position = sample.position
         else:
             if role and not into and len(captions) <= 1:
-                merged.setdefault(key, {})[sample.split] = sample
+                merged.setdefault(key, {})[told] = sample
             held.setdefault(key, []).append(sample)
         if not to_come:
             merged.pop(key, None)
@@ -54,7 +57,7 @@ def _held_out_first(samples: list[Sample], split_of: Callable[[Sample], str]) ->
     return sorted(samples, key=lambda sample: -held_out(split_of(sample)))
 
 
-def _without(sample: Sample, role: str) -> Sample:
-    """Leave of a sample what its rows must agree in."""
-    cleared: dict[str, Any] = {"where": "", "position": 0, role: []}
-    return dataclasses.replace(sample, **cleared)
+def _all_but_captions(sample: Sample, role: str, split: str) -> str:
+    """Write down what the rows of a sample must agree in."""
+    cleared: dict[str, Any] = {"where": "", "position": 0, "mended": [], "extra": {}, role: []}
+    return repr(dataclasses.replace(sample, **cleared, split=split))

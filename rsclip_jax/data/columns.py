@@ -15,7 +15,7 @@ ROLES = {
         "image_column",
         (
             *("filename", "file_name", "image", "image_path", "img", "img_path", "img_name"),
-            "rgb_path",
+            *("image_name", "rgb_path"),
             *("filepath", "file_path", "path", "file", "name"),
         ),
     ),
@@ -32,11 +32,15 @@ ROLES = {
         ),
     ),
     "ir_captions": ("ir_caption_columns", ("ir_captions", "ir_caption")),
-    "label": ("label_column", ("label", "class", "category", "class_name")),
+    "label": (
+        "label_column",
+        ("label", "class", "category", "class_name", "classname", "label_name", "class_label"),
+    ),
     "split": ("split_column", ("split", "subset")),
     "source": ("source_column", ("source",)),
 }
 LIST_ROLES = ("captions", "long_captions", "ir_captions")
+TEXT_ROLES = (*LIST_ROLES, "label")  # one of them makes an image a sample
 Columns = Mapping[str, tuple[str, ...]]
 
 # Names that look like a role's: lost without a word, they cost captions, images or splits.
@@ -49,16 +53,20 @@ _LOOKS_LIKE = {
 EMPTY_ITEM = "captions in lists were empty, None or NaN: left out"
 
 
-def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tuple[str, ...]]:
+def resolve(
+    present: Iterable[str], given: Columns, where: str, rows: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, tuple[str, ...]]:
     """Map each role to its columns.
 
     A role of several texts whose column is not named by the user has that column's numbered
     siblings too, whether or not there is one without a number: `caption`, `caption_1`, `caption2`.
+    A column of class names goes before one of their numbers.
 
     Args:
       present: the columns that the first rows have.
       given: role -> columns named by the user.
       where: the input, for the error.
+      rows: some, which tell names of classes from numbers.
 
     Raises:
       InputError: a column named by the user does not exist; the nearest one is suggested.
@@ -72,6 +80,9 @@ def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tup
         for name in names:
             if name not in present:
                 raise InputError(_no_column(flag, name, present, where))
+        if role == "label":  # sorting keeps the order of those that are alike
+            cells = {of: [row.get(by_lower_case.get(of, "")) for row in rows] for of in aliases}
+            aliases = tuple(sorted(aliases, key=lambda of: not any(map(holds_text, cells[of]))))
         if not names:
             for alias in aliases:
                 name = by_lower_case.get(alias, "")
@@ -85,6 +96,18 @@ def resolve(present: Iterable[str], given: Columns, where: str) -> dict[str, tup
         if names:
             columns[role] = names
     return columns
+
+
+def label_notes(present: Iterable[str], given: Columns, columns: Columns) -> list[str]:
+    """Tell that the labels were taken from another column, because the usual one holds numbers."""
+    usual = resolve(present, given, "").get("label", ("",))[0]
+    chosen = columns.get("label", ("",))[0]
+    if usual == chosen:
+        return []
+    return [
+        f"labels are those of {chosen!r}: {usual!r} holds no names (--label_column={usual} takes "
+        "it all the same)"
+    ]
 
 
 def check_unused(

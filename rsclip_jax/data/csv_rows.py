@@ -6,17 +6,17 @@ lines are looked at.
 """
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from rsclip_jax.data.cells import holds_text
-from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError
+from rsclip_jax.data.sources import InputError, is_image_name
+from rsclip_jax.data.text_files import shown
 
 MAX_ROW_CHARS = 16 * 2**20
 QUOTINGS = ("", "none")  # "": cells may be in quotation marks; none: these are as other letters
-# So many lines of one text, each with as many cells as a row, are rows.
+# So many lines of one text, each with as many cells as a row, are rows where images have no suffix.
 MANY_LINES = 10
 GARBLED = "wrong encoding"
 
@@ -37,7 +37,7 @@ def csv_rows(
 
     Raises:
       InputError: a text in quotation marks that never ends, or holds rows; two columns of one name,
-        or one without a name that holds texts.
+        or one without a name that holds texts; a first line that names no columns but an image.
     """
     csv.field_size_limit(MAX_ROW_CHARS)
     delimiter = delimiter or _delimiter(file, path)
@@ -68,15 +68,20 @@ def csv_rows(
         if not cells:
             continue
         if is_garbled("".join(cells)):
-            yield number, f"{GARBLED}: the row has bytes that are not {file.encoding}"
+            yield number, f"{GARBLED}: the row has bytes that are not {shown(file.encoding)}"
             if not header:
                 return
         elif not header:
             header = [name.strip().strip("\ufeff").strip() for name in cells]
+            if values := [name for name in header if is_image_name(name) or "://" in name]:
+                raise InputError(
+                    f"{path}: its first line must name the columns, and holds {values[0]!r:.60}: "
+                    "put a line such as image,caption before it"
+                )
             unnamed = [place for place, name in enumerate(header) if not name]
             if len(set(header) - {""}) < len(header) - len(unnamed):
                 raise InputError(f"{path}: two columns have the same name: {header}")
-        elif _holds_rows(lines, header, delimiter):
+        elif _holds_rows(lines, cells, len(header), delimiter):
             raise InputError(_stray(path, first, f"goes on to line {number}, over other rows"))
         elif len(cells) != len(header):
             reason = f"wrong number of cells: {len(cells)}, where the header has {len(header)}"
@@ -115,20 +120,26 @@ def _noted(file: TextIO, lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def _holds_rows(lines: list[str], header: list[str], delimiter: str) -> bool:
-    """Tell whether the lines after the first, of one row, look like rows of their own."""
+def _holds_rows(lines: list[str], cells: list[str], width: int, delimiter: str) -> bool:
+    """Tell whether the lines after the first, of one row, look like rows of their own.
+
+    They do if they name an image where the row does.
+
+    Args:
+      cells: of the row.
+      width: how many cells a row has.
+    """
     split = [line.split(delimiter) for line in lines[1:]]
-    whole = [cells for cells in split if len(cells) >= len(header)]
-    return sum(len(cells) == len(header) for cells in whole) >= MANY_LINES or any(
-        os.path.splitext(cell.strip().strip('"'))[1].lower() in IMAGE_SUFFIXES
-        for cells in whole
-        for cell in cells
-    )
+    names = [n for n, cell in enumerate(cells) if "\n" not in cell and is_image_name(cell)]
+    if not names:
+        return sum(len(of) == width for of in split) >= MANY_LINES
+    whole = [of for of in split if len(of) >= max(width, names[0] + 1)]
+    return any(is_image_name(of[names[0]].strip('" \r\n')) for of in whole)
 
 
 def _stray(path: Path, line: int, what: str) -> str:
     return (
         f"{path}: the text in quotation marks that begins in line {line} {what}. Close it, or "
         'double the mark ("") if it belongs to the text; --quoting=none takes all quotation marks '
-        "as they are, and each line for a row"
+        "as they are, and each line for a row; or write it as JSONL"
     )

@@ -13,6 +13,10 @@ from rsclip_jax.data.splits import is_split, usual_name
 INFRARED = re.compile(
     r"(.*[ _-])?(ir|nir|tir|swir|mwir|lwir|infrared|thermal)([ _-]?(images?|imgs?|data))?"
 )
+# Folders of images that are no photographs.
+_MASKS = re.compile(
+    r"(.*[ _-])?(masks?|annotations?|gt|ground[ _-]?truths?|labels?)([ _-]?(images?|imgs?|data))?"
+)
 _CAPTIONS = (".txt", ".json", ".caption")
 _Folder = tuple[str, ...]  # its path below the root
 
@@ -38,7 +42,8 @@ def open_folder(
 
     Raises:
       InputError: ROOT is no directory, or holds no folder; folders of splits lie beside others;
-        folders of infrared images; captions beside the images; all images in one first folder.
+        folders of infrared images or masks; captions beside the images; all images in one first
+        folder.
     """
     if not os.path.isdir(root):
         raise InputError(f"--input={root}: no such directory")
@@ -135,7 +140,7 @@ def _split_level(
     """Return which of its folders names the split of every image: 0, 1, or None; add notes.
 
     Raises:
-      ValueError: folders of several splits lie beside others.
+      ValueError: folders of several splits, or of one that has classes, lie beside others.
     """
     for level in (0, 1):
         names = {folder[level] if len(folder) > level else "" for folder in folders}
@@ -145,13 +150,15 @@ def _split_level(
             if level:
                 notes.append(f"below the class folders, {some(splits)} are taken for splits")
             return level
-        if len({usual_name(name, given) for name in splits}) > 1:
+        nested = any(len(of) > level + 1 and of[level] in splits for of in folders)
+        if nested or len({usual_name(name, given) for name in splits}) > 1:
             raise ValueError(
                 f"folders {some(splits)} seem to be splits, but {some(others)} lie beside them: "
                 "leave these out with --ignore=FOLDER, name their split with "
-                "--split_names=FOLDER=train, or move them elsewhere"
+                "--split_names=FOLDER=train, move them elsewhere, or rename a class that is called "
+                "like a split"
             )
-        if splits:  # a single one may well be a class, such as train
+        if splits:  # a single one without classes may well be a class, such as train
             notes.append(
                 f"folders {some(splits)} are not taken for splits, because {some(others)} lie "
                 "beside them: leave these out (--ignore) if they are no classes"
@@ -162,7 +169,7 @@ def _split_level(
 def _check(
     root: str, found: _Contents, level: int | None, class_folder: str, ignore: Collection[str]
 ) -> None:
-    """Raise ValueError if captions or infrared images would be lost, or all have one class."""
+    """Raise ValueError if captions or pairs would be lost, masks be read, or all have one class."""
     for suffix, count in found.captions.items():
         kind = suffix.removeprefix(".")
         if kind not in ignore:
@@ -179,6 +186,11 @@ def _check(
             "pairs: list these in a table (--format=jsonl, rows such as "
             '{"image": "rgb/1.jpg", "ir": "nir/1.jpg", "label": "port"}), '
             f"or leave the folders out with --ignore={','.join(infrared)}"
+        )
+    if masks := sorted(name for name in names if _MASKS.fullmatch(name.lower())):
+        raise ValueError(
+            f"folders {some(masks)} seem to hold masks or annotations, which would be read as "
+            f"images: leave them out with --ignore={','.join(masks)}, or rename them"
         )
     classes = [tuple(n for at, n in enumerate(f) if at != level) for f in found.images if f]
     first = {of[:1] for of in classes}

@@ -9,7 +9,8 @@
 The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions). The second is COCO's:
 an image gets what the objects with its `image_id` say, lists of values where there are several. The
 third is that of NWPU-Captions, whose rows get their class as the column "class"; keys that are
-called like splits (`splits.is_split`) become the column "split".
+called like splits (`splits.is_split`) become the column "split", and a single other key with rows
+names no class. Lists without any object are passed over.
 """
 
 import collections
@@ -21,55 +22,65 @@ from typing import Any
 
 from rsclip_jax.data.sources import InputError, some
 from rsclip_jax.data.splits import is_split
+from rsclip_jax.data.text_files import wrong_encoding
 
 ROWS_KEY, IMAGE_ID = "images", "image_id"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
 
 
-def read_rows(paths: list[Path], encoding: str) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
-    """Yield (where, row or the reason why it is none, bytes read) for each row of the documents.
+def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
+    """Yield (where, row or the reason why it is none, bytes read) for each row of a document.
 
     Raises:
       InputError: a file that is not in `encoding`, not JSON, cut off, or holds no rows.
     """
-    done = 0
-    for path in paths:
-        document = _load(path, encoding)
-        lists = row_lists(document)
-        if lists is None:
-            raise InputError(
-                f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
-                '{"CLASS": [objects], ...} is expected'
+    document = _load(path, encoding)
+    lists = row_lists(document)
+    if lists is None:
+        raise InputError(
+            f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
+            '{"CLASS": [objects], ...} is expected'
+        )
+    lost: list = []
+    if told := _told_of_images(document):
+        lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
+    size = path.stat().st_size
+    count = sum(map(len, lists.values()))
+    index = 0
+    for key, rows in lists.items():
+        for number, row in enumerate(rows):
+            index += 1
+            yield (
+                f"{path.name}:{key}[{number}]",
+                _row(row, key, len(lists) > 1),
+                size * index // count,
             )
-        lost: list = []
-        if told := _told_of_images(document):
-            lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
-        size = path.stat().st_size
-        count = sum(map(len, lists.values()))
-        index = 0
-        for key, rows in lists.items():
-            for number, row in enumerate(rows):
-                index += 1
-                position = done + size * index // count
-                yield f"{path.name}:{key}[{number}]", _row(row, key), position
-        done += size
-        for item in lost:
-            yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", done
+    for item in lost:
+        yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", size
 
 
 def notes(paths: list[Path], encoding: str) -> list[str]:
-    """Tell which lists and objects of documents `read_rows` does not use, with their lengths."""
+    """Tell which lists and objects of documents `read_rows` does not use, and what it guesses."""
     unused: collections.Counter[str] = collections.Counter()
+    found = []
     for path in paths:
         document = _load(path, encoding)
-        lists = (row_lists(document) or {}).keys() | _told_of_images(document).keys()
+        rows = row_lists(document) or {}
+        found += [
+            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
+            for key in rows.keys() - {"", ROWS_KEY}
+            if len(rows) == 1 and not is_split(key)
+        ]
+        lists = rows.keys() | _told_of_images(document).keys()
         others = document.items() if isinstance(document, dict) else ()
         unused.update(
             {key: len(of) for key, of in others if key not in lists and isinstance(of, list | dict)}
         )
     lengths = [f"{key} ({count:,})" for key, count in unused.most_common() if count]
-    return [f"parts of the JSON document that are not used: {some(lengths)}"] if lengths else []
+    if lengths:
+        found.append(f"parts of the JSON document that are not used: {some(lengths)}")
+    return found
 
 
 def _told_of_images(document: Any) -> dict[str, list]:
@@ -105,7 +116,7 @@ def _joined(images: list, told: dict[str, list]) -> tuple[list, list]:
 
 
 def row_lists(document: Any) -> dict[str, list] | None:
-    """Find the lists of rows in a document, by their keys ("" for the document itself).
+    """Find the lists with rows in a document, by their keys ("" for the document itself).
 
     Returns:
       None if it holds no row.
@@ -116,8 +127,10 @@ def row_lists(document: Any) -> dict[str, list] | None:
         lists = {"": document}
     if not all(isinstance(rows, list) for rows in lists.values()):
         return None
-    has_rows = any(isinstance(row, dict) for rows in lists.values() for row in rows)
-    return lists if has_rows else None
+    with_rows = {
+        key: rows for key, rows in lists.items() if any(isinstance(row, dict) for row in rows)
+    }
+    return with_rows or None
 
 
 def is_document(path: Path, encoding: str) -> bool:
@@ -134,10 +147,7 @@ def _load(path: Path, encoding: str) -> Any:
     try:
         return json.loads(path.read_text(encoding))
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not {encoding}: {error}; name its encoding with --encoding (gb18030 is "
-            "common for Chinese text)"
-        ) from error
+        raise wrong_encoding(path, encoding) from error
     except (ValueError, RecursionError) as error:
         # What JSON calls extra data is the second object of a file with one object a line.
         mend = (
@@ -148,10 +158,10 @@ def _load(path: Path, encoding: str) -> Any:
         raise InputError(f"{path} is not one JSON document: {error}; {mend}") from error
 
 
-def _row(row: Any, key: str) -> dict[str, Any] | str:
+def _row(row: Any, key: str, several: bool) -> dict[str, Any] | str:
     if not isinstance(row, dict):
         return f"not a JSON object: {row!r:.80}"
-    if key in ("", ROWS_KEY):
-        return row
     column = SPLIT_COLUMN if is_split(key) else CLASS_COLUMN
+    if column == CLASS_COLUMN and not several:
+        return row
     return {**row, column: row.get(column, key)}

@@ -4,14 +4,13 @@ Names tell more (`columns.check_unused`); this finds what is called as nobody ex
 misses a column than takes ids, URLs, dates, licences, addresses, tags or class names for captions.
 """
 
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rsclip_jax.data.cells import texts_of
 from rsclip_jax.data.columns import LIST_ROLES
-from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, Sample
+from rsclip_jax.data.sources import InputError, Sample, is_image_name
 from rsclip_jax.data.splits import is_split, usual_name
 
 MIN_ROWS = 3  # fewer tell nothing
@@ -49,7 +48,7 @@ def check_values(
         if len(given) < MIN_ROWS:
             continue
         if is_new_image is not None:
-            new = [_ends_as_image(texts[n][0]) and is_new_image(n, texts[n][0]) for n in given]
+            new = [is_image_name(texts[n][0]) and is_new_image(n, texts[n][0]) for n in given]
             if _most(new):
                 raise InputError(
                     f"{where}: column {name!r} holds paths of images and is not used; use it with "
@@ -101,10 +100,6 @@ def _texts(cell: Any, name: str) -> list[str]:
         return texts_of(cell, name)
     except ValueError:
         return []
-
-
-def _ends_as_image(text: str) -> bool:
-    return "://" not in text and os.path.splitext(text)[1].lower() in IMAGE_SUFFIXES
 
 
 def _most(values: Sequence[bool]) -> bool:

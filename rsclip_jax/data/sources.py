@@ -110,6 +110,11 @@ def find_file(root: str, path: str, follow_links: bool = False) -> str:
     return resolved
 
 
+def is_image_name(text: str) -> bool:
+    """Tell whether a text ends like the name of an image file, and is no URL."""
+    return "://" not in text and os.path.splitext(text.strip())[1].lower() in IMAGE_SUFFIXES
+
+
 def check_size(size: int) -> None:
     """Raise ValueError if a file of `size` bytes is too large to be one image."""
     if size > MAX_FILE_BYTES:
@@ -129,7 +134,8 @@ def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
     in it that end in one of `suffixes`.
 
     Raises:
-      InputError: nothing there, or one file of a brace pattern is missing.
+      InputError: nothing there, or one file of a brace pattern is missing; a pipe, or a directory
+        that a glob finds.
     """
     paths = []
     for item in [pattern] if os.path.exists(pattern) else _expand_braces(pattern):
@@ -144,6 +150,12 @@ def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
         if not found:
             raise InputError(f"--input={pattern}: {item} {nothing}")
         paths += found
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                f"--input={pattern}: {path} is no regular file: name the files in a directory, and "
+                "write what comes from a pipe to a file first (it is read several times)"
+            )
     return list(dict.fromkeys(paths))
 
 

@@ -1,7 +1,11 @@
 """What the field calls the splits: each has one name here, so that `train` is all of it."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rsclip_jax.data.sources import some
 
 # `restval` is Karpathy's: of the validation images those that everybody trains on.
 SPELLINGS = {
@@ -29,6 +33,32 @@ def usual_name(name: str, given: Mapping[str, str] | None = None) -> str:
     if given and name in given:
         return given[name]
     return _usual(name) or name
+
+
+def of_files(paths: Sequence[Path], notes: list[str]) -> dict[Path, str]:
+    """Return the splits that files, or else their folders, are called like; add a note.
+
+    There are none if that does not tell the files apart. Numbers at the end of names
+    (`train-0001-of-0008`) and what all names begin with (`captions_train2017`,
+    `captions_val2017`) do not count.
+    """
+    for kind, names in (
+        ("file", [re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths]),
+        ("folder", [path.absolute().parent.name for path in paths]),
+    ):
+        prefix = os.path.commonprefix(names)  # noqa: RUF071, letters are compared, not folders
+        shared = re.sub(r"[^-_. ]*$", "", prefix)
+        own = {path: name.removeprefix(shared) for path, name in zip(paths, names, strict=True)}
+        splits = {path: name for path, name in own.items() if is_split(name)}
+        if len({usual_name(name) for name in splits.values()}) > 1:
+            others = [path.name for path in paths if path not in splits]
+            notes.append(
+                f"what names no split itself has that of its {kind}'s name: "
+                + some(sorted(set(splits.values())))
+                + (f"; not so {some(others)} (--split)" if others else "")
+            )
+            return splits
+    return {}
 
 
 def held_out(name: str) -> int:

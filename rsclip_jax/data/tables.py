@@ -1,7 +1,7 @@
 """Tables: JSONL, CSV and JSON files with one row an image, or one row a caption."""
 
-import codecs
 import functools
+import glob
 import itertools
 import json
 import os
@@ -11,28 +11,28 @@ from typing import Any, TextIO
 
 from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
-from rsclip_jax.data.cells import has_content
 from rsclip_jax.data.columns import (
     LIST_ROLES,
+    TEXT_ROLES,
     Columns,
     check_unused,
+    label_notes,
     read_row,
     resolve,
     without_roles,
 )
 from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garbled
 from rsclip_jax.data.likely import check_values
-from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
-from rsclip_jax.data.splits import usual_name
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, is_image_name
+from rsclip_jax.data.splits import of_files, usual_name
+from rsclip_jax.data.survey import PEEK, Survey, column_notes
+from rsclip_jax.data.text_files import check_text, find_encoding, shown, wrong_encoding
 
-PEEK = 100  # rows that tell what the columns hold
-EXAMPLES = 10  # likewise, of a column that is empty in these
-MAX_COLUMNS = 2_000
 SUFFIXES = {"jsonl": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "json": (".json",)}
 
 # A row that is none is the reason why: a string.
-# (where, row, bytes read)
-_Row = tuple[str, dict[str, Any] | str, int]
+# (where, row, bytes read, split that its file is called like)
+_Row = tuple[str, dict[str, Any] | str, int, str]
 
 
 def open_table(
@@ -50,7 +50,7 @@ def open_table(
 
     Rows of the same id with one caption each are merged (`caption_rows`). If none of the first
     images is in the image root, but one is in the folder of its class there, all are looked for
-    in ROOT/CLASS.
+    in ROOT/CLASS. A row that names no split has that of its file (`splits.of_files`).
 
     Args:
       form: "jsonl", "csv" (the first line names the columns), or "json" (see `json_document`).
@@ -65,64 +65,80 @@ def open_table(
       stored_split: the split that a row's own name of it stands for.
 
     Raises:
-      InputError: see `expand_input`, `check_unused`, `check_values`, `csv_rows`; no usable row at
-        the start, a column that is not there, wrong encoding, image root that is not there or holds
-        none of the first images, a JSON document where JSONL is expected or the other way round.
+      InputError: see `expand_input`, `check_text`, `check_unused`, `check_values`, `csv_rows`; no
+        usable row at the start, no caption and no label, a column that is not there, wrong
+        encoding, image root that is not there or holds none of the first images, a JSON document
+        where JSONL is expected or the other way round.
     """
     paths = expand_input(pattern, SUFFIXES[form])
-    try:
-        # A byte order mark belongs to the encoding, not to the name of the first column.
-        encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    except LookupError:
-        raise InputError(f"--encoding={encoding}: no such encoding; try utf-8 or gb18030") from None
+    encoding = find_encoding(encoding)
+    for path in paths:
+        check_text(path, encoding)
     root = os.path.realpath(images or paths[0].parent)
     if not os.path.isdir(root):
         raise InputError(f"--images={images}: no such directory")
-    read: Callable[[], Iterator[_Row]]
-    if form == "json":
-        read = functools.partial(json_document.read_rows, paths, encoding)
-    else:
-        rows: Callable = _jsonl_rows
-        if form == "csv":
-            rows = functools.partial(csv_rows, delimiter=delimiter, quoting=quoting)
-        read = functools.partial(_all_rows, rows, paths, encoding)
+    notes: list[str] = []
+    splits = of_files(paths, notes)
+    read_lines = functools.partial(csv_rows, delimiter=delimiter, quoting=quoting)
+    readers: dict[str, Callable] = {
+        "json": json_document.read_rows,
+        "jsonl": functools.partial(_file_rows, _jsonl_rows),
+        "csv": functools.partial(_file_rows, read_lines),
+    }
+
+    def read() -> Iterator[_Row]:
+        done = 0
+        for path in paths:
+            for where, row, position in readers[form](path, encoding):
+                yield where, row, done + position, splits.get(path, "")
+            done += path.stat().st_size
+
     rest = read()
     first = list(itertools.islice(rest, PEEK))
     if form == "jsonl" and first:
         _check_lines(first[0][1], paths[0], encoding)
-    good = [row for _, row, _ in first if isinstance(row, dict)]
+    good = [row for _, row, *_ in first if isinstance(row, dict)]
     _check_encoding(first, good, encoding, paths[0])
     if not good:
         reason = f"{first[0][0]}: {first[0][1]}" if first else "it is empty"
         raise InputError(f"--input={pattern}: no row can be read; {reason}")
-    filled, examples = _survey(itertools.chain(first, rest), paths[0])
-    columns = resolve(filled, given or {}, str(paths[0]))
+    survey = Survey(str(paths[0]))
+    for _, row, *_ in itertools.chain(first, rest):
+        if isinstance(row, dict):
+            survey.add(row)
+    filled, examples = survey.filled, survey.examples
+    columns = resolve(filled, given or {}, str(paths[0]), examples)
     _check_columns(columns, list(filled), paths[0])
-    notes = json_document.notes(paths, encoding) if form == "json" and ignore is not None else []
     unused = []
     if ignore is not None:
+        if form == "json":
+            notes += json_document.notes(paths, encoding)
+        notes += label_notes(filled, given or {}, columns)
         unused = check_unused(filled, columns, ignore, str(paths[0]), examples)
-        notes += _column_notes(filled, columns, unused)
+        notes += column_notes(filled, columns, unused)
+        _check_texts(filled, columns, paths[0])
     image = columns["image"][0]
+    paths_of = (*columns["image"], *columns.get("ir", ()))
+    for row in (*good, *examples):
+        _mend_paths(row, paths_of, slashes=False)
     slashes = _has_backslashes(good, image, root)
     if slashes:
         notes.append(f"backslashes in column {image!r} are read as slashes")
         for row in examples:
-            row[image] = str(row.get(image) or "").replace("\\", "/")
+            _mend_paths(row, paths_of, slashes)
     by_class = _in_class_folders(good, columns, root)
     if ignore is not None:
         _check_values(examples, unused, ignore, columns, by_class, paths[0], root)
 
     def samples() -> Iterator[Sample]:
-        for where, row, position in read():
+        for where, row, position, split in read():
             if isinstance(row, str):
                 yield Sample(where, position, problem=row)
             else:
-                if slashes:
-                    for name in (*columns["image"], *columns.get("ir", ())):
-                        if isinstance(row.get(name), str):
-                            row[name] = row[name].replace("\\", "/")
-                yield _row_sample(where, position, row, columns, by_class)
+                _mend_paths(row, paths_of, slashes)
+                sample = _row_sample(where, position, row, columns, by_class)
+                sample.split = sample.split or split
+                yield sample
 
     size = sum(path.stat().st_size for path in paths)
     texts = [role for role in LIST_ROLES if role in columns]
@@ -130,41 +146,6 @@ def open_table(
         merge_rows, samples, texts[0] if texts else "", lambda sample: stored_split(sample.split)
     )
     return Source(merged, size, root, notes=notes)
-
-
-def _survey(rows: Iterable[_Row], path: Path) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    """Read all rows; return how many hold something, by column, and examples of each column."""
-    filled: dict[str, int] = {}
-    examples: list[dict[str, Any]] = []
-    for _, row, _ in rows:
-        if isinstance(row, str):
-            continue
-        keep = len(examples) < PEEK
-        for name, cell in row.items():
-            count = filled.setdefault(name, 0)
-            if has_content(cell):
-                filled[name] = count + 1
-                keep = keep or count < EXAMPLES
-        if keep:
-            examples.append(row)
-        if len(filled) > MAX_COLUMNS:
-            raise InputError(
-                f"{path}: more than {MAX_COLUMNS:,} columns; what differs from row to row is no "
-                "name of a column"
-            )
-    return filled, examples
-
-
-def _column_notes(filled: Mapping[str, int], columns: Columns, unused: Sequence[str]) -> list[str]:
-    """Say which columns are not used, or are and hold nothing."""
-    notes = []
-    if unused:
-        counts = (f"{name or '(no name)'} ({filled[name]:,})" for name in unused)
-        notes.append(f"columns not used (rows that fill them): {', '.join(counts)}")
-    empty = [name for names in columns.values() for name in names if not filled[name]]
-    if empty:
-        notes.append(f"columns that are empty in all rows: {', '.join(empty)}")
-    return notes
 
 
 def _check_values(
@@ -176,7 +157,11 @@ def _check_values(
     path: Path,
     root: str,
 ) -> None:
+    """Refuse rows that all have one problem, and columns by their values (`likely`)."""
     samples = [_row_sample("", 0, row, columns, by_class) for row in rows]
+    problems = [sample.problem for sample in samples]
+    if len({problem.partition(":")[0] for problem in problems}) == 1 and problems[0]:
+        raise InputError(f"{path}: none of the first {len(rows)} rows can be used: {problems[0]}")
 
     def is_new_image(number: int, given: str) -> bool:
         place = os.path.join(root, given.replace("\\", "/"))
@@ -189,6 +174,16 @@ def _check_values(
         return os.path.isfile(place) and os.path.realpath(place) not in used
 
     check_values(rows, unused, ignore, str(path), samples, is_new_image)
+
+
+def _mend_paths(row: dict[str, Any], names: Iterable[str], slashes: bool) -> None:
+    """Take the paths of objects such as Hugging Face's {"path": ..., "bytes": null}."""
+    for name in names:
+        cell = row.get(name)
+        if isinstance(cell, dict) and not cell.get("bytes"):
+            cell = row[name] = cell.get("path", cell)
+        if slashes and isinstance(cell, str):
+            row[name] = cell.replace("\\", "/")
 
 
 def _has_backslashes(rows: list[dict], column: str, root: str) -> bool:
@@ -210,13 +205,10 @@ def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
 
 def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Path) -> None:
     """A wrong --encoding is told at once, not as a skipped sample for each row it garbles."""
-    garbled = [row for _, row, _ in first if isinstance(row, str) and row.startswith(GARBLED)]
+    garbled = [row for _, row, *_ in first if isinstance(row, str) and row.startswith(GARBLED)]
     fits = any(not str(row).isascii() for row in good)
     if garbled and not fits:
-        raise InputError(
-            f"{path} is not {encoding}; name its encoding with --encoding (gb18030 is common for "
-            "Chinese text)"
-        )
+        raise wrong_encoding(path, encoding)
 
 
 def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
@@ -227,6 +219,15 @@ def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
         raise InputError(
             f"{kinds} captions or labels; name one with --caption_columns, --long_caption_columns "
             "or --label_column"
+        )
+
+
+def _check_texts(filled: Mapping[str, int], columns: Columns, path: Path) -> None:
+    names = [name for role in TEXT_ROLES for name in columns.get(role, ())]
+    if not any(filled[name] for name in names):
+        raise InputError(
+            f"{path}: its columns of captions and labels ({', '.join(names)}) are empty in all "
+            "rows; name others with --caption_columns, --long_caption_columns or --label_column"
         )
 
 
@@ -247,8 +248,19 @@ def _in_class_folders(rows: list[dict], columns: Columns, root: str) -> bool:
         return True
     raise InputError(
         f"none of the first {len(rows)} images of column {column!r} is in {root} (such as "
-        f"{rows[0][column]!r}); give their directory with --images"
+        f"{rows[0][column]!r}); {_how_to_find(rows[0][column], root)}"
     )
+
+
+def _how_to_find(name: str, root: str) -> str:
+    if "://" in name:
+        return "fetch what URLs point to first: img2dataset writes tars for --format=webdataset"
+    for stem in (name, os.path.splitext(name)[0]):
+        like = glob.glob(f"{glob.escape(os.path.join(root, stem))}.*")
+        if images := sorted(filter(is_image_name, like)):
+            there = os.path.relpath(images[0], root)
+            return f"there is {there!r}: write names with the suffixes of their files"
+    return "give their directory with --images"
 
 
 def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class: bool) -> Sample:
@@ -269,18 +281,16 @@ def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class
     return sample
 
 
-def _all_rows(rows: Callable, paths: list[Path], encoding: str) -> Iterator[_Row]:
-    done = 0
-    for path in paths:
-        # A row that is not in `encoding` shall cost that row only: alien bytes become surrogates.
-        with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
-            try:
-                for line, row in rows(file, path):
-                    position = done + file.buffer.tell()  # type: ignore[attr-defined]
-                    yield f"{path.name}:{line}", row, position
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path} is not {encoding} (--encoding): {error}") from error
-        done += path.stat().st_size
+def _file_rows(
+    rows: Callable, path: Path, encoding: str
+) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
+    # A row that is not in `encoding` shall cost that row only: alien bytes become surrogates.
+    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+        try:
+            for line, row in rows(file, path):
+                yield f"{path.name}:{line}", row, file.buffer.tell()  # type: ignore[attr-defined]
+        except UnicodeDecodeError as error:
+            raise wrong_encoding(path, encoding) from error
 
 
 def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -292,7 +302,7 @@ def _jsonl_rows(file: TextIO, path: Path) -> Iterator[tuple[int, dict[str, Any] 
                 pass
             yield number, f"row too long: more than {MAX_ROW_CHARS:,} characters"
         elif is_garbled(line):
-            yield number, f"{GARBLED}: the line has bytes that are not {file.encoding}"
+            yield number, f"{GARBLED}: the line has bytes that are not {shown(file.encoding)}"
         elif line.strip():
             yield number, json_row(line)
 

@@ -8,19 +8,27 @@ import re
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rsclip_jax.data.cells import has_content
-from rsclip_jax.data.columns import Columns, check_unused, read_row, resolve, without_roles
+from rsclip_jax.data.columns import (
+    TEXT_ROLES,
+    Columns,
+    check_unused,
+    label_notes,
+    read_row,
+    resolve,
+    without_roles,
+)
 from rsclip_jax.data.likely import check_values
 from rsclip_jax.data.seen import Repeats, text_key
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, some
-from rsclip_jax.data.splits import is_split, usual_name
-from rsclip_jax.data.tables import PEEK, json_row
+from rsclip_jax.data.splits import is_split, of_files
+from rsclip_jax.data.survey import PEEK, Survey, column_notes
+from rsclip_jax.data.tables import json_row
 from rsclip_jax.data.tar_members import (
     CAPTION_EXTENSIONS,
     EXTENSIONS,
@@ -55,7 +63,7 @@ def open_tars(
     one a line, `.cls` the label, `.img_name` the id (without it, the common name of the members),
     `.json` a row of columns as in a table. Others are passed over, and noted. A sample whose row
     names no split has that of the first folder above it that is called like one; else that of its
-    archive (`train-0001.tar`), if the archives are called like several.
+    archive (`splits.of_files`).
 
     Args:
       pattern: see `expand_input`.
@@ -67,86 +75,68 @@ def open_tars(
 
     Raises:
       InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
-        column that the first JSON members do not have; keys or members that look like captions,
-        images or splits and are not used. Those that only later samples have are refused in the
-        middle of the samples.
+        column that no JSON member has (without `ignore`, none of the first); keys or members that
+        look like captions, images or splits and are not used.
     """
     paths = expand_input(pattern, (".tar",))
     for path in paths:
         check_archive(path)
+    where = f"the JSON of {pattern}"
+    survey = Survey(where)
     names = _Names(ignore or ())
-    notes, shared = ([], False) if ignore is None else names.check(paths)
+    notes, shared = ([], False) if ignore is None else names.check(paths, survey)
     groups = functools.partial(_all_groups, paths, references, names)
-    splits = _archive_splits(paths)
-    if splits:
-        called = some(sorted(set(splits.values())))
-        notes.append(f"splits are read off the names of archives: {called}")
+    splits = of_files(paths, notes)
     with_rows = [
         (group, row)
         for group in _first_groups(paths, names)
         if isinstance(row := _json(group), dict)
     ]
-    rows = [row for _, row in with_rows]
-    present = list(dict.fromkeys(name for row in rows for name in row))
-    where = f"the JSON of {paths[0]}"
-    columns = resolve(present, given or {}, where)
-    unused = [] if ignore is None else check_unused(present, columns, ignore, where, rows)
+    if ignore is None:
+        for _, row in with_rows:
+            survey.add(row)
+    rows = survey.examples
+    columns = resolve(survey.filled, given or {}, where, rows)
+    unused = []
+    if ignore is not None:
+        notes += label_notes(survey.filled, given or {}, columns)
+        unused = check_unused(survey.filled, columns, ignore, where, rows)
     # The image comes from the members: a JSON key such as "path" or "ir" tells of the original.
     columns = {role: names for role, names in columns.items() if role not in ("image", "ir")}
-    if unused:
-        notes.append(f"keys of the JSON members not used: {', '.join(unused)}")
+    if ignore is not None:
+        _check_kinds(names.kinds, survey.filled, columns, pattern)
+        used = {name for of in columns.values() for name in of}
+        notes += column_notes(survey.filled, columns, [n for n in survey.filled if n not in used])
         first = [_sample(group, columns) for group, _ in with_rows]
-        check_values(rows, unused, ignore or (), where, first)
+        check_values([row for _, row in with_rows], unused, ignore, where, first)
     if shared:
         above = os.path.commonpath([path.absolute().parent for path in paths])
 
-    known = {name for row in rows for name, cell in row.items() if has_content(cell)}
-
     def samples() -> Iterator[Sample]:
-        late: collections.Counter[str] = collections.Counter()
         for group in groups():
             sample = _sample(group, columns, above)
             sample.split = sample.split or _split_of(group.key) or splits.get(group.archive, "")
-            new = {name: cell for name, cell in sample.extra.items() if name not in known}
-            new = {name: cell for name, cell in new.items() if has_content(cell)}
-            if ignore is not None and new.keys() - late.keys():
-                _check_late(new, present, ignore, where)
-            late.update(new.keys())
             yield sample
-        if late:
-            kinds = [f"{name} ({count:,})" for name, count in late.most_common()]
-            notes.append(f"keys not used, which the first {PEEK} samples lack: {some(kinds)}")
 
     size = sum(path.stat().st_size for path in paths)
     return Source(samples, size, notes=notes)
 
 
-def _check_late(
-    new: Mapping[str, Any], present: Sequence[str], ignore: Sequence[str], where: str
+def _check_kinds(
+    kinds: Collection[str], filled: Mapping[str, int], columns: Columns, pattern: str
 ) -> None:
-    """Refuse keys that would have been used, or refused, had the first samples had them."""
-    columns = resolve([*present, *new], {}, where)
-    used = {name for role in columns.keys() - {"image", "ir"} for name in columns[role]}
-    likely = [name for name in new if name in used and name not in ignore]
-    try:
-        if likely:
-            raise InputError(
-                f"{where}: key {likely[0]!r} is not used; leave it out with --ignore={likely[0]}"
-            )
-        check_unused(new, columns, ignore, where, [new])
-    except InputError as error:
+    """Refuse archives without any image, caption or label."""
+    texts = [name for role in TEXT_ROLES for name in columns.get(role, ()) if filled[name]]
+    if not IMAGE_EXTENSIONS & set(kinds):
         raise InputError(
-            f"{error}, or write it into one of the first {PEEK} samples too, which lack it (it may "
-            "be null there)"
-        ) from None
-
-
-def _archive_splits(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return the splits that archives are called like; none if that does not tell them apart."""
-    names = {path: re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths}
-    splits = {path: name for path, name in names.items() if is_split(name)}
-    several = len({usual_name(name) for name in splits.values()}) > 1
-    return splits if several else {}
+            f"--input={pattern} holds no images, but members {some(sorted(kinds)) or 'of no use'}"
+        )
+    if not texts and not (CAPTION_EXTENSIONS | {LABEL_EXTENSION}) & set(kinds):
+        raise InputError(
+            f"--input={pattern} holds no captions and no labels: add members .txt or .cls, or name "
+            "keys of the members .json with --caption_columns or --label_column (there are "
+            f"{', '.join(filled) or 'none'})"
+        )
 
 
 def _split_of(key: str) -> str:
@@ -164,6 +154,7 @@ class _Names:
         self.ignore = ignore
         self._passed_over: collections.Counter[str] = collections.Counter()
         self._splits: collections.Counter[str] = collections.Counter()  # runs, by their folder's
+        self.kinds: set[str] = set()  # extensions of the members read
         self._repeated: dict[Path, np.ndarray] = {}  # keys of runs whose name has several
 
     def repeats(self, path: Path) -> Repeats:
@@ -172,8 +163,11 @@ class _Names:
             self._scan(path)
         return Repeats(self._repeated[path])
 
-    def check(self, paths: list[Path]) -> tuple[list[str], bool]:
+    def check(self, paths: list[Path], survey: Survey) -> tuple[list[str], bool]:
         """Read all archives; return notes, and whether archives have names in common.
+
+        Args:
+          survey: gets the rows of the JSON members.
 
         Raises:
           InputError: members that look like captions or images and are not used.
@@ -184,7 +178,7 @@ class _Names:
             if time.monotonic() - said > 10:
                 said = time.monotonic()
                 print(f"reading names: {number:,} of {len(paths):,} archives", file=sys.stderr)
-            per_archive.append(self._scan(path))
+            per_archive.append(self._scan(path, survey))
         _check_passed_over(self._passed_over, self.ignore)
         notes = [f"{n:,} members .{kind} not used" for kind, n in sorted(self._passed_over.items())]
         if folders := sorted(filter(None, self._splits)):
@@ -199,16 +193,21 @@ class _Names:
             notes.append(f"{shared:,} names are in several archives: ids are ARCHIVE/NAME")
         return notes, bool(shared)
 
-    def _scan(self, path: Path) -> np.ndarray:
-        """Read the names in an archive; return the key of each.
+    def _scan(self, path: Path, survey: Survey | None = None) -> np.ndarray:
+        """Read the names in an archive, and its JSON if that is asked for; return the key of each.
 
         Raises:
           InputError: two images have one name.
         """
         runs = []
         images: dict[str, list[int]] = {}
-        for _, run in read_runs(path, self.ignore, self._passed_over):
+        for tar, run in read_runs(path, self.ignore, self._passed_over):
+            if survey and "json" in run.places and not run.problem:
+                run.members["json"] = _member(tar, *run.places["json"])
+                if isinstance(row := _json(run), dict):
+                    survey.add(row)
             runs.append(text_key(run.key))
+            self.kinds |= run.places.keys()
             self._splits[_split_of(run.key)] += 1
             for extension in IMAGE_EXTENSIONS & run.places.keys():
                 images.setdefault(extension, []).append(runs[-1])
@@ -289,12 +288,16 @@ def _read(group: Group, tar: tarfile.TarFile, references: bool) -> None:
         if is_image and references:
             group.image = f"{group.archive}#{offset}+{size}"
             continue
-        # Not by seeking, which would empty the buffer that the headers are read through.
-        data = os.pread(tar.fileobj.fileno(), size, offset)  # type: ignore[attr-defined]
+        data = _member(tar, offset, size)
         if is_image:
             group.image = data
         else:
             group.members[extension] = data
+
+
+def _member(tar: tarfile.TarFile, offset: int, size: int) -> bytes:
+    # Not by seeking, which would empty the buffer that the headers are read through.
+    return os.pread(tar.fileobj.fileno(), size, offset)  # type: ignore[attr-defined]
 
 
 def _sample(group: Group, columns: Columns, above: str = "") -> Sample:
