@@ -79,6 +79,33 @@ def test_a_table_gives_rows_with_what_it_tells_besides(tmp_path):
     assert gone[0][:2] == ("set/../2.jpg", "set")
 
 
+def test_files_called_like_splits_are_those(tmp_path, capsys):
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    rows = {"train": {}, "valid": {}, "test": {"split": "val"}}
+    for name, row in rows.items():
+        row |= {"image": "1.jpg", "captions": [name], "id": name}
+        (tmp_path / f"captions_{name}.jsonl").write_text(json.dumps(row))
+    path = str(tmp_path / "*.jsonl")
+
+    def splits(given):
+        with beam.Pipeline(runner="BundleBasedDirectRunner") as pipeline:
+            read = pipeline | ingest_stage([given]).transform
+            assert_that(
+                read["rows"] | beam.Map(lambda row: (row["captions"][0], row["split"])), is_
+            )
+
+    def is_(found):
+        assert sorted(found) == expected
+
+    expected = [("test", "val"), ("train", ""), ("valid", "val")]  # "": drawn anew
+    splits(Input("set", "jsonl", path))
+    assert (
+        "source 'set': what names no split itself has that of its file's" in capsys.readouterr().out
+    )
+    expected = [("test", "val"), ("train", "test"), ("valid", "test")]
+    splits(Input("set", "jsonl", path, split="test"))
+
+
 def test_half_a_character_costs_no_more_than_its_row(tmp_path):
     half = {
         "captions": ["bad \ud83d half"],

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -23,7 +24,7 @@ from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import SeenKeys, text_key
 from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
-from rsclip_jax.data.splits import usual_name
+from rsclip_jax.data.splits import of_files, usual_name
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.text import without_surrogates
@@ -103,10 +104,13 @@ def ingest_stage(inputs: list[Input]) -> Stage:
     pieces = []
     for number, given in enumerate(inputs):
         try:
-            for piece in given.pieces():
+            own = given.pieces()
+            named = _splits_of_names(given, own)
+            for piece in own:
                 if given.form in (*SUFFIXES, "webdataset", "folder"):
                     _open(given, piece)  # its mistakes are told before the work begins
-                pieces.append([number, piece, _state(given, piece)])
+                split = [named[piece]] if piece in named else []
+                pieces.append([number, piece, _state(given, piece), *split])
         except InputError as error:
             raise InputError(
                 f"source {given.name!r}: {error} (flags of rsclip_jax.prepare are fields of "
@@ -116,6 +120,17 @@ def ingest_stage(inputs: list[Input]) -> Stage:
     # A licence stands in the card only.
     told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
     return Stage("ingest", Ingest(told, pieces), "source", column="size", pieces=len(pieces))
+
+
+def _splits_of_names(given: Input, pieces: list[str]) -> dict[str, str]:
+    """Return the splits that files are called like, which are those of rows that name none."""
+    if given.split or given.form not in (*SUFFIXES, "webdataset"):
+        return {}
+    notes: list[str] = []
+    splits = of_files([Path(piece) for piece in pieces], notes)
+    for note in notes:
+        print(f"source {given.name!r}: {note}", flush=True)
+    return {str(path): usual_name(split) for path, split in splits.items()}
 
 
 def _state(given: Input, piece: str) -> Any:
@@ -131,14 +146,18 @@ class Ingest(beam.PTransform):
 
     Attributes:
       inputs: the fields of each `Input`.
-      pieces: [index of its input, path, what changes when its files do] of all that is read.
+      pieces: [index of its input, path, what changes when its files do] of all that is read, and
+        the split of its rows if it has one of its own.
     """
 
     inputs: list[dict[str, Any]]
     pieces: list[list[Any]]
 
     def expand(self, begin):
-        read = [(self.inputs[number], path) for number, path, _ in self.pieces]
+        read = [
+            (self.inputs[number] | dict(zip(("split",), split, strict=False)), path)
+            for number, path, _, *split in self.pieces
+        ]
         return (
             begin
             | beam.Create(read, reshuffle=False)
