@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 
 from configs.build import fusionrs
@@ -87,23 +87,16 @@ def test_files_called_like_splits_are_those(tmp_path, capsys):
         (tmp_path / f"captions_{name}.jsonl").write_text(json.dumps(row))
     path = str(tmp_path / "*.jsonl")
 
-    def splits(given):
+    def check(given, *expected):
         with beam.Pipeline(runner="BundleBasedDirectRunner") as pipeline:
             read = pipeline | ingest_stage([given]).transform
-            assert_that(
-                read["rows"] | beam.Map(lambda row: (row["captions"][0], row["split"])), is_
-            )
+            splits = read["rows"] | beam.Map(lambda row: (row["captions"][0], row["split"]))
+            assert_that(splits, equal_to(list(expected)))
 
-    def is_(found):
-        assert sorted(found) == expected
-
-    expected = [("test", "val"), ("train", ""), ("valid", "val")]  # "": drawn anew
-    splits(Input("set", "jsonl", path))
-    assert (
-        "source 'set': what names no split itself has that of its file's" in capsys.readouterr().out
-    )
-    expected = [("test", "val"), ("train", "test"), ("valid", "test")]
-    splits(Input("set", "jsonl", path, split="test"))
+    check(Input("set", "jsonl", path), ("train", ""), ("valid", "val"), ("test", "val"))
+    assert "source 'set': what names no split itself" in capsys.readouterr().out
+    tests = Input("set", "jsonl", path, split="test")
+    check(tests, ("train", "test"), ("valid", "test"), ("test", "val"))
 
 
 def test_half_a_character_costs_no_more_than_its_row(tmp_path):
