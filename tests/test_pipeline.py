@@ -365,6 +365,7 @@ def test_a_record_that_cannot_serve_is_named(changes, settings, message):
         ({"subset": 0.0}, "input.subset is 0.0: expected a share"),
         ({"threads": -1}, "input.threads is -1: expected 0 or more"),
         ({"workers": -2}, "input.workers is -2: expected 0 or more"),
+        ({"workers": 10_000}, "input.workers is 10000: expected at most .* the cores of this"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(changes, message):

@@ -197,6 +197,8 @@ def check_config(input_config: Mapping[str, Any], host_index: int = 0, host_coun
     for field in ("threads", "workers", "max_bad_records"):
         if input_config.get(field, 0) < 0:
             refuse(field, "0 or more")
+    if input_config["workers"] > (cores := available_cores()):
+        refuse("workers", f"at most {cores}, the cores of this machine")
     try:
         from_config(images.Augmentation, input_config)
         from_config(TextChoice, input_config)

@@ -130,7 +130,7 @@ FIELDS: dict[str, Kind] = {
     "input.right_angles": SWITCH,
     "input.rotate": _number(" of degrees from 0 to 180", lambda v: 0 <= v <= 180),
     "input.augment_text": _one_of(*images.AUGMENT_TEXT),
-    "input.threads": ANY_COUNT,
+    "input.threads": _whole(0, 1024),
     "input.workers": ANY_COUNT,
     "input.max_bad_records": ANY_COUNT,
     "scenes.train": ANY_COUNT,
