@@ -42,6 +42,9 @@ setup(
     version="0.1.0",
     description="Train remote-sensing CLIP models (GeoRSCLIP, LRSCLIP, FusionRS) in JAX",
     packages=find_packages(include=["rsclip_jax", "rsclip_jax.*"]),
+    # An editable install then puts this folder on the path, and a folder elsewhere that happens to
+    # be called rsclip_jax, such as that of a clone, does not hide the package.
+    package_dir={"": "."},
     package_data={
         "rsclip_jax.evaluators": ["*.json", "*/*.json"],
         "rsclip_jax.build": ["pages/*"],

@@ -6,6 +6,7 @@ some consecutive records. `card.json` beside the shards says what they were made
 all of them are there. The SHA-256 of each shard lies beside it, as `sha256sum --check` reads it.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from rsclip_jax import atomic, distributed
+from rsclip_jax import atomic, distributed, host
 from rsclip_jax.data import pipeline, records
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.texts import TEXT_FIELDS, record_texts, records_of, tokenizer_for
@@ -119,40 +120,59 @@ def export_embeddings(
     }
     output = Path(output)
     first = jax.process_index() == 0
-    if first:
-        _claim(output, card, overwrite)
-    distributed.gather("claimed")  # the others wait for it
-    digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
-    schema = _schema(encoder.embed_dim, dtype, digest)
-    own = shards[jax.process_index() :: jax.process_count()]
-    written: list[tuple[str, dict[str, int]]] = []  # the rows of each shard, by modality
-    with tqdm(
-        total=sum(stop - start for *_, start, stop in own),
-        unit=" records",
-        desc=f"export {dataset}",
-        disable=not first,
-    ) as bar:
-        for name, split, start, stop in own:
-            counts = _finished(output / name, digest)
-            if counts is None:
-                wanted = [field for field in modalities if field in IMAGE_FIELDS]
-                batches = _batches(encoder, sources[split], start, stop, wanted, bar)
-                columns = _embed(encoder, params, batches, wanted, tokenizers, long_caption)
-                counts = _write(output / name, schema, split, columns)
-            else:
-                bar.update(stop - start)
-            written.append((split, counts))
-    rows = {split: dict.fromkeys(modalities, 0) for split in splits}
-    for split, counts in itertools.chain.from_iterable(distributed.gather(written)):
-        for modality, count in counts.items():
-            rows[split][modality] += count
-    for modality in modalities:
-        if not any(counts[modality] for counts in rows.values()):
-            logging.warning("%s: no record has %r, so it has no rows", dataset, modality)
-    card |= {"complete": True, "rows": rows}
-    if first:
-        _write_card(output, card)
+    with _alone(output) if first else contextlib.nullcontext():
+        if first:
+            _claim(output, card, overwrite)
+        distributed.gather("claimed")  # the others wait for it
+        digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+        schema = _schema(encoder.embed_dim, dtype, digest)
+        own = shards[jax.process_index() :: jax.process_count()]
+        written: list[tuple[str, dict[str, int]]] = []  # the rows of each shard, by modality
+        with tqdm(
+            total=sum(stop - start for *_, start, stop in own),
+            unit=" records",
+            desc=f"export {dataset}",
+            disable=not first,
+        ) as bar:
+            for name, split, start, stop in own:
+                counts = _finished(output / name, digest)
+                if counts is None:
+                    wanted = [field for field in modalities if field in IMAGE_FIELDS]
+                    batches = _batches(encoder, sources[split], start, stop, wanted, bar)
+                    columns = _embed(encoder, params, batches, wanted, tokenizers, long_caption)
+                    counts = _write(output / name, schema, split, columns)
+                else:
+                    bar.update(stop - start)
+                written.append((split, counts))
+        rows = {split: dict.fromkeys(modalities, 0) for split in splits}
+        for split, counts in itertools.chain.from_iterable(distributed.gather(written)):
+            for modality, count in counts.items():
+                rows[split][modality] += count
+        for modality in modalities:
+            if not any(counts[modality] for counts in rows.values()):
+                logging.warning("%s: no record has %r, so it has no rows", dataset, modality)
+        card |= {"complete": True, "rows": rows}
+        if first:
+            _write_card(output, card)
     return card
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep a second export out of a directory; a process that dies lets go of it.
+
+    Raises:
+      ValueError: another export is in it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w", encoding="utf-8") as file:
+        try:
+            host.lock(file, output)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process exports to {output}; give another --output"
+            ) from error
+        yield
 
 
 def params_digest(params: Any) -> str:
@@ -181,7 +201,6 @@ def _plan(records_of_split: dict[str, int], size: int) -> Iterator[tuple[str, st
 
 def _claim(output: Path, card: dict[str, Any], overwrite: bool) -> None:
     """Make `output` the place of this export: new, or begun with the same `made_with`."""
-    output.mkdir(parents=True, exist_ok=True)
     path = output / CARD
     if path.exists():
         old = _read_card(path) or card

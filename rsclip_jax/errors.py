@@ -13,7 +13,7 @@ from collections.abc import Iterator
 TRACEBACK_VARIABLE = "RSCLIP_JAX_TRACEBACK"  # set to 1, it shows where a user's error was raised
 # The packages whose `raise ValueError` is an answer to the user; the last is a --config file.
 OURS = ("rsclip_jax", "configs", "launch", "__main__", "config_config")
-_OF_JAX = "JAX has removed its internal frames"  # a note of its own on errors within a trace
+_FRAMES = "has removed its internal frames"  # a note of JAX and of Grain on errors
 OUT_OF_MEMORY = (
     "a device is out of memory: take a smaller batch (--config.input.batch_size, --batch_size of "
     "evaluate and export); in training --config.model.remat=auto --config.grad_cache_steps=0 take "
@@ -31,7 +31,7 @@ def told(error: BaseException) -> str:
     """
     if os.environ.get(TRACEBACK_VARIABLE):
         return ""
-    notes = [note for note in getattr(error, "__notes__", []) if _OF_JAX not in note]
+    notes = [note for note in getattr(error, "__notes__", []) if _FRAMES not in note]
     lines = [str(error), *notes]
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
         return f"{OUT_OF_MEMORY} ({str(error).splitlines()[0]})"

@@ -27,7 +27,6 @@ import re
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         except Exception as error:  # hours may have gone into the others
             if jax.process_count() > 1:
                 raise  # the other processes may wait for this one within the evaluator
-            traceback.print_exc()
+            print(errors.report(error), file=sys.stderr)
             results["failed"][name] = f"{type(error).__name__}: {error}"
         done = len(results["details"]) + len(results["failed"]) == len(evals)
         results["complete"] = done and not results["failed"]

@@ -1,5 +1,6 @@
 """`rsclip_jax.load`: any checkpoint, ready to embed images and texts."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,9 @@ class Clip:
                     f"this model has {self.config.model.vocab_size} tokens, which are not those of "
                     f"the tokenizer {self.config.tokenizer!r}: give token ids, integers [N, L]"
                 )
+            length = self.tokenizer.context_length
+            if cut := int((self.tokenizer.lengths(rows) > length).sum()):
+                logging.warning("%d of %d texts are cut at %d tokens", cut, len(rows), length)
             return self._encoder.text(self.params, self.tokenizer(rows), normalize=normalize)
         return self._encoder.text(self.params, self._ids(texts), normalize=normalize)
 

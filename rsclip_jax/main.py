@@ -23,7 +23,7 @@ from rsclip_jax.overrides import (
     nearest,
 )
 
-AGAIN = "goes on from the newest checkpoint"
+AGAIN = "goes on from the newest checkpoint, or begins again if there is none"
 EXAMPLE = """. Try the demo, four minutes on two CPU cores:
   python -m rsclip_jax.main --config=configs/lrsclip.py:demo --workdir=runs/demo
 or your own data, which `python -m rsclip_jax.prepare --help` tells how to prepare:

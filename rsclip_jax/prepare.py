@@ -53,7 +53,7 @@ from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import FirstSplits, text_key
 from rsclip_jax.data.sources import InputError, Source
-from rsclip_jax.data.splits import usual_name
+from rsclip_jax.data.splits import of_name, usual_name
 from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
@@ -198,10 +198,19 @@ def check(options: Options) -> Source:
     names = _split_names(options)
     _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
-    if options.format == "folder":
-        return open_folder(
-            options.input, options.class_folder, options.ignore, _split_names(options)
+    source = _open(options, names)
+    held = of_name(options.input)
+    if options.split == SPLIT and held:
+        source.notes.append(
+            f"--input is called like the split {held!r}, but what names no split is put in "
+            f"{SPLIT!r}: --split={held} changes that"
         )
+    return source
+
+
+def _open(options: Options, names: dict[str, str]) -> Source:
+    if options.format == "folder":
+        return open_folder(options.input, options.class_folder, options.ignore, names)
     if options.format == "webdataset":
         return open_tars(options.input, options.columns, ignore=options.ignore)
     if options.format == "tfds":

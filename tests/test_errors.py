@@ -1,6 +1,7 @@
 """Errors that a user can mend are told in a line; faults of the program keep their traceback."""
 
 import os
+import pickle
 import signal
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from rsclip_jax import errors, host
 from rsclip_jax.cuda import DeviceError
+from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.training import loop
 
 
@@ -85,3 +87,9 @@ def test_ctrl_c_ends_a_command_with_a_line_and_status_130(monkeypatch, capfd):
     assert end.value.code == 130
     assert capfd.readouterr().err == "\nexport: interrupted; the same command continues\n"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_a_worker_process_says_of_a_record_is_told():
+    error = pickle.loads(pickle.dumps(BadRecordError("record 7 is damaged")))
+    error.add_note("For simplicity, Grain has removed its internal frames from the traceback")
+    assert errors.told(error) == "record 7 is damaged"

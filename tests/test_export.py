@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from rsclip_jax import embeddings, export
+from rsclip_jax import embeddings, export, host
 from rsclip_jax.data.records import dataset_fingerprint, write_dataset
 from rsclip_jax.embeddings import export_embeddings, params_digest
 
@@ -191,6 +191,14 @@ def test_a_finished_export_is_not_made_again_and_a_damaged_shard_is(config, tmp_
         assert run(config, tmp_path, encoder) == card
         assert encoder.images_seen == 3 and shard.read_bytes() == whole
         assert f"{shard} is not what was written" in capsys.readouterr().out
+
+
+def test_two_exports_do_not_write_to_one_directory(config, tmp_path):
+    with (tmp_path / ".lock").open("w") as file:
+        host.lock(file, tmp_path)
+        with pytest.raises(ValueError, match="another process exports to"):
+            run(config, tmp_path)
+    assert run(config, tmp_path)["complete"]
 
 
 def test_shards_of_an_earlier_version_are_kept_and_get_a_checksum(config, tmp_path, capsys):

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -164,3 +167,29 @@ def test_a_run_is_loaded_and_classifies(scenes, tmp_path):
             convert.main(
                 [f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'x'}", f"--to={layout}"]
             )
+
+
+def test_a_folder_called_like_the_package_does_not_hide_it(tmp_path):
+    (tmp_path / "rsclip_jax" / "data").mkdir(parents=True)  # a clone, with data prepared in it
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import rsclip_jax.data.cells as c; print(c.__file__)"]
+    found = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert found.returncode == 0 and str(tmp_path) not in found.stdout, found.stderr
+
+
+def test_texts_that_are_cut_are_counted(golden, caplog):
+    class Words:
+        context_length = 4
+
+        def __call__(self, texts):
+            return np.ones((len(texts), 4), np.int32)
+
+        def lengths(self, texts):
+            return np.array([len(text.split()) for text in texts])
+
+    clip = rsclip_jax.load(golden[0])
+    clip.tokenizer = Words()
+    clip.encode_text(["a harbor"])
+    assert not caplog.records
+    clip.encode_text(["a harbor", "ship " * 100])
+    assert "1 of 2 texts are cut at 4 tokens" in caplog.text

@@ -22,7 +22,7 @@ from rsclip_jax.data.images import decode
 from rsclip_jax.data.mending import CONTROL, HALF, NAME
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.summary import Summary
-from rsclip_jax.prepare import Options, prepare
+from rsclip_jax.prepare import Options, check, prepare
 
 
 def picture(seed, size=(12, 16), form="JPEG"):
@@ -663,6 +663,15 @@ def test_records_that_name_no_split_or_an_unknown_one_are_told(tmp_path):
         del row["split"]
     write_rows(tmp_path, rows)
     assert "split" not in splits_of(tmp_path, overwrite=True)[0].table()
+
+
+def test_one_file_called_like_a_held_out_split_is_told(tmp_path):
+    toy(tmp_path, count=2)
+    path = str((tmp_path / "rows.jsonl").rename(tmp_path / "captions_val2017.jsonl"))
+    (note,) = [n for n in check(options(tmp_path, input=path)).notes if "split" in n]
+    assert note.startswith("--input is called like the split 'val'") and "--split=val" in note
+    given = check(options(tmp_path, input=path, split="val"))
+    assert not any("split" in n for n in given.notes)
 
 
 def test_impossible_names_of_splits_say_what_renames_them(tmp_path):

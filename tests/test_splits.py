@@ -27,3 +27,20 @@ def test_files_are_of_the_splits_they_are_called_like_if_these_are_several(names
     assert [found.get(path, "-") for path in paths] == expected.split()
     assert len(notes) == bool(found)
     assert ("not so extra.csv (--split)" in "".join(notes)) == ("extra" in names)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("kaggle/test.csv", "test"),
+        ("annotations/captions_val2017.json", "val"),
+        ("shards/val-{0000..0003}.tar", "val"),
+        ("folder/test/", "test"),
+        ("train.csv", ""),
+        ("captions.jsonl", ""),
+        ("test_val.csv", ""),
+        ("contest.csv", ""),
+    ],
+)
+def test_one_file_called_like_a_held_out_split_is_noticed(path, expected):
+    assert splits.of_name(path) == expected

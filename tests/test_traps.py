@@ -4,6 +4,7 @@ import pytest
 import sentencepiece
 from small_run import small_config
 
+from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.training import loop
 from rsclip_jax.training.traps import traps
 from rsclip_jax.training.workdir import save_config
@@ -97,3 +98,17 @@ def test_another_batch_size_under_epochs_is_refused_with_the_steps_left(scenes, 
         loop.check_epochs(tmp_path, new)
     new.total_steps, new.total_epochs = 9, 0.0
     loop.check_epochs(tmp_path, new)
+
+
+def test_a_damaged_record_among_those_looked_at_is_passed_over_if_some_may_be(config):
+    class Source(list):
+        def __getitem__(self, index):
+            if index == 4:
+                raise BadRecordError("record 4 of scenes/train is damaged")
+            return super().__getitem__(index)
+
+    sources = {"scenes": Source(records(96))}
+    with pytest.raises(ValueError, match=r"record 4 .*max_bad_records=N"):
+        list(traps(config, sources, 6))
+    config.input.max_bad_records = 1
+    assert list(traps(config, sources, 6)) == []

@@ -15,6 +15,7 @@ import numpy as np
 
 from rsclip_jax.data import directions, images
 from rsclip_jax.data.captions import TextChoice
+from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.host import available_cores
 
 Tokenizer = Callable[[list[str]], np.ndarray]
@@ -195,7 +196,7 @@ class Assemble:
             count = len(self._bad) + 1
             all_bad = sum(index in source for index in self._bad) + 1 >= len(source)
             if count > self._most_bad or all_bad:
-                raise ValueError(
+                raise BadRecordError(
                     f"{bad} (--config.input.max_bad_records=N passes over N such records; it is "
                     f"{self._most_bad})"
                 ) from bad

@@ -279,6 +279,10 @@ def write_dataset(
     return Path(output) / name / VERSION
 
 
+class BadRecordError(ValueError):
+    """A record that cannot be read, or used; of a class of its own, which Grain's workers keep."""
+
+
 class RecordSource:
     """Random access to the records of one split: `len(source)`, `source[i]` -> dict (see above).
 
@@ -318,7 +322,7 @@ class RecordSource:
             # As a range: read([position]) takes ten times as long, and longer in larger shards.
             return parse(self._readers[shard].read(position, position + 1)[0])
         except (RuntimeError, ValueError, LookupError) as error:
-            raise ValueError(
+            raise BadRecordError(
                 f"record {index:,} of {self._title} is damaged (number {position:,} in the shard "
                 f"{path}): {error}"
             ) from error

@@ -61,6 +61,13 @@ def of_files(paths: Sequence[Path], notes: list[str]) -> dict[Path, str]:
     return {}
 
 
+def of_name(path: str) -> str:
+    """Return the held-out split, "val" or "test", that one file or folder is called like, or ""."""
+    words = re.split(r"[-_. ]", os.path.basename(os.path.normpath(path)))
+    found = {name for name in map(usual_name, words) if held_out(name)}
+    return found.pop() if len(found) == 1 else ""
+
+
 def held_out(name: str) -> int:
     """Return how much a stored split is held out: 2 of `test`, 1 of `val`, 0 of others."""
     return {"test": 2, "val": 1}.get(name, 0)

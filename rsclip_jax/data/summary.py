@@ -71,6 +71,7 @@ class Summary:
         # (split of a record, split of an earlier one with another id and the same image)
         self.same_images: collections.Counter[tuple[str, str]] = collections.Counter()
         self.skipped: collections.Counter[str] = collections.Counter()
+        self.first_skipped: dict[str, str] = {}
         self.odd: collections.Counter[str] = collections.Counter()  # images, by what is odd
         self.mended: collections.Counter[str] = collections.Counter()  # texts, by what was mended
         self.classes: collections.Counter[str] = collections.Counter()
@@ -89,7 +90,9 @@ class Summary:
     def add(self, outcome: Outcome) -> None:
         """Count one sample, kept or skipped (then by what its reason says before the colon)."""
         if outcome.reason:
-            self.skipped[outcome.reason.split(":")[0]] += 1
+            kind = outcome.reason.split(":")[0]
+            self.skipped[kind] += 1
+            self.first_skipped.setdefault(kind, outcome.reason)
             return
         self.records[outcome.split] += 1
         self.split_names[outcome.given_split, outcome.split] += 1
@@ -126,6 +129,7 @@ class Summary:
         self.records.update(other.records)
         self.split_names.update(other.split_names)
         self.skipped.update(other.skipped)
+        self.first_skipped = other.first_skipped | self.first_skipped
         self.same_images.update(other.same_images)
         self.odd.update(other.odd)
         self.mended.update(other.mended)
@@ -259,7 +263,10 @@ class Summary:
             lines += [f"  {count:>8,}  {what}" for what, count in self.odd.most_common()]
         if self.skipped:
             lines += ["", "skipped"]
-            lines += [f"  {count:>8,}  {reason}" for reason, count in self.skipped.most_common()]
+            for kind, count in self.skipped.most_common():
+                example = self.first_skipped[kind].removeprefix(kind).removeprefix(": ")
+                such = f", such as {example:.120}" if example else ""
+                lines.append(f"  {count:>8,}  {kind}{such}")
             if any(reason.startswith(DUPLICATE) for reason in self.skipped):
                 lines.append("  of one id the first stays, in tables a held-out one (--id_column)")
         return "\n".join(line.rstrip() for line in lines)

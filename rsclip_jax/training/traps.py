@@ -9,6 +9,7 @@ from rsclip_jax.data import directions
 from rsclip_jax.data.assemble import Source, from_config
 from rsclip_jax.data.captions import LABEL_SENTENCE, TEXT_FIELDS, TextChoice
 from rsclip_jax.data.images import Augmentation
+from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.data.schema import LIST_FIELDS
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.training.step import compared_fields
@@ -58,9 +59,10 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
 
 def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[str]:
     records = [
-        source[index]
+        record
         for source in sources.values()
         for index in range(0, len(source), -(-len(source) // LOOKED_AT))
+        if (record := _whole(source, index, config))
     ]
     seen = f"{len(records)} sampled records"
     compared = compared_fields(config)
@@ -95,6 +97,18 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
                 f"config.input.lengths.{field}={length} tokens cut {cut} of {len(texts)} sampled "
                 f"texts ({100 * cut / len(texts):.0f}%): the tokens behind are not learned"
             )
+
+
+def _whole(source: Source, index: int, config: ConfigDict) -> Mapping | None:
+    """Read a record, None for a damaged one where training passes over some."""
+    try:
+        return source[index]
+    except BadRecordError as error:
+        if config.input.max_bad_records:
+            return None
+        raise BadRecordError(
+            f"{error} (--config.input.max_bad_records=N passes over N such records)"
+        ) from error
 
 
 def _of_directions(config: ConfigDict, records: Sequence[Mapping]) -> Iterator[str]:

@@ -29,6 +29,8 @@ def check_place(workdir: Path) -> None:
     there = next(path for path in (workdir, *workdir.parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"--workdir={workdir}: {there} is a file; give a directory")
+    if (checkpoints := workdir / "checkpoints").exists() and not checkpoints.is_dir():
+        raise ValueError(f"--workdir={workdir}: {checkpoints} is no directory; remove it")
     if not os.access(there, os.W_OK):
         raise ValueError(
             f"--workdir={workdir}: {there} cannot be written; give a directory that can"

@@ -61,10 +61,11 @@ def match(name: str, labels: Sequence[str]) -> tuple[list[str], list[int]]:
     """
     classes = load(name)
     index = {key(text): i for i, pair in enumerate(classes.items()) for text in pair}
-    unknown = [label for label in labels if key(label) not in index]
+    unknown = list(dict.fromkeys(label for label in labels if key(label) not in index))
     if unknown:
         raise ValueError(
             f"class list {name!r} has no class for the labels {', '.join(map(repr, unknown))}; "
-            f"its classes are {', '.join(classes)}"
+            f"its classes are {', '.join(classes)}. For other classes, leave class_list out, or "
+            "name the class of each label with class_names"
         )
     return list(classes.values()), [index[key(label)] for label in labels]
