@@ -66,6 +66,18 @@ DOUBTED = [
     "a westbound lane", "to the \u017fouth", "in the \u017foutheast", "on the r\u0131ght",
     "a upper part, an left part", "a lake on the left, houses right",
     "houses right, a lake on the left",
+    "several planes face left", "the plane points left", "a road curving left the whole way",
+    "planes facing slightly right next to a pier", "there is a lake in the middle right",
+    "Left: a harbor. Right: a forest.", "Top: a harbor. Bottom: a forest.", "few trees left",
+    "houses left, a lake right", "Left a harbor, right a forest", "on the leftside, a lake",
+    "left-to-right road", "runway oriented NE-SW", "a N-S road", "a road from NNW to SSE",
+    "west-to-east road", "a northeast/southwest runway", "a road runs north past houses",
+    "eastward road", "an easterly road", "northern houses", "facing downward", "moving upward",
+    "upwards", "a leftward bend", "a plane facing up", "the road goes down", "ponds beneath it",
+    "in the up-left corner", "in the downright corner", "goes up to the top of the image",
+    "the bottom left and right corners", "the left upper and lower corners",
+    "the upper-left/right corners", "clockwise from the left", "turning anticlockwise",
+    "counter-clockwise",
 ]  # fmt: skip
 
 
@@ -111,12 +123,13 @@ def test_what_may_be_a_direction_is_never_turned(text):
     "text",
     ["a bright city seen from above", "hovering above Oslo", "a road at right angles, right now",
      "right of way", "a right triangle right next to a river", "all right", "right away",
-     "the boat left the harbor", "few trees left", "a raft was left by the tide", "left over",
+     "the boat left the harbor", "a raft was left by the tide", "leftover",
      "North Carolina, South Korea and West Virginia", "in northern ireland, north american",
      "southeast asia, a western style house", "Big Town West, United States", "the Middle East",
      "trees on top of the hill", "a mountain top, a roof top", "the bottom of the sea",
      "a topical leftover copyright westerner", "a top-down view", "a top view of a hill",
      "lower density, lower buildings, lower than", "upper class", "below sea level",
+     "trees lined up", "a close-up", "a close - up view", "made up of", "looking down on a road",
      "a bird above the sea, above the ground", "in Omaha, NE", "a vertical photo",
      "左边有一条河，top在left边", "westlich der Stra\u00dfe liegt ein See",],
 )  # fmt: skip
