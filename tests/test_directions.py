@@ -77,7 +77,9 @@ DOUBTED = [
     "in the up-left corner", "in the downright corner", "goes up to the top of the image",
     "the bottom left and right corners", "the left upper and lower corners",
     "the upper-left/right corners", "clockwise from the left", "turning anticlockwise",
-    "counter-clockwise",
+    "counter-clockwise", "the northeast and west corners", "N of the road", "in the N corner",
+    "the upper-most row", "three bottom houses", "two upper houses", "a top-to-bottom road",
+    "Planes Point North At The Gate", "Left To The South, Houses",
 ]  # fmt: skip
 
 
@@ -128,7 +130,7 @@ def test_what_may_be_a_direction_is_never_turned(text):
      "southeast asia, a western style house", "Big Town West, United States", "the Middle East",
      "trees on top of the hill", "a mountain top, a roof top", "the bottom of the sea",
      "a topical leftover copyright westerner", "a top-down view", "a top view of a hill",
-     "lower density, lower buildings, lower than", "upper class", "below sea level",
+     "lower density, lower than", "upper class", "below sea level",
      "trees lined up", "a close-up", "a close - up view", "made up of", "looking down on a road",
      "a bird above the sea, above the ground", "in Omaha, NE", "a vertical photo",
      "左边有一条河，top在left边", "westlich der Stra\u00dfe liegt ein See",],

@@ -102,17 +102,22 @@ _IN_IMAGE = rf"{_TAIL}(?:(?=[ -]{_LAND})|(?= of {_THE} (?-i:[a-z])))"
 # What is read at a word, the first that fits: (rule, what lies before, the words, what follows).
 # "none" is no direction; "doubt" may be one, and nothing says what a turn makes of it.
 _READING = [
-    # Names (South Africa; Manly West, Australia), but not the North Side.
+    # Names (South Africa; Manly West, Australia), but not the North Side, or North Of The Road.
     ("none", "", rf"(?:{_DIAGONAL}|{_POINT}|(?-i:[NS][EW])){_TAIL}",
-     rf"(?: (?!{_CAPITAL_PART})|, )(?-i:[A-Z][a-z])"),
+     rf" (?!{_CAPITAL_PART}|(?:of|and|or|to|in|on|at|is|are|with|from|by|near)\b)(?-i:[A-Z][a-z])"),
+    ("none", r"(?<!\bthe )", rf"(?:{_DIAGONAL}|{_POINT}|(?-i:[NS][EW])){_TAIL}",
+     r", (?-i:[A-Z][a-z])"),
     ("none", "", r"(?:middle|far) east", r"\b"),
     ("pair", "", rf"{_SIDE} (?:and|to) {_SIDE}|top and bottom|bottom and top"
      rf"|{_POINT} (?:and|to) {_POINT}|{_POINT}-{_POINT}", r"\b"),
     ("doubt", "", rf"{_LETTERS}(?:[-/–]| to ){_LETTERS}", r"\b"),
     ("doubt", _after("the"), _LETTERS, rf"{_ENDS}"),
+    ("doubt", "", r"(?-i:[NSEW])", rf"(?=[ -]{_LAND}| of {_THE})"),
     # Corners and blocks. "The bottom left and right corners" share a word.
     ("doubt", "", rf"{_CORNER}(?:, ?| ?[/&] ?| and | or )(?:{_SIDE}|{_ROW})",
      rf"\b(?![ -](?:{_SIDE}|{_ROW}))"),
+    ("doubt", "", rf"(?:{_DIAGONAL}|(?-i:[NS][EW]))(?:ern)?(?:, ?| ?[/&] ?| and | or ){_POINT}",
+     r"(?:ern)?\b(?![ -](?:east|west))"),
     ("corner", "", rf"{_CORNER}|{_ENDWISE}-{_MIDDLE}|{_MIDDLE}-{_SIDE}", r"\b"),
     ("corner", "", rf"{_DIAGONAL}|(?-i:[NS][EW])", _IN_IMAGE),
     ("corner", _BEFORE_POINT, rf"{_DIAGONAL}|(?-i:[NS][EW])", rf"{_TAIL}{_ENDS}"),
@@ -146,17 +151,15 @@ _READING = [
     ("none", _after("looking look looks gazing peering"), "down", r" (?:on|at|from|over)\b"),
     ("doubt", "", rf"(?:up|down)(?:[ -]?{_SIDE}|-?wards?)?", r"\b"),
     ("doubt", "", r"(?:(?:anti|counter)[ -]?)?clockwise", r"\b"),
-    ("doubt", _after("the"), "upper|lower", r" (?!class|reaches|level|floor|density|income|than)"),
+    ("doubt", "", "upper|lower", r"[ -](?!class|reaches|level|floor|density|income|than)"),
     # Top and bottom, above and below: most tell of height.
     ("none", "", r"top[ -]?(?:down|views?|floors?)", r"\b"),
     ("none", _after("roof tree hill mountain table counter"), "top", r"\b"),
     ("none", "", _ENDWISE, _HIGH),
     ("none", _after("on"), "top", rf" of (?!{_PICTURE})"),
     ("flip", "", _ENDWISE, rf"(?=[ -]{_PART})"),
-    ("doubt", _after("the at on in very far to from and"), _ENDWISE, r"\b"),
-    ("doubt", "", rf"{_ENDWISE} to {_ENDWISE}", r"\b"),
-    ("doubt", "^", _ENDWISE, r"(?= of\b)"),
-    ("doubt", "", _ROW, rf"{_ENDS}"),
+    ("doubt", "", _ENDWISE, r"\b"),
+    ("doubt", "", "upper|lower", _ENDS),
     ("none", _after("from high orbiting hovering flying captured"), "above", r"\b"),
     ("none", _after("image picture photo"), "above|below", r"\b(?! (?:the|an?)\b)"),
     ("none", _after("the"), "above", r"\b"),
