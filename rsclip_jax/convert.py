@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     args.output = host.local_path(args.output, "--output")
 
     config, params, _ = load_for_inference(args.input, args.step, activation=args.activation)
-    if args.context_length or args.image_size:
+    if args.context_length is not None or args.image_size is not None:
         config, params = refit(config, params, args.context_length, args.image_size)
     config, params = weights.settle_peft(config, params)
     if args.to == OURS:

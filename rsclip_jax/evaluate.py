@@ -44,7 +44,7 @@ from rsclip_jax.host import local_path
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.overrides import check_fields, explain_value
 from rsclip_jax.training.checkpoint import load_for_inference
-from rsclip_jax.training.fields import check_model
+from rsclip_jax.training.fields import check_lengths, check_model
 from rsclip_jax.training.progress import log
 from rsclip_jax.training.tasks import TASKS
 from rsclip_jax.training.workdir import changed_fields
@@ -233,6 +233,7 @@ def _check_model(config: ConfigDict, trained: ConfigDict, params: Any) -> None:
       ValueError: a value that cannot be, or a model with other parameters than are there.
     """
     check_model(config)
+    check_lengths(config)
     changed = changed_fields(
         ConfigDict({"model": trained.model}), ConfigDict({"model": config.model})
     )

@@ -59,6 +59,19 @@ def printable_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def regular_file(path: Path) -> Path:
+    """Return the path, unless something else than a file is there: a pipe would be waited for.
+
+    Raises:
+      ValueError: a pipe, a device or a directory.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"{path} is a pipe, a device or a directory: write what it holds to a file first"
+        )
+    return path
+
+
 def local_path(given: str | os.PathLike, flag: str) -> Path:
     """Return the absolute path of a local file or directory, a leading `~` expanded.
 

@@ -50,7 +50,7 @@ def load(
     config, params, _ = load_for_inference(path, mesh=mesh, activation=activation)
     if config.get("task", "clip") != "clip":
         raise ValueError(f"{path} is a translator: expected a CLIP model")
-    if context_length or image_size:
+    if context_length is not None or image_size is not None:
         config, params = refit(config, params, context_length, image_size)
         params = jax.device_put(params, sharding.replicated(mesh))
     return Clip(config, params, mesh)

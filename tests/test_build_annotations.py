@@ -159,6 +159,40 @@ def test_nothing_outside_the_folders_is_read_and_a_pipe_does_not_hang(folder, tm
             *("yolo", str(folder / "yolo"), str(folder / "images"), ["ship", "storage_tank"]),
             str(folder / "out.jsonl"),
         )
+    said = annotations.write_table(
+        *("yolo", str(folder / "yolo"), str(folder / "images"), ["ship", "storage_tank"]),
+        *(str(folder / "out.jsonl"), True),
+    )
+    assert said.startswith("2 images, 2 boxes")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "coco is damaged, no JSON"),
+        (b'{"images": "\xff"}', "coco is damaged, no JSON in UTF-8"),
+        (None, "coco is a pipe"),
+        (
+            b'{"images": [{"id": 5}, {"id": 5}], "annotations": [], "categories": []}',
+            r"coco: 1 ids are those of several images \(5 first\)",
+        ),
+    ],
+)
+def test_a_file_of_coco_that_cannot_be_used_is_named(folder, content, message):
+    path = folder / "coco"
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        annotations.write_table("coco", str(path), str(folder / "images"), [], str(folder / "x"))
+
+
+def test_a_directory_as_output_is_refused_and_stays_clean(folder):
+    before = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match="is a directory: give the name"):
+        annotations.write_table(
+            "coco", str(folder / "coco"), str(folder / "images"), [], str(folder)
+        )
+    assert sorted(folder.iterdir()) == before
 
 
 def test_annotations_of_no_image_are_counted(folder, capsys):

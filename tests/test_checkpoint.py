@@ -221,3 +221,35 @@ def test_a_damaged_config_is_set_aside_and_does_not_stop_a_run(tmp_path, capsys,
     assert "the run goes on with the fields given now" in capsys.readouterr().err
     assert load_config(path).lr == config.lr
     assert (tmp_path / "config.json.damaged").read_text() == damage
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model", 3, r"config\.json: config\.model=3: expected a dictionary"),
+        ("model.image_size", "x", r"config\.json: config\.model\.image_size='x': expected a whole"),
+        (
+            "model.image_size",
+            None,
+            r"config\.json: a field of config\.model is missing: .*image_size",
+        ),
+        ("evals", [1], r"config\.json: config\.evals=\(1,\): expected a dictionary"),
+        ("evals.val", 1, r"config\.json: config\.evals=.*: expected a dictionary of evaluators"),
+        ("input", 3, r"config\.json: config\.input\.data_dir is missing"),
+        ("input.lengths", None, r"config\.json: config\.input\.lengths is missing"),
+        ("task", "x", r"config\.json: config\.task='x': expected one of"),
+        ("", None, r"config\.json is missing, and tells"),
+    ],
+)
+def test_an_edited_config_of_a_run_is_refused_in_a_line(tmp_path, field, value, message):
+    config = json.loads(lrsclip.get_config("demo").to_json())
+    (tmp_path / "checkpoints").mkdir()
+    if field:
+        *sections, name = field.split(".")
+        part = config[sections[0]] if sections else config
+        part[name] = value
+        if value is None:
+            del part[name]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_for_inference(tmp_path)

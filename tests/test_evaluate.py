@@ -325,6 +325,10 @@ def test_old_results_are_named_and_never_pass_for_new_ones(workdir, data, monkey
         ),
         (["--config.model.context_length=48"], r"no parameters of such .*context_length: 24 there"),
         (["--config.model.activation=relu"], "activation='relu': expected one of"),
+        (
+            ["--config.input.lengths.text=25"],
+            r"lengths\.text=25: expected 2 to .*context_length=24",
+        ),
         (["--config.model.dtype=fp16"], "dtype='fp16': expected one of"),
     ],
 )

@@ -14,6 +14,8 @@ from rsclip_jax import convert, weights
 from rsclip_jax.data import images
 from rsclip_jax.evaluators.zero_shot import classifier_weights
 from rsclip_jax.models.positions import stretch_positions
+from rsclip_jax.training.checkpoint import load_for_inference
+from rsclip_jax.training.state import refit
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,20 @@ def test_a_longer_context_and_a_larger_image_keep_what_is_known(golden):
     np.testing.assert_allclose(
         model.encode_text(short), rsclip_jax.load(path).encode_text(short), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "flag", ["image_size=-8", "image_size=0", "image_size=1000000000", "context_length=0"]
+)
+def test_sizes_that_cannot_be_are_refused(golden, flag, tmp_path):
+    with pytest.raises(ValueError, match=rf"^(config\.model\.)?{flag}: expected"):
+        convert.main([f"--input={golden[0]}", f"--output={tmp_path / 'out'}", f"--{flag}"])
+
+
+def test_a_shorter_context_cuts_the_lengths_of_all_texts(golden):
+    config, params, _ = load_for_inference(golden[0])
+    lengths = refit(config, params, 5, None)[0].input.lengths
+    assert lengths.to_dict() == {"text": 5, "text_long": 5}
 
 
 @pytest.mark.parametrize("layout", ["rsclip_jax", "open_clip", "huggingface"])

@@ -1,6 +1,7 @@
 """The configuration beside the weights decides what the tensors do not show, or is refused."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -108,11 +109,39 @@ def test_the_epsilon_of_the_norms_counts_and_is_exported(write, tmp_path):
         (open_clip, {"vision": {"norm_kwargs": {"eps": 1e-6}}}, "differs between the towers"),
         (open_clip, {"vision": {"act_kwargs": {"approximate": "tanh"}}}, "act_kwargs="),
         (open_clip, {"preprocess": {"mean": 0.5}}, "mean is 0.5; expected three numbers"),
+        (open_clip, {"preprocess": {"std": [0, 0, 0]}}, "std is .*expected three .* above 0"),
+        (open_clip, {"vision": {"head_width": 0}}, r"config\.json: .*head_width is 0; exp"),
+        (open_clip, {"vision": {"head_width": 0.5}}, r"head_width is 0\.5; expected a whole"),
+        (open_clip, {"vision": {"head_width": 10**9}}, "image_heads=0 .* width / head_width"),
+        (open_clip, {"vision": {"norm_kwargs": [1]}}, r"norm_kwargs is \[1\]; expected an object"),
+        (open_clip, {"vision": {"norm_kwargs": {"eps": "x"}}}, r"norm_kwargs\.eps is 'x'; exp"),
+        (open_clip, {"text": {"heads": 7}}, "text_heads=7 .* divisor of the width 64"),
+        (open_clip, {"text": {"pool_type": "eos", "eos_id": "x"}}, "eos_id is 'x'; expected a tok"),
+        (hugging_face, {"text": {"num_attention_heads": None}}, "_heads is None; expected a whole"),
+        (hugging_face, {"top": {"text_config_dict": [1]}}, r"text_config_dict is \[1\]; expected"),
+        (hugging_face, {"images": {"rescale_factor": "x"}}, "rescale_factor is 'x'; expected a n"),
     ],
 )
 def test_what_would_compute_something_else_is_refused_by_name(write, given, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         weights.read(write(tmp_path, **given))
+
+
+@pytest.mark.parametrize("content", ['{"model_cfg": [1]}', "[" * 100_000, None])
+def test_a_damaged_configuration_is_told_by_its_file(content, tmp_path):
+    path = open_clip(tmp_path) / "open_clip_config.json"
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=r"clip_config\.json(: model_cfg is| is (dam|a pipe))"):
+        weights.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["w.pt", "model.safetensors", "model.safetensors.index.json"])
+def test_weights_that_come_from_a_pipe_do_not_hang(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path / name, tmp_path)[: 1 if name == "w.pt" else 2]:
+        with pytest.raises(ValueError, match=f"{name} is a pipe"):
+            weights.read(path)
 
 
 def test_the_long_configurations_of_old_releases_are_read(tmp_path):

@@ -22,6 +22,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
@@ -42,11 +43,19 @@ FORMATS = {"voc": (".xml",), "yolo": (".txt",), "mask": tuple(IMAGE_SUFFIXES), "
 Annotated = tuple[str, Callable[[], list[boxes.Box]]]  # an image's name, how its boxes are read
 
 
-def write_table(form: str, input_path: str, images: str, names: Sequence[str], output: str) -> str:
+def write_table(
+    form: str,
+    input_path: str,
+    images: str,
+    names: Sequence[str],
+    output: str,
+    follow_links: bool = False,
+) -> str:
     """Write the table; return what was written and left out.
 
     Args:
       form: one of FORMATS, see above; and so the rest.
+      follow_links: see `sources.read_file`.
 
     Raises:
       OSError, ValueError: input, images or names that are not there, or nothing to write.
@@ -55,11 +64,17 @@ def write_table(form: str, input_path: str, images: str, names: Sequence[str], o
         raise ValueError(f"--names: the classes, of yolo and mask only (--format={form})")
     if not os.path.isdir(images):
         raise FileNotFoundError(f"--images={images}: no such folder")
-    annotated = _coco(input_path) if form == "coco" else _folder(form, input_path, images, names)
+    if os.path.isdir(output):
+        raise ValueError(f"--output={output} is a directory: give the name of a JSONL file")
+    annotated = (
+        _coco(input_path)
+        if form == "coco"
+        else _folder(form, input_path, images, names, follow_links)
+    )
     root, lines, count = os.path.realpath(images), [], 0
     for image, read in tqdm(annotated, unit=" images", delay=1):
         try:
-            find_file(root, image)
+            find_file(root, image, follow_links)
             found = read()
         except _UNUSABLE as error:
             print(f"{image}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -73,14 +88,16 @@ def write_table(form: str, input_path: str, images: str, names: Sequence[str], o
     return f"{len(lines):,} images, {count:,} boxes, {left_out:,} images left out"
 
 
-def _folder(form: str, folder: str, images: str, names: Sequence[str]) -> list[Annotated]:
+def _folder(
+    form: str, folder: str, images: str, names: Sequence[str], follow_links: bool
+) -> list[Annotated]:
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"--input={folder}: no such folder")
     parse = {"voc": _voc, "yolo": _yolo, "mask": _mask}[form]
     root = os.path.realpath(folder)
 
     def boxes_of(name: str) -> list[boxes.Box]:
-        return parse(read_file(root, name), names)
+        return parse(read_file(root, name, follow_links), names)
 
     by_stem = {os.path.splitext(name)[0]: name for name in _listed(images, tuple(IMAGE_SUFFIXES))}
     return [
@@ -117,7 +134,12 @@ def _mask(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
 
 
 def _coco(path: str) -> list[Annotated]:
-    document: dict[str, Any] = json.loads(files.read_text(path))
+    if files.is_local(path):
+        host.regular_file(Path(path))
+    try:
+        document: dict[str, Any] = json.loads(files.read_text(path))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one of the former
+        raise ValueError(f"--input={path} is damaged, no JSON in UTF-8: {error}") from error
     if not isinstance(document, dict) or not {"images", "annotations", "categories"} <= set(
         document
     ):
@@ -127,6 +149,7 @@ def _coco(path: str) -> list[Annotated]:
         of = collections.defaultdict(list)
         for annotation in document["annotations"]:
             of[annotation["image_id"]].append(annotation)
+        ids = collections.Counter(image["id"] for image in document["images"])
         annotated: list[Annotated] = [
             (
                 str(image.get("file_name")),
@@ -136,6 +159,11 @@ def _coco(path: str) -> list[Annotated]:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"--input={path} is not written as COCO's files are: {error!r}") from error
+    if repeated := [number for number, count in ids.items() if count > 1]:
+        raise ValueError(
+            f"--input={path}: {len(repeated):,} ids are those of several images ({repeated[0]!r} "
+            "first), so that nothing tells whose an annotation is: number the images anew"
+        )
     if of:
         print(
             f"{sum(map(len, of.values())):,} annotations are of no image in {path}", file=sys.stderr
@@ -159,10 +187,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--images", required=True, help="folder of the images")
     parser.add_argument("--names", default="", help="classes from 0, separated by commas")
     parser.add_argument("--output", required=True, help="JSONL file")
+    parser.add_argument(
+        "--follow_links", action="store_true", help="read what links below the folders point to"
+    )
     args = parser.parse_args(argv)
     host.printable_output()
     names = [name.strip() for name in args.names.split(",")] if args.names else []
-    told = write_table(args.format, args.input, args.images, names, args.output)
+    told = write_table(args.format, args.input, args.images, names, args.output, args.follow_links)
     print(f"{args.output}: {told}")
 
 

@@ -5,8 +5,9 @@ import io
 import os
 import posixpath
 import re
-import uuid
 from typing import BinaryIO
+
+from rsclip_jax import atomic
 
 _PART = re.compile(r"(?P<path>.+)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 
@@ -100,14 +101,8 @@ def tree_state(directory: str) -> str:
 
 def write(path: str, data: bytes) -> None:
     """Write a file that appears whole or not at all; its directory is made."""
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.unfinished"
     if is_local(path):
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        atomic.write(path, data)
     else:
         # A store of objects shows nothing before the file is closed.
         with _systems().create(path, compression_type="uncompressed") as file:

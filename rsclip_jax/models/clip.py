@@ -16,6 +16,7 @@ from rsclip_jax.models.vit import VisionTower
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 RGB_WAVELENGTHS = (0.665, 0.56, 0.49)  # micrometres, of Sentinel-2's red, green and blue
+MAX_IMAGE_SIZE = 2**13  # in pixels; with patches of 16 a quarter of a million of them
 IR_TOWERS = ("shared", "lora", "separate")
 
 
@@ -175,7 +176,7 @@ def build(config: Mapping[str, Any]) -> CLIP:
 
     Raises:
       ValueError: unknown variant or infrared tower, a negative wavelength, or an image size that
-        the patch size does not divide.
+        the patch size does not divide or that is too large.
     """
     sizes = sizes_of(config)
     ir_tower, ir_wavelength = config.get("ir_tower", "shared"), config.get("ir_wavelength", 0.0)
@@ -187,10 +188,10 @@ def build(config: Mapping[str, Any]) -> CLIP:
             "infrared, 10 for thermal, or 0 for a tower that does not look at it"
         )
     image_size = config["image_size"] or sizes.image_size
-    if image_size % sizes.patch_size:
+    if image_size % sizes.patch_size or not 0 < image_size <= MAX_IMAGE_SIZE:
         raise ValueError(
             f"config.model.image_size={image_size}: expected a multiple of the patch size "
-            f"{sizes.patch_size}"
+            f"{sizes.patch_size}, at most {MAX_IMAGE_SIZE}"
         )
     shared = {k: config[k] for k in ("dtype", "attention", "remat", "scan")}
     if shared["remat"] == "auto":  # what training has not settled: nobody asks for gradients

@@ -22,6 +22,7 @@ from rsclip_jax import weights
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.sharding import replicated
 from rsclip_jax.training.base import Base, checksum, joined, named, without
+from rsclip_jax.training.fields import check_stored
 from rsclip_jax.training.progress import log
 from rsclip_jax.training.state import State, from_plain, to_plain
 from rsclip_jax.training.workdir import CONFIG_FILE, is_workdir, load_config, save_config
@@ -194,6 +195,16 @@ def load_for_inference(
         log(f"{workdir.name}: {weights.describe(config)} (which no tensor tells)")
         return config, jax.device_put(params, sharding), 0
     config = load_config(workdir / CONFIG_FILE)
+    try:
+        check_stored(config)
+        models = kind_of(config)
+        model = models.build(config.model)
+    except ValueError as error:
+        raise ValueError(f"{workdir / CONFIG_FILE}: {error}") from error
+    except (KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{workdir / CONFIG_FILE}: a field of config.model is missing: {error.args[0]}"
+        ) from error
     if activation:
         raise ValueError(
             f"{workdir} is a run of {config.model.activation}; leave out the activation"
@@ -201,8 +212,6 @@ def load_for_inference(
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} holds no checkpoint yet")
     name = "ema" if config.ema_decay else "params"
-    models = kind_of(config)
-    model = models.build(config.model)
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(lambda: models.init_params(model, jax.random.key(0))),

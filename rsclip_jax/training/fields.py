@@ -167,7 +167,7 @@ FIELDS: dict[str, Kind] = {
     "log_steps": COUNT,
     "profile": _tuple_of("(first, last) steps, or () for no trace", lambda v: type(v) is int),
     "eval_steps": ANY_COUNT,
-    "evals": Kind("a dictionary of evaluators", _is_dictionary),
+    "evals": _dictionary_of("a dictionary of evaluators, each one of its fields", _is_dictionary),
     "checkpoint.steps": ANY_COUNT,
     "checkpoint.minutes": NOT_NEGATIVE,
     "checkpoint.keep": COUNT,
@@ -245,6 +245,9 @@ TRANSLATOR_FIELDS: dict[str, Kind] = {
     "loss_pairs": Kind("(), for a translator compares no embeddings", lambda v: not v),
 }
 
+# What a trained model is run by, beside config.model.
+RUN_BY = ("tokenizer", "ema_decay", "input.data_dir", "input.lengths", "evals")
+SECTION = Kind("a dictionary", _is_dictionary)
 _MISSING = object()
 TASKS = {
     "clip": (FIELDS | CLIP_FIELDS, "configs/defaults.py"),
@@ -281,10 +284,40 @@ def check_model(config: ConfigDict) -> None:
     Raises:
       ValueError: see `check`.
     """
+    _refuse_unless(SECTION, "model", config.model)
     known, _ = TASKS[config.get("task", "clip")]
     for name, value in flat(config.model, "model.").items():
         if name in known:
             _refuse_unless(known[name], name, value)
+
+
+def check_stored(config: ConfigDict) -> None:
+    """Refuse the config of a run that its model cannot be run by.
+
+    Raises:
+      ValueError: see `check`.
+    """
+    task = config.get("task", "clip")
+    _refuse_unless(_one_of(*kinds.KINDS), "task", task)
+    for name in RUN_BY:
+        if (value := _value_of(config, name)) is _MISSING:
+            raise ValueError(f"config.{name} is missing")
+        _refuse_unless(TASKS[task][0][name], name, value)
+    check_model(config)
+
+
+def check_lengths(config: ConfigDict) -> None:
+    """Refuse texts of more tokens than the model has positions, or of too few.
+
+    Raises:
+      ValueError: names the length and what is expected.
+    """
+    for name, length in config.input.lengths.items():
+        if not 2 <= length <= config.model.context_length:
+            raise ValueError(
+                f"config.input.lengths.{name}={length}: expected 2 to "
+                f"config.model.context_length={config.model.context_length}"
+            )
 
 
 def _value_of(config: ConfigDict, name: str) -> Any:

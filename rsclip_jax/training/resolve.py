@@ -67,12 +67,7 @@ def _resolve_clip(config: ConfigDict) -> None:
 
 def _check_clip(config: ConfigDict) -> None:
     lengths, model = config.input.lengths, config.model
-    for field, length in lengths.items():
-        if not 2 <= length <= config.model.context_length:
-            raise ValueError(
-                f"config.input.lengths.{field}={length}: expected 2 to "
-                f"config.model.context_length={config.model.context_length}"
-            )
+    fields.check_lengths(config)
     if config.input.batch_size == 1 and config.loss.kind == "softmax":
         raise ValueError(
             "config.input.batch_size=1: the loss compares the samples of a batch, and with one it "

@@ -99,12 +99,20 @@ def refit(
     """Give a model another text length (KPS where it grows) or image size; None leaves it.
 
     Raises:
-      ValueError: the patch size does not divide the image size, or KPS does not reach the length.
+      ValueError: a size that cannot be, the patch size does not divide the image size, or KPS does
+        not reach the length.
     """
     config = config.copy_and_resolve_references().unlock()
-    if context_length:
-        config.model.context_length = config.input.lengths.text_long = context_length
-    config.model.image_size = image_size or config.model.image_size
+    if context_length is not None:
+        if context_length < 3:
+            raise ValueError(f"context_length={context_length}: expected 3 or more text positions")
+        lengths = {k: min(n, context_length) for k, n in config.input.lengths.items()}
+        config.input.lengths = {**lengths, "text_long": context_length}
+        config.model.context_length = context_length
+    if image_size is not None:
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size}: expected 1 or more pixels")
+        config.model.image_size = image_size
     stretch = {k: config.model.get(k, v) for k, v in STRETCH.items()}
     return config, adapt_params(clip.build(config.model), params, **stretch)
 

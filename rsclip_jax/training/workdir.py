@@ -151,6 +151,12 @@ def load_config(path: Path) -> ConfigDict:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing, and tells what model the checkpoints are of: put it back, or let "
+            "a run of rsclip_jax.main with the same --workdir write it anew"
+        )
+    host.regular_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):

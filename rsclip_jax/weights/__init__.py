@@ -259,6 +259,13 @@ def recognise_model(
                  if v != shown[k]]:  # fmt: skip
         raise ValueError(f"the configuration beside is another model's: {', '.join(wrong)}")
     heads = {k: hints[k] for k in ("image_heads", "text_heads") if k in hints}
+    for name, count in heads.items():
+        wide = width if name == "image_heads" else text_width
+        if not count or wide % count:
+            raise ValueError(
+                f"the configuration beside gives {name}={count} (heads or num_attention_heads, or "
+                f"width / head_width): expected a divisor of the width {wide}"
+            )
     if sizes != sizes._replace(**heads):
         variant, sizes = "custom", sizes._replace(**heads)
     return ConfigDict(

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import safetensors
 
+from rsclip_jax import host
 from rsclip_jax.weights import pytorch, settings
 
 # Weights in a directory of open_clip or Hugging Face; the first that is there is read.
@@ -50,7 +51,10 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or directory")
     if path.name.endswith(".index.json"):
-        shards = sorted(set(settings.load_json(path)["weight_map"].values()))
+        shard_of = settings.load_json(path).get("weight_map")
+        if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
+            raise ValueError(f"{path} is damaged: expected weight_map, the file of each tensor")
+        shards = sorted(set(shard_of.values()))
         if any(Path(shard).name != shard for shard in shards):
             raise ValueError(f"{path}: its shards lie outside its directory")
         parts = [_tensors(path.parent / shard)[0] for shard in shards]
@@ -65,7 +69,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with path.open("rb") as file:
+    with host.regular_file(path).open("rb") as file:
         start = file.read(64).lstrip().lower()
     if start.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
         what = "a pointer of Git LFS (`git lfs pull`)" if start[:1] == b"v" else "a web page"

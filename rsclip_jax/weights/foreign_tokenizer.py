@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rsclip_jax import host
 from rsclip_jax.weights.settings import load_json
 
 TOKENS = 49408
@@ -57,7 +58,7 @@ def check_tokenizer(directory: Path) -> None:
         _check_vocabulary(path, load_json(path))
     path = directory / "merges.txt"
     if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = host.regular_file(path).read_text(encoding="utf-8").split("\n")
         _check_merges(path, (line for line in lines if line and not line.startswith("#version")))
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import jax
 
+from rsclip_jax import host
+from rsclip_jax.weights import values
+
 _EPSILON = 1e-5
 # Settings of Hugging Face that change nothing of what a trained model computes.
 _HF_IDLE = set(
@@ -104,11 +107,12 @@ def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-      ValueError: it is damaged, or no object.
+      ValueError: it is damaged, no object, or no file but a pipe.
     """
+    host.regular_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it holds no object of settings")
@@ -117,6 +121,7 @@ def load_json(path: Path) -> Any:
 
 def _hugging_face(path: Path) -> dict[str, Any]:
     config = load_json(path)
+    values.check(path, config)
     if config.get("model_type") != "clip":
         raise ValueError(f"{path}: model_type is {config.get('model_type')!r}, expected 'clip'")
     refused = _unknown(config, _HF_IDLE, "")
@@ -164,6 +169,7 @@ def _hugging_face(path: Path) -> dict[str, Any]:
 
 def _hf_images(path: Path) -> dict[str, Any]:
     said = load_json(path)
+    values.check(path, said)
     refused = {k: said[k] for k in ("do_rescale", "do_normalize") if said.get(k, True) is not True}
     if abs(255 * said.get("rescale_factor", 1 / 255) - 1) > 1e-3:
         refused["rescale_factor"] = said["rescale_factor"]
@@ -175,13 +181,14 @@ def _hf_images(path: Path) -> dict[str, Any]:
     if isinstance(size, dict) and "shortest_edge" not in size:
         odd["size"] = size
     _say_resizing(path, odd)
-    return _statistics(path, {k: said.get(f"image_{k}") for k in ("mean", "std")})
+    return _statistics({k: said.get(f"image_{k}") for k in ("mean", "std")})
 
 
 def _open_clip(path: Path) -> dict[str, Any]:
     config = load_json(path)
-    model, preprocess = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
-    towers = {"vision": model.get("vision_cfg", {}), "text": model.get("text_cfg", {})}
+    values.check(path, config)
+    model, preprocess = config.get("model_cfg") or {}, config.get("preprocess_cfg") or {}
+    towers = {name: model.get(f"{name}_cfg") or {} for name in ("vision", "text")}
     refused: dict[str, Any] = {}
     for name, part in {"model": model, **towers}.items():
         fixed, sizes = _OC_FIXED[name], _OC_SIZES.get(name, {})
@@ -217,7 +224,7 @@ def _open_clip(path: Path) -> dict[str, Any]:
         known["eot_id"] = text.get("eos_id", 2)  # open_clip's own default
     usual = {"interpolation": "bicubic", "resize_mode": "shortest", "mode": "RGB"}
     _say_resizing(path, {k: preprocess[k] for k, v in usual.items() if preprocess.get(k, v) != v})
-    return known | _statistics(path, {k: preprocess.get(k) for k in ("mean", "std")})
+    return known | _statistics({k: preprocess.get(k) for k in ("mean", "std")})
 
 
 def _sizes(
@@ -227,17 +234,14 @@ def _sizes(
     for tower, given in towers.items():
         for theirs, ours in names[tower].items():
             value = given.get(theirs)
-            if isinstance(value, list | tuple) and len(set(value)) == 1:
+            if isinstance(value, list) and value and all(v == value[0] for v in value):
                 value = value[0]
             if value is not None:
                 found[ours] = value
     return found
 
 
-def _statistics(path: Path, given: Mapping[str, Any]) -> dict[str, tuple]:
-    for name, value in given.items():
-        if value is not None and not (isinstance(value, list) and len(value) == 3):
-            raise ValueError(f"{path}: {name} is {value!r}; expected three numbers")
+def _statistics(given: Mapping[str, Any]) -> dict[str, tuple]:
     return {name: tuple(value) for name, value in given.items() if value is not None}
 
 
