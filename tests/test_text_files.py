@@ -11,7 +11,7 @@ TEXT = "image,caption\na.jpg,a café\n"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(TEXT.encode()), r"c\.csv is compressed: .*gunzip", mtime=0),
+        (gzip.compress(TEXT.encode(), mtime=0), r"c\.csv is compressed: .*gunzip"),
         (b"PAR1...", r"c\.csv is a Parquet file: .*JSONL"),
         (b"PK\x03\x04...", r"c\.csv is an Excel workbook or a zip archive: .*CSV"),
         (b"\xd0\xcf\x11\xe0...", r"c\.csv is an Excel workbook: .*CSV"),
