@@ -284,13 +284,13 @@ def test_tiles_of_many_images_fill_batches_and_few_are_held():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("model.variant", "cyclegan", "one of pix2pix, bridge"),
+        ("model.variant", "cyclegan", "one of 'pix2pix', 'bridge'"),
         ("model.width", 12, "multiple of 8"),
         ("model.depth", 5, r"multiple of 2\^depth"),
         ("input.ir_view", "grayscale", "records' own infrared"),
         ("input.lengths", {"text": 77}, "config.input.lengths=.* is of no use"),
         ("grad_cache_steps", 2, "is of no use to a translator"),
-        ("task", "translate", "expected one of clip, translation"),
+        ("task", "translate", "expected one of 'clip', 'translation'"),
     ],
 )
 def test_what_cannot_be_is_refused(field, value, message, tmp_path):
