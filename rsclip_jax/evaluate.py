@@ -150,7 +150,7 @@ def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> dict[str, f
         except Exception as error:  # hours may have gone into the others
             if jax.process_count() > 1:
                 raise  # the other processes may wait for this one within the evaluator
-            print(errors.report(error), file=sys.stderr)
+            print(f"{name}: {errors.report(error)}", file=sys.stderr)
             results["failed"][name] = f"{type(error).__name__}: {error}"
         done = len(results["details"]) + len(results["failed"]) == len(evals)
         results["complete"] = done and not results["failed"]
