@@ -280,7 +280,10 @@ def write_dataset(
 
 
 class BadRecordError(ValueError):
-    """A record that cannot be read, or used; of a class of its own, which Grain's workers keep."""
+    """A record that cannot be read or used.
+
+    Grain's worker processes pass this class on, so that `errors.told` knows it for a user's error.
+    """
 
 
 class RecordSource:

@@ -62,7 +62,7 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
         record
         for source in sources.values()
         for index in range(0, len(source), -(-len(source) // LOOKED_AT))
-        if (record := _whole(source, index, config))
+        if (record := _read(source, index, config))
     ]
     seen = f"{len(records)} sampled records"
     compared = compared_fields(config)
@@ -99,7 +99,7 @@ def _of_records(config: ConfigDict, sources: Mapping[str, Source]) -> Iterator[s
             )
 
 
-def _whole(source: Source, index: int, config: ConfigDict) -> Mapping | None:
+def _read(source: Source, index: int, config: ConfigDict) -> Mapping | None:
     """Read a record, None for a damaged one where training passes over some."""
     try:
         return source[index]
