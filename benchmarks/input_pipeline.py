@@ -46,7 +46,7 @@ import numpy as np
 import simplejpeg
 from absl import app, flags
 
-from rsclip_jax.data import images
+from rsclip_jax.data import images, views
 from rsclip_jax.data.pipeline import train_dataset, train_iterator
 from rsclip_jax.data.records import open_source, write_dataset
 from rsclip_jax.data.text import ClipTokenizer
@@ -147,10 +147,10 @@ def measure(
     first_steps = itertools.count(0, _BATCHES.value)
     source = open_source(data_dir, name, _SPLIT.value)
     rng = np.random.default_rng(0)
-    augmentation = images.Augmentation(flip=False, right_angles=False)
+    augmentation = views.Augmentation(flip=False, right_angles=False)
     encoded = [source[i % len(source)]["image"] for i in range(count)]
     samples = [
-        (data, images.draw_geometry(augmentation, rng.random(8), *images.dimensions(data)))
+        (data, views.draw_geometry(augmentation, rng.random(8), *images.dimensions(data)))
         for data in encoded
     ]
     print(
@@ -261,14 +261,14 @@ class Torch:
         return json.loads(line)
 
 
-def decode_and_resize(data: bytes, geometry: images.Geometry) -> np.ndarray:
+def decode_and_resize(data: bytes, geometry: views.Geometry) -> np.ndarray:
     """Decode, crop and resize in the pipeline's own way, without its flips."""
     out = np.empty((_IMAGE_SIZE.value, _IMAGE_SIZE.value, 3), np.uint8)
-    images.train_view(data, geometry, out)
+    views.train_view(data, geometry, out)
     return out
 
 
-def decode_and_area(data: bytes, geometry: images.Geometry) -> np.ndarray:
+def decode_and_area(data: bytes, geometry: views.Geometry) -> np.ndarray:
     """Decode, crop, and resize by area where that shrinks and bicubic where not."""
     image = simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
     rows, columns = image.shape[:2]

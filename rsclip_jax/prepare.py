@@ -43,7 +43,7 @@ from typing import Any
 from absl import app, flags
 
 from rsclip_jax import errors
-from rsclip_jax.data import records
+from rsclip_jax.data import limits, records
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.csv_rows import QUOTINGS
 from rsclip_jax.data.folders import open_folder
@@ -101,7 +101,7 @@ class Options:
     follow_links: bool = False
     split_names: tuple[str, ...] = ()  # "restval=train"
     resize: int = 0
-    max_pixels: int = 200_000_000
+    max_pixels: int = limits.MAX_PIXELS
     max_skipped: float = 0.01
     workers: int = 0
     overwrite: bool = False
@@ -360,7 +360,13 @@ def define_flags() -> None:
         "bytes.",
         lower_bound=0,
     )
-    flags.DEFINE_integer("max_pixels", 200_000_000, "Skip larger images.", lower_bound=1)
+    flags.DEFINE_integer(
+        "max_pixels",
+        limits.MAX_PIXELS,
+        "Skip larger images; the default is the most that is decoded anywhere.",
+        lower_bound=1,
+        upper_bound=limits.MAX_PIXELS,
+    )
     flags.DEFINE_float(
         "max_skipped", 0.01, "Share of skipped samples above which the command fails.", 0, 1
     )

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 from test_pipeline import Bytes, config, read, record
 
-from rsclip_jax.data import images, pipeline
+from rsclip_jax.data import pipeline, views
 from rsclip_jax.data.directions import has_direction, turned
 
 SIZE = 16
 GEOMETRIES = [
-    images.Geometry(None, 1.0, 0.0, *bits) for bits in itertools.product((False, True), repeat=3)
+    views.Geometry(None, 1.0, 0.0, *bits) for bits in itertools.product((False, True), repeat=3)
 ]
-QUARTER = images.Geometry(None, 1.0, 0.0, True, False, True)  # clockwise: left becomes top
+QUARTER = views.Geometry(None, 1.0, 0.0, True, False, True)  # clockwise: left becomes top
 LEFT, RIGHT, UP, DOWN = (-1, 0), (1, 0), (0, -1), (0, 1)
 # Phrases whose words turn by flips and right angles, and what a quarter to the right makes of them.
 QUARTERS = {
@@ -211,4 +211,4 @@ def test_texts_without_a_direction_are_turned_as_ever():
 
 def test_another_value_is_refused():
     with pytest.raises(ValueError, match="augment_text is 'yes': expected one of off, leave, turn"):
-        images.Augmentation(augment_text="yes")
+        views.Augmentation(augment_text="yes")

@@ -11,7 +11,8 @@ from PIL import Image
 
 import rsclip_jax
 from rsclip_jax.data.image_check import DEEP, check_image, inspect_image, shrink
-from rsclip_jax.data.images import Geometry, decode, dimensions, train_view
+from rsclip_jax.data.images import decode, dimensions
+from rsclip_jax.data.views import Geometry, train_view
 
 LIMIT = 10**6
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -79,7 +80,7 @@ def test_what_is_no_image_is_refused(data, reason):
         check_image(data, LIMIT)
 
 
-def test_pillows_own_limit_is_put_aside_and_back(monkeypatch):
+def test_pillows_own_limit_is_left_aside(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert check_image(WHOLE["png"], LIMIT) == (40, 60)
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -111,13 +112,17 @@ def test_a_decompression_bomb_is_refused_by_its_header(form):
         .replace(struct.pack("<HHII", 256, 3, 1, 60), struct.pack("<HHII", 256, 4, 1, 60_000)),
     }[form]
     assert bomb != WHOLE[form]
-    with pytest.raises(ValueError, match=r"^image too large: 60,000 x 50,000 pixels.*--max_pixels"):
+    with pytest.raises(
+        ValueError, match=r"^image too large: 60,000 x 50,000 pixels, more than 200"
+    ):
         check_image(bomb, 200_000_000)
 
 
 def test_the_pixel_limit_is_inclusive():
     assert check_image(WHOLE["png"], 2400)
-    with pytest.raises(ValueError, match="too large"):
+    with pytest.raises(
+        ValueError, match=r"too large: 60 x 40 pixels, more than --max_pixels=2,399"
+    ):
         check_image(WHOLE["png"], 2399)
 
 
@@ -135,8 +140,8 @@ def test_images_that_are_small_already_keep_their_bytes():
 
 
 def test_extreme_shapes_shrink_to_at_least_the_side_asked_for():
-    strip = encode(np.repeat(PIXELS[:4], 30, axis=1), "PNG")
-    assert decode(shrink(strip, 1)).shape == (1, 450, 3)
+    strip = encode(np.repeat(PIXELS[:4], 10, axis=1), "PNG")
+    assert decode(shrink(strip, 1)).shape == (1, 150, 3)
 
 
 def test_numbers_of_more_than_8_bits_are_said_in_every_form():
@@ -178,9 +183,3 @@ def test_what_is_odd_about_an_image_is_named(form):
     assert remarks(PIXELS[:1, :1]) == ["of one pixel"]
     checks = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((4, 4)))[..., None]
     assert remarks(np.repeat(128 + 20 * checks, 3, axis=2).astype(np.uint8)) == []
-
-
-def test_a_header_that_the_decoder_contradicts_is_refused(monkeypatch):
-    monkeypatch.setattr("rsclip_jax.data.images.decode", lambda data: PIXELS[:10])
-    with pytest.raises(ValueError, match="says 60 x 40 pixels, its decoder finds 60 x 10"):
-        check_image(WHOLE["png"], LIMIT)

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from rsclip_jax import host
 from rsclip_jax.build import boxes, files
+from rsclip_jax.data.header import read_header
 from rsclip_jax.data.pillow import open_image
 from rsclip_jax.data.sources import IMAGE_SUFFIXES, find_file, read_file
 
@@ -126,6 +127,7 @@ def _yolo(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
 
 
 def _mask(data: bytes, names: Sequence[str]) -> list[boxes.Box]:
+    read_header(data)  # checks the limits
     with open_image(data) as file:
         mask = np.asarray(file)  # of a palette its numbers, not its colours
     if mask.ndim != 2:

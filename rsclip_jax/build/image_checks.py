@@ -13,7 +13,7 @@ from PIL import Image
 from rsclip_jax.build import files
 from rsclip_jax.build.rows import Row
 from rsclip_jax.build.stages import Drop, each_row
-from rsclip_jax.data import images
+from rsclip_jax.data import images, limits
 from rsclip_jax.data.image_check import check_image
 
 _SIDE, _LOW = 32, 8
@@ -89,7 +89,7 @@ def _describe(reference: str, max_pixels: int) -> dict[str, Any]:
 class CheckImages(beam.PTransform):
     """Drop rows whose image cannot be used; tell the size and the hashes of the others."""
 
-    max_pixels: int = 200_000_000
+    max_pixels: int = limits.MAX_PIXELS
 
     def expand(self, rows):
         return rows | each_row(functools.partial(check_images, max_pixels=self.max_pixels))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rsclip_jax.data import directions, images
+from rsclip_jax.data import directions, images, views
 from rsclip_jax.data.captions import TextChoice
 from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.host import available_cores
@@ -21,7 +21,7 @@ from rsclip_jax.host import available_cores
 Tokenizer = Callable[[list[str]], np.ndarray]
 
 # Random numbers of a sample: those of its geometry, then those of its texts.
-DRAWS = images.GEOMETRY_DRAWS + TextChoice.draws
+DRAWS = views.GEOMETRY_DRAWS + TextChoice.draws
 # A thread takes so many samples at a time, fewer where a batch would not keep all threads busy.
 _TASK_SAMPLES = 32
 
@@ -67,7 +67,7 @@ class Assemble:
         self._host_count = host_count
         self._ir = bool(input_config["ir"])
         self._ir_view = input_config["ir_view"]
-        self._augmentation = from_config(images.Augmentation, input_config)
+        self._augmentation = from_config(views.Augmentation, input_config)
         # Of samples whose texts name a direction.
         self._of_directions = self._augmentation.of_directions()
         self._choice = from_config(TextChoice, input_config)
@@ -165,7 +165,7 @@ class Assemble:
             for i in range(len(indices)):
                 for field, chosen in texts.items():
                     chosen.append(
-                        self._choice.choose(records[i], field, draws[i][images.GEOMETRY_DRAWS :])
+                        self._choice.choose(records[i], field, draws[i][views.GEOMETRY_DRAWS :])
                     )
             for i in range(len(indices)):
                 geometry = self._draw_geometry(records[i], draws[i], texts, i)
@@ -219,16 +219,16 @@ class Assemble:
         draws: Sequence[float],
         texts: dict[str, list[str]],
         number: int,
-    ) -> images.Geometry:
+    ) -> views.Geometry:
         """Draw the geometry of a sample, and turn its texts if they are to be."""
         augment_text = self._augmentation.augment_text
         directed = augment_text != "off" and any(
             directions.has_direction(chosen[number]) for chosen in texts.values()
         )
         augmentation = self._of_directions if directed else self._augmentation
-        draws = draws[: images.GEOMETRY_DRAWS]
+        draws = draws[: views.GEOMETRY_DRAWS]
         size = images.dimensions(record["image"])
-        geometry = images.draw_geometry(augmentation, draws, *size)
+        geometry = views.draw_geometry(augmentation, draws, *size)
         if directed and augment_text == "turn":
             new = [
                 text
@@ -236,7 +236,7 @@ class Assemble:
                 if (text := directions.turned(chosen[number], geometry.move)) is not None
             ]
             if len(new) < len(texts):
-                return images.draw_geometry(self._augmentation.unturned(), draws, *size)
+                return views.draw_geometry(self._augmentation.unturned(), draws, *size)
             for chosen, text in zip(texts.values(), new, strict=True):
                 chosen[number] = text
         return geometry
@@ -244,20 +244,20 @@ class Assemble:
     def _see(
         self,
         record: Mapping[str, Any],
-        geometry: images.Geometry,
+        geometry: views.Geometry,
         batch: dict[str, np.ndarray],
         row: int,
     ) -> None:
-        images.train_view(record["image"], geometry, batch["image"][row])
+        views.train_view(record["image"], geometry, batch["image"][row])
         if not self._ir:
             return
         batch["ir_mask"][row] = bool(record["ir"])
         if not record["ir"]:
             batch["ir"][row] = 0
         elif self._ir_view == "translated":
-            images.train_view(record["ir"], geometry, batch["ir"][row])
+            views.train_view(record["ir"], geometry, batch["ir"][row])
         else:  # of the same records: what differs is what is seen
-            images.control_view(batch["image"][row], self._ir_view, batch["ir"][row])
+            views.control_view(batch["image"][row], self._ir_view, batch["ir"][row])
 
 
 class _BadRecord(ValueError):

@@ -207,7 +207,7 @@ def turned(text: str, move: Callable[[Vector], Vector]) -> str | None:
     vertical). The opposite move gives the text back.
 
     Args:
-      move: where flips and turns by right angles take a direction (`images.Geometry.move`).
+      move: where flips and turns by right angles take a direction (`views.Geometry.move`).
 
     Returns:
       The text; None if the words cannot be turned so for sure: the image has to stay as it is.

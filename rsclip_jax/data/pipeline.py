@@ -32,7 +32,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from rsclip_jax.data import images
+from rsclip_jax.data import images, views
 from rsclip_jax.data.assemble import (
     Assemble,
     Source,
@@ -190,8 +190,8 @@ def check_config(input_config: Mapping[str, Any], host_index: int = 0, host_coun
             "lengths",
             f"a token length for one or more of {', '.join(TEXT_FIELDS)}; none only with input.ir",
         )
-    if input_config["ir_view"] not in images.IR_VIEWS:
-        refuse("ir_view", f"one of {', '.join(images.IR_VIEWS)}")
+    if input_config["ir_view"] not in views.IR_VIEWS:
+        refuse("ir_view", f"one of {', '.join(views.IR_VIEWS)}")
     if not input_config["subset"] > 0:
         refuse("subset", "a share of the records, above 0 and up to 1, or their number")
     for field in ("threads", "workers", "max_bad_records"):
@@ -200,7 +200,7 @@ def check_config(input_config: Mapping[str, Any], host_index: int = 0, host_coun
     if input_config["workers"] > (cores := available_cores()):
         refuse("workers", f"at most {cores}, the cores of this machine")
     try:
-        from_config(images.Augmentation, input_config)
+        from_config(views.Augmentation, input_config)
         from_config(TextChoice, input_config)
     except ValueError as error:
         raise ValueError(f"input.{error}") from error

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from rsclip_jax.data import captions, images, synthetic
+from rsclip_jax.data import captions, synthetic, views
 from rsclip_jax.losses import contrastive, pairs
 from rsclip_jax.models import attention, blocks, clip, kinds, peft, translator
 from rsclip_jax.sharding import AXES
@@ -117,7 +117,7 @@ FIELDS: dict[str, Kind] = {
     ),
     "input.pack_text": SWITCH,
     "input.ir": SWITCH,
-    "input.ir_view": _one_of(*images.IR_VIEWS),
+    "input.ir_view": _one_of(*views.IR_VIEWS),
     "input.ir_text_source": _one_of(*captions.IR_TEXT_SOURCES),
     "input.caption": _one_of(*captions.CAPTION_CHOICES),
     "input.label_words": SWITCH,
@@ -129,7 +129,7 @@ FIELDS: dict[str, Kind] = {
     "input.flip": SWITCH,
     "input.right_angles": SWITCH,
     "input.rotate": _number(" of degrees from 0 to 180", lambda v: 0 <= v <= 180),
-    "input.augment_text": _one_of(*images.AUGMENT_TEXT),
+    "input.augment_text": _one_of(*views.AUGMENT_TEXT),
     "input.threads": _whole(0, 1024),
     "input.workers": ANY_COUNT,
     "input.max_bad_records": ANY_COUNT,

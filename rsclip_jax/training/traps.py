@@ -8,10 +8,10 @@ from ml_collections import ConfigDict
 from rsclip_jax.data import directions
 from rsclip_jax.data.assemble import Source, from_config
 from rsclip_jax.data.captions import LABEL_SENTENCE, TEXT_FIELDS, TextChoice
-from rsclip_jax.data.images import Augmentation
 from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.data.schema import LIST_FIELDS
 from rsclip_jax.data.text import make_tokenizer
+from rsclip_jax.data.views import Augmentation
 from rsclip_jax.training.step import compared_fields
 
 LOOKED_AT = 64  # records of each data set, evenly spaced
