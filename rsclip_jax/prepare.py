@@ -53,7 +53,7 @@ from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import FirstSplits, text_key
 from rsclip_jax.data.sources import InputError, Source
-from rsclip_jax.data.splits import of_name, usual_name
+from rsclip_jax.data.splits import held_out, of_name, usual_name
 from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
@@ -91,7 +91,7 @@ class Options:
     output: str
     name: str
     images: str = ""
-    split: str = SPLIT
+    split: str = ""  # "": that of the file's name, else SPLIT
     class_folder: str = ""  # "first" or "last" of nested folders; "": first
     columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     encoding: str = ""
@@ -122,7 +122,7 @@ def prepare(options: Options) -> Summary:
     source = check(options)
     recipe = Recipe(
         source.root,
-        options.split,
+        options.split or SPLIT,
         options.name,
         options.resize,
         options.max_pixels,
@@ -176,7 +176,7 @@ def prepare(options: Options) -> Summary:
 
 def check(options: Options) -> Source:
     """Open the input and check every option, before anything is written."""
-    for kind, name in (("data set", options.name), ("split", options.split)):
+    for kind, name in (("data set", options.name), ("split", options.split or SPLIT)):
         try:
             check_name(kind, name)
         except ValueError as error:
@@ -188,7 +188,7 @@ def check(options: Options) -> Source:
             raise InputError(str(error)) from error
     given = {ROLES[role][0] for role in options.columns}
     given |= {flag for flag in OPTIONAL if getattr(options, flag)}
-    given |= {"split"} if options.split != SPLIT else set()
+    given |= {"split"} if options.split else set()
     if useless := sorted(given & set(USELESS[options.format])):
         raise InputError(
             f"--{useless[0]} means nothing for --format={options.format}: leave it out"
@@ -199,8 +199,8 @@ def check(options: Options) -> Source:
     _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     source = _open(options, names)
-    held = of_name(options.input)
-    if options.split == SPLIT and held:
+    held = usual_name(of_name(os.path.basename(os.path.normpath(options.input))))
+    if os.path.isdir(options.input) and held_out(held) and not options.split:
         source.notes.append(
             f"--input is called like the split {held!r}, but what names no split is put in "
             f"{SPLIT!r}: --split={held} changes that"
@@ -212,7 +212,12 @@ def _open(options: Options, names: dict[str, str]) -> Source:
     if options.format == "folder":
         return open_folder(options.input, options.class_folder, options.ignore, names)
     if options.format == "webdataset":
-        return open_tars(options.input, options.columns, ignore=options.ignore)
+        return open_tars(
+            options.input,
+            options.columns,
+            ignore=options.ignore,
+            file_splits=not options.split,
+        )
     if options.format == "tfds":
         return open_tfds(options.input)
     if options.format in SETS:
@@ -226,7 +231,8 @@ def _open(options: Options, names: dict[str, str]) -> Source:
         {"tab": "\t", "\\t": "\t"}.get(options.delimiter, options.delimiter),
         options.ignore,
         options.quoting,
-        lambda split: usual_name(split, names) or options.split,
+        lambda split: usual_name(split, names) or options.split or SPLIT,
+        file_splits=not options.split,
     )
 
 
@@ -301,7 +307,12 @@ def define_flags() -> None:
         "Directory that image paths are relative to; default: that of the table. If it holds none "
         "of the first images, but its folders named by their class do, all are read from these.",
     )
-    flags.DEFINE_string("split", SPLIT, "Split of what names none, and whose file does not.")
+    flags.DEFINE_string(
+        "split",
+        "",
+        "Split of what names none; default: that which its file is called like, such as test of "
+        f"rsicd_test.json, else {SPLIT}.",
+    )
     flags.DEFINE_enum(
         "class_folder",
         "",

@@ -22,7 +22,11 @@ def test_tables_called_like_splits_are_those_where_a_row_names_none(tmp_path, fo
     found = {s.id: s.split for s in source}
     assert (found.pop("train.jpg"), found.pop("valid.jpg")) == ("train", "valid")
     assert found in ({}, {"a.jpg": "dev"})
-    assert source.notes[0].endswith("of its file's name: train, valid")
+    assert "of its file's name: train, valid (--split" in source.notes[0]
+    source = open_table(form, str(tmp_path / f"valid.{form}"), ignore=())
+    assert [s.split for s in source] == ["valid"]
+    (sample,) = open_table(form, str(tmp_path / f"valid.{form}"), ignore=(), file_splits=False)
+    assert sample.split == ""
 
 
 def rows(tmp_path, *rows):

@@ -16,6 +16,10 @@ names no class. Lists without any object are passed over.
 import collections
 import itertools
 import json
+import marshal
+import os
+import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,23 +31,79 @@ from rsclip_jax.data.text_files import wrong_encoding
 ROWS_KEY, IMAGE_ID = "images", "image_id"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
+_CHUNK_ROWS = 100
+# (where, row or the reason why it is none, bytes read)
+Row = tuple[str, dict[str, Any] | str, int]
 
 
-def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
-    """Yield (where, row or the reason why it is none, bytes read) for each row of a document.
+class Documents:
+    """Documents in one encoding, each parsed once: later its rows come from a temporary file.
 
-    Raises:
-      InputError: a file that is not in `encoding`, not JSON, cut off, or holds no rows.
+    So only one lies in memory at a time, and none while the images are read.
     """
-    document = _load(path, encoding)
-    lists = row_lists(document)
-    if lists is None:
-        raise InputError(
-            f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
-            '{"CLASS": [objects], ...} is expected'
-        )
+
+    def __init__(self, encoding: str):
+        self._encoding = encoding
+        self._file = tempfile.TemporaryFile()
+        weakref.finalize(self, self._file.close)
+        self._places: dict[Path, list[tuple[int, int]]] = {}  # (offset, size) of its rows' chunks
+        self._guesses: list[str] = []
+        self._unused: collections.Counter[str] = collections.Counter()
+
+    def rows(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a document.
+
+        Raises:
+          InputError: a file that is not in the encoding, not JSON, cut off, or holds no rows.
+        """
+        if path not in self._places:
+            self._places[path] = self._parse(path)
+        for offset, size in self._places[path]:
+            self._file.seek(offset)
+            yield from marshal.loads(self._file.read(size))
+
+    def notes(self) -> list[str]:
+        """Tell which lists and objects of the documents are not used, and what is guessed."""
+        lengths = [f"{key} ({count:,})" for key, count in self._unused.most_common() if count]
+        if not lengths:
+            return self._guesses
+        return [
+            *self._guesses,
+            f"parts of the JSON document that are not used: {some(lengths)}",
+        ]
+
+    def _parse(self, path: Path) -> list[tuple[int, int]]:
+        document = _load(path, self._encoding)
+        lists = row_lists(document)
+        if lists is None:
+            raise InputError(
+                f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
+                '{"CLASS": [objects], ...} is expected'
+            )
+        told = _told_of_images(document)
+        self._note(path, document, lists, told)
+        places = []
+        rows = _rows(path, lists, told)
+        while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+            offset = self._file.seek(0, os.SEEK_END)
+            # Pickle refuses rows that are nested as deeply as JSON's parser allows.
+            places.append((offset, self._file.write(marshal.dumps(chunk))))
+        return places
+
+    def _note(self, path: Path, document: Any, lists: dict[str, list], told: dict) -> None:
+        self._guesses += [
+            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
+            for key in lists.keys() - {"", ROWS_KEY}
+            if len(lists) == 1 and not is_split(key)
+        ]
+        for key, of in document.items() if isinstance(document, dict) else ():
+            if key not in lists and key not in told and isinstance(of, list | dict):
+                self._unused[key] += len(of)
+
+
+def _rows(path: Path, lists: dict[str, list], told: dict[str, list]) -> Iterator[Row]:
     lost: list = []
-    if told := _told_of_images(document):
+    if told:
         lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
     size = path.stat().st_size
     count = sum(map(len, lists.values()))
@@ -58,29 +118,6 @@ def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] |
             )
     for item in lost:
         yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", size
-
-
-def notes(paths: list[Path], encoding: str) -> list[str]:
-    """Tell which lists and objects of documents `read_rows` does not use, and what it guesses."""
-    unused: collections.Counter[str] = collections.Counter()
-    found = []
-    for path in paths:
-        document = _load(path, encoding)
-        rows = row_lists(document) or {}
-        found += [
-            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
-            for key in rows.keys() - {"", ROWS_KEY}
-            if len(rows) == 1 and not is_split(key)
-        ]
-        lists = rows.keys() | _told_of_images(document).keys()
-        others = document.items() if isinstance(document, dict) else ()
-        unused.update(
-            {key: len(of) for key, of in others if key not in lists and isinstance(of, list | dict)}
-        )
-    lengths = [f"{key} ({count:,})" for key, count in unused.most_common() if count]
-    if lengths:
-        found.append(f"parts of the JSON document that are not used: {some(lengths)}")
-    return found
 
 
 def _told_of_images(document: Any) -> dict[str, list]:
