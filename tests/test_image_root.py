@@ -59,7 +59,7 @@ def test_folders_may_be_named_by_another_column(tmp_path):
 def test_an_image_that_one_folder_has_is_found_and_of_several_none_is_chosen(tmp_path):
     touch(tmp_path, "a/1.jpg", "b/1.jpg", "b/2.jpg")
     first, second, third = opened(tmp_path, *({"image": f"{n}.jpg"} for n in (1, 2, 3)))
-    assert first.problem == "image name in several folders: '1.jpg' in a, b"
+    assert first.problem == "image name in several folders: a/1.jpg, b/1.jpg"
     assert (second.image, third.image) == ("b/2.jpg", "3.jpg")
 
 
@@ -67,3 +67,25 @@ def test_images_in_no_folder_are_refused(tmp_path):
     touch(tmp_path, "a/b/1.jpg")
     with pytest.raises(InputError, match="none of the first 1 images of column 'image' is in"):
         opened(tmp_path, {"image": "1.jpg"})
+
+
+def test_names_without_suffixes_get_that_of_the_first_image(tmp_path):
+    touch(tmp_path, "s2/a.png")
+    source = opened(tmp_path, {"image": "a"}, {"image": "b"}, images=str(tmp_path / "s2"))
+    assert [s.image for s in source] == ["a.png", "b.png"]
+    assert source.notes == ["names of images have no suffix and are read with .png"]
+
+
+def test_tables_in_several_folders_need_an_image_root(tmp_path):
+    touch(tmp_path, "train/1.png", "test/1.png")
+    for split in ("train", "test"):
+        row = json.dumps({"file_name": "1.png", "text": split})
+        (tmp_path / split / "metadata.jsonl").write_text(row, encoding="utf-8")
+    given = ("jsonl", str(tmp_path / "*/metadata.jsonl"))
+    with pytest.raises(InputError, match=r"tables lie in several folders; .*--images"):
+        open_table(*given)
+    source = open_table(*given, str(tmp_path))
+    assert [(s.image, s.captions) for s in source] == [
+        ("test/1.png", ["test"]),
+        ("train/1.png", ["train"]),
+    ]

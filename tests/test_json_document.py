@@ -105,3 +105,10 @@ def test_documents_are_parsed_once(tmp_path, monkeypatch):
     # Two that are read by turns do not disturb one another.
     assert all(first == second for first, second in zip(source, source, strict=True))
     assert parsed == [tmp_path / "a.json", tmp_path / "b.json"]
+
+
+def test_a_document_that_names_its_image_is_a_row(tmp_path):
+    row = {"image": "a.jpg", "caption": "one", "objects": [{"obj_cls": "ship"}]}
+    source = opened(tmp_path, row)
+    assert [(s.image, s.captions) for s in source] == [("a.jpg", ["one"])]
+    assert source.notes == ["columns not used (rows that fill them): objects (1)"]

@@ -39,12 +39,14 @@ def rows(tmp_path, *rows):
     ("name", "message"),
     [
         ("https://x.org/a.JPG", "img2dataset .* --format=webdataset"),
-        ("a", "there is 'a.JPG': write names with the suffixes"),
         ("a.jpg", "there is 'a.JPG': write names with the suffixes"),
-        ("b.jpg", "directory with --images"),
+        ("b.jpg", "give their directory with --images"),
+        ("c.jpg", "there is 'x/y/c.jpg': give the directory that paths go on from with --images"),
     ],
 )
 def test_images_that_are_not_there_are_told_with_a_hint(tmp_path, name, message):
+    (tmp_path / "x/y").mkdir(parents=True)
+    (tmp_path / "x/y/c.jpg").touch()
     with pytest.raises(InputError, match=message):
         rows(tmp_path, {"image_name": name, "caption": "one"})
 

@@ -1,15 +1,17 @@
 """Where the images of a table lie: as it says below the image root, or in folders there."""
 
 import glob
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from rsclip_jax.data.columns import Columns
-from rsclip_jax.data.sources import InputError, is_image_name, some
+from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, is_image_name, some
 from rsclip_jax.data.splits import usual_name
 
 Row = dict[str, Any]
+_MOST_FOLDERS = 10_000  # looked through for a hint
 
 
 class ImageRoot:
@@ -42,35 +44,37 @@ class ImageRoot:
         self.path = os.path.realpath(path)
         image, *_ = columns["image"]
         split_column, *_ = columns.get("split", ("",))
-        self.column: str | None = None
-        self._by_split = False
-        self._folders: list[str] | None = None  # None: images lie where the table says
         self.slashes = False
         rows = [
             ({**row, image: name}, str(row.get(split_column) or split))
             for row, split in rows
             if isinstance(name := self.mended(row.get(image)), str) and name
         ]
-        names = [row[image] for row, _ in rows]
-        if not rows or any(map(self._has, names)):
-            return
-        self.slashes = any("\\" in name for name in names)
-        names = [self.mended(name) for name in names]
-        if any(map(self._has, names)):
-            return
+        self.slashes = any("\\" in row[image] for row, _ in rows) and not any(
+            self._has(row[image]) for row, _ in rows
+        )
+        names = [self.mended(row[image]) for row, _ in rows]
         with os.scandir(self.path) as entries:
-            self._folders = sorted(entry.name for entry in entries if entry.is_dir())
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
         others = dict.fromkeys(columns.get("label", ()))
         others |= dict.fromkeys(name for row, _ in rows for name in row)
         others.pop(split_column, None)
-        for self.column, self._by_split in (
-            *((c, False) for c in others),
-            (None, True),
-            (None, False),
+        ways: list[tuple[list[str] | None, str | None, bool]] = [
+            (None, None, False),  # as the table says
+            *((folders, name, False) for name in others),
+            (folders, None, True),
+            (folders, None, False),
+        ]
+        suffixes = () if any(map(is_image_name, names)) else sorted(IMAGE_SUFFIXES)
+        for self._suffix, (self._folders, self.column, self._by_split) in itertools.product(
+            ("", *suffixes), ways
         ):
-            for name, (row, split) in zip(names, rows, strict=True):
-                if any(self._has(os.path.join(f, name)) for f in self._where(row, split)):
-                    return
+            if not rows or any(
+                self._has(place)
+                for name, (row, split) in zip(names, rows, strict=True)
+                for place in self._places(name, row, split)
+            ):
+                return
         name = names[0]
         raise InputError(
             f"none of the first {len(rows)} images of column {image!r} is in {self.path} or a "
@@ -80,14 +84,13 @@ class ImageRoot:
     def notes(self) -> list[str]:
         """Tell what was guessed."""
         notes = ["backslashes in paths are read as slashes"] if self.slashes else []
-        if self._folders is None:
-            return notes
-        how = "that has it"
-        if self.column is not None:
-            how = f"that column {self.column!r} names"
-        elif self._by_split:
-            how = "called like its split"
-        return [*notes, f"no image is in {self.path} itself: each is taken from the folder {how}"]
+        if self._suffix:
+            notes.append(f"names of images have no suffix and are read with {self._suffix}")
+        if self._folders is not None:
+            how = "called like its split" if self._by_split else "that has it"
+            how = how if self.column is None else f"that column {self.column!r} names"
+            notes.append(f"no image is in {self.path} itself: each is taken from the folder {how}")
+        return notes
 
     def mended(self, cell: Any) -> Any:
         """Return the path of a cell; objects such as Hugging Face's {"path": ...} have one."""
@@ -101,21 +104,25 @@ class ImageRoot:
         Raises:
           ValueError: several folders have one of this name; the message is the reason to skip it.
         """
-        if self._folders is None:
-            return name
-        folders = self._where(row, split)
-        if len(folders) != 1:
-            folders = [folder for folder in folders if self._has(os.path.join(folder, name))]
-        if len(folders) > 1:
-            raise ValueError(f"image name in several folders: {name!r} in {some(folders)}")
-        return os.path.join(*folders, name)
+        places = self._places(name, row, split)
+        if len(places) != 1:
+            places = [place for place in places if self._has(place)] or [name]
+        if len(places) > 1:
+            raise ValueError(f"image name in several folders: {some(places)}")
+        return places[0]
 
-    def _where(self, row: Row, split: str) -> list[str]:
-        assert self._folders is not None
+    def _places(self, name: str, row: Row, split: str) -> list[str]:
+        """Return where the image may lie."""
+        if self._suffix and not is_image_name(name):
+            name += self._suffix
+        if self._folders is None:
+            return [name]
+        folders = self._folders
         if self.column is not None:
-            return [str(row.get(self.column, "")).strip()]
-        wanted = usual_name(split)
-        return [f for f in self._folders if not self._by_split or usual_name(f) == wanted]
+            folders = [str(row.get(self.column, "")).strip()]
+        elif self._by_split:
+            folders = [folder for folder in folders if usual_name(folder) == usual_name(split)]
+        return [os.path.join(folder, name) for folder in folders]
 
     def _has(self, path: str) -> bool:
         return os.path.lexists(os.path.join(self.path, path))
@@ -123,9 +130,12 @@ class ImageRoot:
     def _how_to_find(self, name: str) -> str:
         if "://" in name:
             return "fetch what URLs point to first: img2dataset writes tars for --format=webdataset"
-        for stem in (name, os.path.splitext(name)[0]):
-            like = glob.glob(f"{glob.escape(os.path.join(self.path, stem))}.*")
-            if images := sorted(filter(is_image_name, like)):
-                there = os.path.relpath(images[0], self.path)
-                return f"there is {there!r}: write names with the suffixes of their files"
+        like = glob.glob(f"{glob.escape(os.path.join(self.path, os.path.splitext(name)[0]))}.*")
+        if images := sorted(filter(is_image_name, like)):
+            there = os.path.relpath(images[0], self.path)
+            return f"there is {there!r}: write names with the suffixes of their files"
+        for directory, _, files in itertools.islice(os.walk(self.path), _MOST_FOLDERS):
+            if os.path.basename(name) in files:
+                there = os.path.relpath(os.path.join(directory, os.path.basename(name)), self.path)
+                return f"there is {there!r}: give the directory that paths go on from with --images"
         return "give their directory with --images"

@@ -5,12 +5,14 @@
      "annotations": [{"image_id": 1, "caption": ...}, ...], "info": ...}
     {"airplane": [{"filename": ..., "raw": ..., "raw_1": ...}, ...], "airport": [...], ...}
     [{"filename": ..., "captions": [...]}, ...]
+    {"image": ..., "caption": ..., "objects": [...]}
 
 The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions). The second is COCO's:
 an image gets what the objects with its `image_id` say, lists of values where there are several. The
 third is that of NWPU-Captions, whose rows get their class as the column "class"; keys that are
 called like splits (`splits.is_split`) become the column "split", and a single other key with rows
-names no class. Lists without any object are passed over.
+names no class. Lists without any object are passed over. The last is one row (VRSBench has a file
+for each image).
 """
 
 import collections
@@ -24,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.sources import InputError, some
+from rsclip_jax.data.sources import InputError, is_image_name, some
 from rsclip_jax.data.splits import is_split
 from rsclip_jax.data.text_files import wrong_encoding
 
@@ -74,11 +76,13 @@ class Documents:
 
     def _parse(self, path: Path) -> list[tuple[int, int]]:
         document = _load(path, self._encoding)
+        if _is_row(document):
+            document = [document]
         lists = row_lists(document)
         if lists is None:
             raise InputError(
-                f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
-                '{"CLASS": [objects], ...} is expected'
+                f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}}, '
+                '{"CLASS": [objects], ...} or an object with the name of its image is expected'
             )
         told = _told_of_images(document)
         self._note(path, document, lists, told)
@@ -168,6 +172,13 @@ def row_lists(document: Any) -> dict[str, list] | None:
         key: rows for key, rows in lists.items() if any(isinstance(row, dict) for row in rows)
     }
     return with_rows or None
+
+
+def _is_row(document: Any) -> bool:
+    """Tell whether a document is a single row, as where each image has a file of its own."""
+    return isinstance(document, dict) and any(
+        isinstance(value, str) and is_image_name(value) for value in document.values()
+    )
 
 
 def is_document(path: Path, encoding: str) -> bool:

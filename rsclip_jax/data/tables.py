@@ -77,6 +77,11 @@ def open_table(
     encoding = find_encoding(encoding)
     for path in paths:
         check_text(path, encoding)
+    if not images and len({path.parent for path in paths}) > 1:
+        raise InputError(
+            f"--input={pattern}: the tables lie in several folders; give the one that the paths of "
+            "images are relative to, or that holds these folders, with --images"
+        )
     images = images or str(paths[0].parent)
     if not os.path.isdir(images):
         raise InputError(f"--images={images}: no such directory")
@@ -99,7 +104,7 @@ def open_table(
     survey, filled_in = _survey(paths, read_file)
     examples = survey.examples
     columns = resolve(survey.filled, given or {}, str(paths[0]), examples)
-    _check_columns(columns, list(survey.filled), paths[0])
+    _check_columns(columns, list(survey.filled), paths[0], form)
     notes: list[str] = []
     filled: Mapping[str, int] = survey.filled
     if ignore is not None:
@@ -243,8 +248,9 @@ def _check_encoding(
         raise wrong_encoding(path, encoding)
 
 
-def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
-    kinds = f"{path}: none of its columns ({', '.join(present)}) is known to hold"
+def _check_columns(columns: Columns, present: list[str], path: Path, form: str) -> None:
+    named = ", named by its first line" if form == "csv" else ""
+    kinds = f"{path}: none of its columns ({', '.join(present)}{named}) is known to hold"
     if "image" not in columns:
         raise InputError(f"{kinds} image paths; name it with --image_column")
     if not {"captions", "long_captions", "label"} & set(columns):
