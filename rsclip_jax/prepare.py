@@ -9,9 +9,9 @@ all. Samples that cannot be used are listed in its skipped.jsonl, its numbers in
 Input forms:
   jsonl       one JSON object a line: {"filename": ..., "captions": [...], "split": ..., ...}
   csv         the same as a table; the first line names the columns
-  json        one document of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
-              Sydney-captions; with "annotations" beside them as in COCO) or {CLASS: [...], ...}
-              (NWPU-Captions)
+  json        documents of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
+              Sydney-captions; with "annotations" beside them as in COCO), {CLASS: [...], ...}
+              (NWPU-Captions), or a file for each image
   folder      ROOT/CLASS/*.jpg, ROOT/{train,val,test}/CLASS/*.jpg or the split below CLASS
   webdataset  tars with jpg/png/webp/tif + txt (a caption a line)/cls (label)/json, or RS5M's
               img_content/img_name/caption;
@@ -278,9 +278,7 @@ def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:
     left_out = summary.left_out()
-    reasons = "\n".join(
-        f"  {count:,} x {reason}" for reason, count in summary.skipped.most_common()
-    )
+    reasons = "\n".join(f"  {count:,} x {what}" for count, what in summary.skipped_kinds(300))
     return (
         f"{summary.skipped.total() - left_out:,} of {summary.total() - left_out:,} samples "
         f"({summary.skipped_share():.2%}) cannot be used:\n{reasons}\n"
@@ -305,7 +303,8 @@ def define_flags() -> None:
         "images",
         "",
         "Directory that image paths are relative to; default: that of the table. If it holds none "
-        "of the first images, but its folders named by their class do, all are read from these.",
+        "of the first images, its folders are searched: that which a column names (such as the "
+        "class), those called like the split (train2017), else whichever has the image.",
     )
     flags.DEFINE_string(
         "split",

@@ -160,7 +160,9 @@ def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
 def test_too_many_skipped_samples_leave_no_data_set_but_their_list(tmp_path):
     rows = toy(tmp_path, count=9)
     write_rows(tmp_path, [*rows, {"filename": "absent.jpg", "captions": ["one"]}])
-    with pytest.raises(InputError, match=r"1 of 10 samples .10.00%.*\n.*1 x missing file\n"):
+    with pytest.raises(
+        InputError, match=r"1 of 10 samples .10.00%.*\n.*1 x missing file, such as 'absent.jpg'\n"
+    ):
         prepare(options(tmp_path, max_skipped=0.09))
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["toy.skipped.jsonl"]
     assert skipped(tmp_path, "data/toy.skipped.jsonl")[0]["path"] == "absent.jpg"

@@ -201,15 +201,17 @@ def _check(
         )
     if found.bands == found.images.total():
         raise ValueError(
-            "all images seem to be single bands (such as B04.tif), each of which would be a sample: "
-            "put the red, green and blue ones of an image in one file first (gdal_merge.py -separate)"
+            "all images seem to be single bands (such as B04.tif), each of which would be a "
+            "sample: put the red, green and blue ones of an image in one file first "
+            "(gdal_merge.py -separate)"
         )
     classes = [tuple(n for at, n in enumerate(f) if at != level) for f in found.images if f]
     first = {of[:1] for of in classes}
     if not class_folder and all(not of or _NO_CLASS.fullmatch(of[-1].lower()) for of in classes):
         raise ValueError(
             "no image lies in a folder that names a class: ROOT/CLASS/*.jpg or "
-            "ROOT/train/CLASS/*.jpg is expected. Images with captions or labels in a table are --format=jsonl, csv or json"
+            "ROOT/train/CLASS/*.jpg is expected. Images with captions or labels in a table are "
+            "--format=jsonl, csv or json"
         )
     if not class_folder and len(first) == 1 and len(set(classes)) > 1:
         raise ValueError(
