@@ -35,12 +35,7 @@ class ImageRoot:
       InputError: none of the first images is there.
     """
 
-    def __init__(
-        self,
-        path: str,
-        rows: Sequence[tuple[Row, str]],
-        columns: Columns,
-    ):
+    def __init__(self, path: str, rows: Sequence[tuple[Row, str]], columns: Columns):
         self.path = os.path.realpath(path)
         image, *_ = columns["image"]
         split_column, *_ = columns.get("split", ("",))
@@ -54,13 +49,19 @@ class ImageRoot:
             self._has(row[image]) for row, _ in rows
         )
         names = [self.mended(row[image]) for row, _ in rows]
+        self._suffix = ""
+        self._folders: list[str] | None = None  # None: images lie where the table says
+        self.column: str | None = None
+        self._by_split = False
+        if not rows or any(map(self._has, names)):
+            return  # without looking through what may be a million files
         with os.scandir(self.path) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir())
         others = dict.fromkeys(columns.get("label", ()))
         others |= dict.fromkeys(name for row, _ in rows for name in row)
         others.pop(split_column, None)
         ways: list[tuple[list[str] | None, str | None, bool]] = [
-            (None, None, False),  # as the table says
+            (None, None, False),
             *((folders, name, False) for name in others),
             (folders, None, True),
             (folders, None, False),
@@ -69,7 +70,7 @@ class ImageRoot:
         for self._suffix, (self._folders, self.column, self._by_split) in itertools.product(
             ("", *suffixes), ways
         ):
-            if not rows or any(
+            if any(
                 self._has(place)
                 for name, (row, split) in zip(names, rows, strict=True)
                 for place in self._places(name, row, split)

@@ -34,6 +34,7 @@ ROWS_KEY, IMAGE_ID = "images", "image_id"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
 _CHUNK_ROWS = 100
+_SPOOL_BYTES = 2**20  # of rows are kept in memory
 # (where, row or the reason why it is none, bytes read)
 Row = tuple[str, dict[str, Any] | str, int]
 
@@ -46,7 +47,7 @@ class Documents:
 
     def __init__(self, encoding: str):
         self._encoding = encoding
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
         weakref.finalize(self, self._file.close)
         self._places: dict[Path, list[tuple[int, int]]] = {}  # (offset, size) of its rows' chunks
         self._guesses: list[str] = []
@@ -89,9 +90,11 @@ class Documents:
         places = []
         rows = _rows(path, lists, told)
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
-            offset = self._file.seek(0, os.SEEK_END)
             # Pickle refuses rows that are nested as deeply as JSON's parser allows.
-            places.append((offset, self._file.write(marshal.dumps(chunk))))
+            data = marshal.dumps(chunk)
+            self._file.seek(0, os.SEEK_END)
+            places.append((self._file.tell(), len(data)))
+            self._file.write(data)
         return places
 
     def _note(self, path: Path, document: Any, lists: dict[str, list], told: dict) -> None:
