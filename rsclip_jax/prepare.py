@@ -9,9 +9,9 @@ all. Samples that cannot be used are listed in its skipped.jsonl, its numbers in
 Input forms:
   jsonl       one JSON object a line: {"filename": ..., "captions": [...], "split": ..., ...}
   csv         the same as a table; the first line names the columns
-  json        one document of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
-              Sydney-captions; with "annotations" beside them as in COCO) or {CLASS: [...], ...}
-              (NWPU-Captions)
+  json        documents of such objects: a list, {"images": [...]} (RSICD, RSITMD, UCM- and
+              Sydney-captions; with "annotations" beside them as in COCO), {CLASS: [...], ...}
+              (NWPU-Captions), or a file for each image
   folder      ROOT/CLASS/*.jpg, ROOT/{train,val,test}/CLASS/*.jpg or the split below CLASS
   webdataset  tars with jpg/png/webp/tif + txt (a caption a line)/cls (label)/json, or RS5M's
               img_content/img_name/caption;
@@ -53,7 +53,7 @@ from rsclip_jax.data.rgb_ir_sets import SETS, open_pairs
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import FirstSplits, text_key
 from rsclip_jax.data.sources import InputError, Source
-from rsclip_jax.data.splits import of_name, usual_name
+from rsclip_jax.data.splits import held_out, of_name, usual_name
 from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
@@ -91,7 +91,7 @@ class Options:
     output: str
     name: str
     images: str = ""
-    split: str = SPLIT
+    split: str = ""  # "": that of the file's name, else SPLIT
     class_folder: str = ""  # "first" or "last" of nested folders; "": first
     columns: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     encoding: str = ""
@@ -122,7 +122,7 @@ def prepare(options: Options) -> Summary:
     source = check(options)
     recipe = Recipe(
         source.root,
-        options.split,
+        options.split or SPLIT,
         options.name,
         options.resize,
         options.max_pixels,
@@ -176,7 +176,7 @@ def prepare(options: Options) -> Summary:
 
 def check(options: Options) -> Source:
     """Open the input and check every option, before anything is written."""
-    for kind, name in (("data set", options.name), ("split", options.split)):
+    for kind, name in (("data set", options.name), ("split", options.split or SPLIT)):
         try:
             check_name(kind, name)
         except ValueError as error:
@@ -188,7 +188,7 @@ def check(options: Options) -> Source:
             raise InputError(str(error)) from error
     given = {ROLES[role][0] for role in options.columns}
     given |= {flag for flag in OPTIONAL if getattr(options, flag)}
-    given |= {"split"} if options.split != SPLIT else set()
+    given |= {"split"} if options.split else set()
     if useless := sorted(given & set(USELESS[options.format])):
         raise InputError(
             f"--{useless[0]} means nothing for --format={options.format}: leave it out"
@@ -199,8 +199,8 @@ def check(options: Options) -> Source:
     _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     source = _open(options, names)
-    held = of_name(options.input)
-    if options.split == SPLIT and held:
+    held = usual_name(of_name(os.path.basename(os.path.normpath(options.input))))
+    if os.path.isdir(options.input) and held_out(held) and not options.split:
         source.notes.append(
             f"--input is called like the split {held!r}, but what names no split is put in "
             f"{SPLIT!r}: --split={held} changes that"
@@ -212,7 +212,12 @@ def _open(options: Options, names: dict[str, str]) -> Source:
     if options.format == "folder":
         return open_folder(options.input, options.class_folder, options.ignore, names)
     if options.format == "webdataset":
-        return open_tars(options.input, options.columns, ignore=options.ignore)
+        return open_tars(
+            options.input,
+            options.columns,
+            ignore=options.ignore,
+            file_splits=not options.split,
+        )
     if options.format == "tfds":
         return open_tfds(options.input)
     if options.format in SETS:
@@ -226,7 +231,8 @@ def _open(options: Options, names: dict[str, str]) -> Source:
         {"tab": "\t", "\\t": "\t"}.get(options.delimiter, options.delimiter),
         options.ignore,
         options.quoting,
-        lambda split: usual_name(split, names) or options.split,
+        lambda split: usual_name(split, names) or options.split or SPLIT,
+        file_splits=not options.split,
     )
 
 
@@ -272,9 +278,7 @@ def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 def _too_many_skipped(summary: Summary, max_skipped: float, kept_list: Path) -> str:
     left_out = summary.left_out()
-    reasons = "\n".join(
-        f"  {count:,} x {reason}" for reason, count in summary.skipped.most_common()
-    )
+    reasons = "\n".join(f"  {count:,} x {what}" for count, what in summary.skipped_kinds(300))
     return (
         f"{summary.skipped.total() - left_out:,} of {summary.total() - left_out:,} samples "
         f"({summary.skipped_share():.2%}) cannot be used:\n{reasons}\n"
@@ -299,9 +303,15 @@ def define_flags() -> None:
         "images",
         "",
         "Directory that image paths are relative to; default: that of the table. If it holds none "
-        "of the first images, but its folders named by their class do, all are read from these.",
+        "of the first images, its folders are searched: that which a column names (such as the "
+        "class), those called like the split (train2017), else whichever has the image.",
     )
-    flags.DEFINE_string("split", SPLIT, "Split of what names none, and whose file does not.")
+    flags.DEFINE_string(
+        "split",
+        "",
+        "Split of what names none; default: that which its file is called like, such as test of "
+        f"rsicd_test.json, else {SPLIT}.",
+    )
     flags.DEFINE_enum(
         "class_folder",
         "",

@@ -151,7 +151,7 @@ def test_folders_of_masks_are_refused_or_left_out(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["ir", "nir", "infrared", "Thermal", "thermal_images", "near_infrared"]
+    "name", ["ir", "nir", "infrared", "Thermal", "thermal_8_bit_images", "near_infrared"]
 )
 @pytest.mark.parametrize("form", ["{}/1.jpg", "port/{}/1.jpg"])
 def test_folders_of_infrared_images_are_refused_or_left_out(tmp_path, name, form):
@@ -183,3 +183,19 @@ def test_captions_beside_the_images_of_class_folders_are_refused(tmp_path, suffi
     with pytest.raises(InputError, match=f"webdataset.*--ignore={suffix}$"):
         open_folder(str(tmp_path), ignore=())
     assert len(list(open_folder(str(tmp_path), ignore=(suffix,)))) == 1
+
+
+@pytest.mark.parametrize("path", ["train/images/1.png", "train/1.png", "JPEGImages/1.png"])
+def test_folders_that_name_no_class_are_refused(tmp_path, path):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+    with pytest.raises(InputError, match=r"names a class.* --format=jsonl"):
+        open_folder(str(tmp_path), ignore=())
+
+
+def test_bands_in_files_of_their_own_are_refused(tmp_path):
+    touch(tmp_path, "port/S2A_1_B02.tif", "port/S2A_1_B8A.tif")
+    with pytest.raises(InputError, match="single bands"):
+        open_folder(str(tmp_path), ignore=())
+    touch(tmp_path, "port/club_b.tif")
+    assert len(list(open_folder(str(tmp_path), ignore=()))) == 3

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from rsclip_jax.data import json_document
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.tables import open_table
 
@@ -87,3 +88,27 @@ def test_a_single_split_is_one_and_lists_without_objects_are_passed_over(tmp_pat
     source = opened(tmp_path, {"train": rows, "test": rows, "classes": ["a", "b"]})
     assert [(s.label, s.split) for s in source] == [("", "test"), ("", "train")]
     assert source.notes == ["parts of the JSON document that are not used: classes (2)"]
+
+
+def test_documents_are_parsed_once(tmp_path, monkeypatch):
+    parsed = []
+    load = json_document._load
+    monkeypatch.setattr(
+        json_document, "_load", lambda path, *more: parsed.append(path) or load(path, *more)
+    )
+    rows = [{"image": f"{n}.jpg", "caption": "\ud800"} for n in range(250)]
+    (tmp_path / "0.jpg").touch()
+    for name in "ab":
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
+    source = open_table("json", str(tmp_path), ignore=())
+    assert len(list(source)) == len(list(source)) == 250
+    # Two that are read by turns do not disturb one another.
+    assert all(first == second for first, second in zip(source, source, strict=True))
+    assert parsed == [tmp_path / "a.json", tmp_path / "b.json"]
+
+
+def test_a_document_that_names_its_image_is_a_row(tmp_path):
+    row = {"image": "a.jpg", "caption": "one", "objects": [{"obj_cls": "ship"}]}
+    source = opened(tmp_path, row)
+    assert [(s.image, s.captions) for s in source] == [("a.jpg", ["one"])]
+    assert source.notes == ["columns not used (rows that fill them): objects (1)"]

@@ -160,7 +160,9 @@ def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
 def test_too_many_skipped_samples_leave_no_data_set_but_their_list(tmp_path):
     rows = toy(tmp_path, count=9)
     write_rows(tmp_path, [*rows, {"filename": "absent.jpg", "captions": ["one"]}])
-    with pytest.raises(InputError, match=r"1 of 10 samples .10.00%.*\n.*1 x missing file\n"):
+    with pytest.raises(
+        InputError, match=r"1 of 10 samples .10.00%.*\n.*1 x missing file, such as 'absent.jpg'\n"
+    ):
         prepare(options(tmp_path, max_skipped=0.09))
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["toy.skipped.jsonl"]
     assert skipped(tmp_path, "data/toy.skipped.jsonl")[0]["path"] == "absent.jpg"
@@ -413,8 +415,8 @@ from rsclip_jax.data.sources import Source
 
 opened = prepare.open_table
 
-def open_stalling(*arguments):
-    source = opened(*arguments)
+def open_stalling(*arguments, **more):
+    source = opened(*arguments, **more)
     def samples():
         for index, sample in enumerate(source):
             if index == 400:  # more than can be under way
@@ -665,13 +667,24 @@ def test_records_that_name_no_split_or_an_unknown_one_are_told(tmp_path):
     assert "split" not in splits_of(tmp_path, overwrite=True)[0].table()
 
 
-def test_one_file_called_like_a_held_out_split_is_told(tmp_path):
-    toy(tmp_path, count=2)
+def test_one_file_called_like_a_split_is_that_split_unless_told_otherwise(tmp_path, capsys):
+    rows = [{"filename": row["filename"], "captions": ["a"]} for row in toy(tmp_path, count=2)]
+    write_rows(tmp_path, rows)
     path = str((tmp_path / "rows.jsonl").rename(tmp_path / "captions_val2017.jsonl"))
-    (note,) = [n for n in check(options(tmp_path, input=path)).notes if "split" in n]
-    assert note.startswith("--input is called like the split 'val'") and "--split=val" in note
-    given = check(options(tmp_path, input=path, split="val"))
-    assert not any("split" in n for n in given.notes)
+    assert splits_of(tmp_path, input=path)[1] == {"val": 2}
+    note = "what names no split itself has that of its file's name: val (--split decides for all)"
+    assert note in capsys.readouterr().err
+    for given in ({"split": "train"}, {"split_names": ("val=train",)}):
+        assert splits_of(tmp_path, input=path, overwrite=True, **given)[1] == {"train": 2}
+
+
+def test_a_class_folder_called_like_a_held_out_split_is_told(tmp_path):
+    (tmp_path / "test/port").mkdir(parents=True)
+    (tmp_path / "test/port/1.jpg").touch()
+    given = {"format": "folder", "input": f"{tmp_path}/test/", "images": ""}
+    (note,) = check(options(tmp_path, **given)).notes
+    assert note.startswith("--input is called like the split 'test'") and "--split=test" in note
+    assert not check(options(tmp_path, **given, split="train")).notes
 
 
 def test_impossible_names_of_splits_say_what_renames_them(tmp_path):

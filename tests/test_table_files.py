@@ -22,7 +22,11 @@ def test_tables_called_like_splits_are_those_where_a_row_names_none(tmp_path, fo
     found = {s.id: s.split for s in source}
     assert (found.pop("train.jpg"), found.pop("valid.jpg")) == ("train", "valid")
     assert found in ({}, {"a.jpg": "dev"})
-    assert source.notes[0].endswith("of its file's name: train, valid")
+    assert "of its file's name: train, valid (--split" in source.notes[0]
+    source = open_table(form, str(tmp_path / f"valid.{form}"), ignore=())
+    assert [s.split for s in source] == ["valid"]
+    (sample,) = open_table(form, str(tmp_path / f"valid.{form}"), ignore=(), file_splits=False)
+    assert sample.split == ""
 
 
 def rows(tmp_path, *rows):
@@ -35,12 +39,14 @@ def rows(tmp_path, *rows):
     ("name", "message"),
     [
         ("https://x.org/a.JPG", "img2dataset .* --format=webdataset"),
-        ("a", "there is 'a.JPG': write names with the suffixes"),
         ("a.jpg", "there is 'a.JPG': write names with the suffixes"),
-        ("b.jpg", "directory with --images"),
+        ("b.jpg", "give their directory with --images"),
+        ("c.jpg", "there is 'x/y/c.jpg': give the directory that paths go on from with --images"),
     ],
 )
 def test_images_that_are_not_there_are_told_with_a_hint(tmp_path, name, message):
+    (tmp_path / "x/y").mkdir(parents=True)
+    (tmp_path / "x/y/c.jpg").touch()
     with pytest.raises(InputError, match=message):
         rows(tmp_path, {"image_name": name, "caption": "one"})
 

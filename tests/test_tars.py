@@ -260,12 +260,10 @@ def test_splits_are_read_off_folders_unless_the_row_names_one(tmp_path):
     [
         (("train-0000.tar", "train-0001.tar", "val-00.tar"), ["train", "train", "val"], 1),
         (("test_00000-of-00002.tar", "train.tar", "x.tar"), ["test", "train", ""], 1),
-        (("test-0.tar", "test-1.tar"), ["", ""], 0),  # nothing tells them apart: --split decides
+        (("test-0.tar", "test-1.tar"), ["test", "test"], 1),
     ],
 )
-def test_splits_are_read_off_the_names_of_archives_that_differ_in_them(
-    tmp_path, names, splits, notes
-):
+def test_splits_are_read_off_the_names_of_archives(tmp_path, names, splits, notes):
     for number, name in enumerate(names):
         archive(tmp_path, [(f"{number}.jpg", b"J"), (f"{number}.txt", b"a")], name)
     source = open_tars(str(tmp_path), ignore=())

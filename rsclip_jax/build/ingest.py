@@ -255,8 +255,9 @@ def _open(given: Input, piece: str) -> Source:
         # Each archive may count its names from 0 again, and is read by a worker of its own.
         others = given.pieces()
         above = os.path.commonpath([os.path.dirname(path) for path in others])
-        return open_tars(piece, columns, references=True, above=above if len(others) > 1 else "")
-    return open_table(given.form, piece, given.images, columns, given.encoding)
+        above = above if len(others) > 1 else ""
+        return open_tars(piece, columns, references=True, above=above, file_splits=False)
+    return open_table(given.form, piece, given.images, columns, given.encoding, file_splits=False)
 
 
 def _place(root: str, image: bytes | str) -> str:

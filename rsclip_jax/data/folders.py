@@ -11,12 +11,16 @@ from rsclip_jax.data.splits import is_split, usual_name
 
 # Folders, and extensions in archives, that hold the infrared images of pairs.
 INFRARED = re.compile(
-    r"(.*[ _-])?(ir|nir|tir|swir|mwir|lwir|infrared|thermal)([ _-]?(images?|imgs?|data))?"
+    r"(.*[ _-])?(ir|nir|tir|swir|mwir|lwir|infrared|thermal)"
+    r"([ _-]?(images?|imgs?|data|\d+[ _-]?bits?))*"
 )
 # Folders of images that are no photographs.
 _MASKS = re.compile(
     r"(.*[ _-])?(masks?|annotations?|gt|ground[ _-]?truths?|labels?)([ _-]?(images?|imgs?|data))?"
 )
+_NO_CLASS = re.compile(r"((jpe?g|png|tiff?)[ _-]?)?(images?|imgs?|data)")
+# Files of Sentinel-2 and Landsat that hold one band each.
+_BAND = re.compile(r".*_b(\d\d?|8a)\.(tiff?|jp2)")
 _CAPTIONS = (".txt", ".json", ".caption")
 _Folder = tuple[str, ...]  # its path below the root
 
@@ -86,6 +90,7 @@ class _Contents:
 
     Attributes:
       images: how many lie in each folder, without those below it.
+      bands: how many of them seem to be single bands of an image.
       links: how many links to directories there are.
       captions: files beside an image that has their name, by suffix.
       others: files that are neither, by suffix.
@@ -93,6 +98,7 @@ class _Contents:
     """
 
     images: collections.Counter[_Folder] = dataclasses.field(default_factory=collections.Counter)
+    bands: int = 0
     links: int = 0
     captions: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     others: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -127,6 +133,7 @@ def _look(directory: str, folder: _Folder, ignore: Collection[str], found: _Cont
         elif suffix in IMAGE_SUFFIXES:
             stems.add(stem)
             found.images[folder] += 1
+            found.bands += bool(_BAND.fullmatch(entry.name.lower()))
         else:
             beside.append((stem, suffix))
     for stem, suffix in beside:
@@ -192,8 +199,20 @@ def _check(
             f"folders {some(masks)} seem to hold masks or annotations, which would be read as "
             f"images: leave them out with --ignore={','.join(masks)}, or rename them"
         )
+    if found.bands == found.images.total():
+        raise ValueError(
+            "all images seem to be single bands (such as B04.tif), each of which would be a "
+            "sample: put the red, green and blue ones of an image in one file first "
+            "(gdal_merge.py -separate)"
+        )
     classes = [tuple(n for at, n in enumerate(f) if at != level) for f in found.images if f]
     first = {of[:1] for of in classes}
+    if not class_folder and all(not of or _NO_CLASS.fullmatch(of[-1].lower()) for of in classes):
+        raise ValueError(
+            "no image lies in a folder that names a class: ROOT/CLASS/*.jpg or "
+            "ROOT/train/CLASS/*.jpg is expected. Images with captions or labels in a table are "
+            "--format=jsonl, csv or json"
+        )
     if not class_folder and len(first) == 1 and len(set(classes)) > 1:
         raise ValueError(
             f"all images lie in one folder {classes[0][0]!r}, which would be their class: name the "

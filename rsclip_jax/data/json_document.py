@@ -5,45 +5,112 @@
      "annotations": [{"image_id": 1, "caption": ...}, ...], "info": ...}
     {"airplane": [{"filename": ..., "raw": ..., "raw_1": ...}, ...], "airport": [...], ...}
     [{"filename": ..., "captions": [...]}, ...]
+    {"image": ..., "caption": ..., "objects": [...]}
 
 The first is Karpathy's form (RSICD, RSITMD, UCM-captions, Sydney-captions). The second is COCO's:
 an image gets what the objects with its `image_id` say, lists of values where there are several. The
 third is that of NWPU-Captions, whose rows get their class as the column "class"; keys that are
 called like splits (`splits.is_split`) become the column "split", and a single other key with rows
-names no class. Lists without any object are passed over.
+names no class. Lists without any object are passed over. The last is one row (VRSBench has a file
+for each image).
 """
 
 import collections
 import itertools
 import json
+import marshal
+import os
+import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rsclip_jax.data.sources import InputError, some
+from rsclip_jax.data.sources import InputError, is_image_name, some
 from rsclip_jax.data.splits import is_split
 from rsclip_jax.data.text_files import wrong_encoding
 
 ROWS_KEY, IMAGE_ID = "images", "image_id"
 CLASS_COLUMN, SPLIT_COLUMN = "class", "split"
 MAX_GUESS_BYTES = 2**30
+_CHUNK_ROWS = 100
+_SPOOL_BYTES = 2**20  # of rows are kept in memory
+# (where, row or the reason why it is none, bytes read)
+Row = tuple[str, dict[str, Any] | str, int]
 
 
-def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
-    """Yield (where, row or the reason why it is none, bytes read) for each row of a document.
+class Documents:
+    """Documents in one encoding, each parsed once: later its rows come from a temporary file.
 
-    Raises:
-      InputError: a file that is not in `encoding`, not JSON, cut off, or holds no rows.
+    So only one lies in memory at a time, and none while the images are read.
     """
-    document = _load(path, encoding)
-    lists = row_lists(document)
-    if lists is None:
-        raise InputError(
-            f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}} or '
-            '{"CLASS": [objects], ...} is expected'
-        )
+
+    def __init__(self, encoding: str):
+        self._encoding = encoding
+        self._file = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
+        weakref.finalize(self, self._file.close)
+        self._places: dict[Path, list[tuple[int, int]]] = {}  # (offset, size) of its rows' chunks
+        self._guesses: list[str] = []
+        self._unused: collections.Counter[str] = collections.Counter()
+
+    def rows(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a document.
+
+        Raises:
+          InputError: a file that is not in the encoding, not JSON, cut off, or holds no rows.
+        """
+        if path not in self._places:
+            self._places[path] = self._parse(path)
+        for offset, size in self._places[path]:
+            self._file.seek(offset)
+            yield from marshal.loads(self._file.read(size))
+
+    def notes(self) -> list[str]:
+        """Tell which lists and objects of the documents are not used, and what is guessed."""
+        lengths = [f"{key} ({count:,})" for key, count in self._unused.most_common() if count]
+        if not lengths:
+            return self._guesses
+        return [
+            *self._guesses,
+            f"parts of the JSON document that are not used: {some(lengths)}",
+        ]
+
+    def _parse(self, path: Path) -> list[tuple[int, int]]:
+        document = _load(path, self._encoding)
+        if _is_row(document):
+            document = [document]
+        lists = row_lists(document)
+        if lists is None:
+            raise InputError(
+                f'{path} holds no rows: a list of objects, {{"{ROWS_KEY}": [objects]}}, '
+                '{"CLASS": [objects], ...} or an object with the name of its image is expected'
+            )
+        told = _told_of_images(document)
+        self._note(path, document, lists, told)
+        places = []
+        rows = _rows(path, lists, told)
+        while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
+            # Pickle refuses rows that are nested as deeply as JSON's parser allows.
+            data = marshal.dumps(chunk)
+            self._file.seek(0, os.SEEK_END)
+            places.append((self._file.tell(), len(data)))
+            self._file.write(data)
+        return places
+
+    def _note(self, path: Path, document: Any, lists: dict[str, list], told: dict) -> None:
+        self._guesses += [
+            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
+            for key in lists.keys() - {"", ROWS_KEY}
+            if len(lists) == 1 and not is_split(key)
+        ]
+        for key, of in document.items() if isinstance(document, dict) else ():
+            if key not in lists and key not in told and isinstance(of, list | dict):
+                self._unused[key] += len(of)
+
+
+def _rows(path: Path, lists: dict[str, list], told: dict[str, list]) -> Iterator[Row]:
     lost: list = []
-    if told := _told_of_images(document):
+    if told:
         lists[ROWS_KEY], lost = _joined(lists[ROWS_KEY], told)
     size = path.stat().st_size
     count = sum(map(len, lists.values()))
@@ -58,29 +125,6 @@ def read_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any] |
             )
     for item in lost:
         yield path.name, f"no image has its {IMAGE_ID}: {item!r:.80}", size
-
-
-def notes(paths: list[Path], encoding: str) -> list[str]:
-    """Tell which lists and objects of documents `read_rows` does not use, and what it guesses."""
-    unused: collections.Counter[str] = collections.Counter()
-    found = []
-    for path in paths:
-        document = _load(path, encoding)
-        rows = row_lists(document) or {}
-        found += [
-            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
-            for key in rows.keys() - {"", ROWS_KEY}
-            if len(rows) == 1 and not is_split(key)
-        ]
-        lists = rows.keys() | _told_of_images(document).keys()
-        others = document.items() if isinstance(document, dict) else ()
-        unused.update(
-            {key: len(of) for key, of in others if key not in lists and isinstance(of, list | dict)}
-        )
-    lengths = [f"{key} ({count:,})" for key, count in unused.most_common() if count]
-    if lengths:
-        found.append(f"parts of the JSON document that are not used: {some(lengths)}")
-    return found
 
 
 def _told_of_images(document: Any) -> dict[str, list]:
@@ -131,6 +175,13 @@ def row_lists(document: Any) -> dict[str, list] | None:
         key: rows for key, rows in lists.items() if any(isinstance(row, dict) for row in rows)
     }
     return with_rows or None
+
+
+def _is_row(document: Any) -> bool:
+    """Tell whether a document is a single row, as where each image has a file of its own."""
+    return isinstance(document, dict) and any(
+        isinstance(value, str) and is_image_name(value) for value in document.values()
+    )
 
 
 def is_document(path: Path, encoding: str) -> bool:

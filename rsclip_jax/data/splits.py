@@ -1,6 +1,5 @@
 """What the field calls the splits: each has one name here, so that `train` is all of it."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,34 +37,37 @@ def usual_name(name: str, given: Mapping[str, str] | None = None) -> str:
 def of_files(paths: Sequence[Path], notes: list[str]) -> dict[Path, str]:
     """Return the splits that files, or else their folders, are called like; add a note.
 
-    There are none if that does not tell the files apart. Numbers at the end of names
-    (`train-0001-of-0008`) and what all names begin with (`captions_train2017`,
-    `captions_val2017`) do not count.
+    There are none if all were `train`, which is what names no split anyway. A single split of all
+    folders does not count: anybody may try things in one called `test`.
     """
     for kind, names in (
+        # Numbers at the end do not count: train-0001-of-0008.
         ("file", [re.sub(r"[-_.\d]+(of[-_.\d]+)?$", "", path.stem) for path in paths]),
         ("folder", [path.absolute().parent.name for path in paths]),
     ):
-        prefix = os.path.commonprefix(names)  # noqa: RUF071, letters are compared, not folders
-        shared = re.sub(r"[^-_. ]*$", "", prefix)
-        own = {path: name.removeprefix(shared) for path, name in zip(paths, names, strict=True)}
-        splits = {path: name for path, name in own.items() if is_split(name)}
-        if len({usual_name(name) for name in splits.values()}) > 1:
+        splits = {
+            p: split for p, name in zip(paths, names, strict=True) if (split := of_name(name))
+        }
+        stored = {usual_name(name) for name in splits.values()}
+        if len(stored) > 1 or (kind == "file" and stored - {"train"}):
             others = [path.name for path in paths if path not in splits]
             notes.append(
                 f"what names no split itself has that of its {kind}'s name: "
                 + some(sorted(set(splits.values())))
-                + (f"; not so {some(others)} (--split)" if others else "")
+                + (f"; not so {some(others)}" if others else "")
+                + " (--split decides for all)"
             )
             return splits
     return {}
 
 
-def of_name(path: str) -> str:
-    """Return the held-out split, "val" or "test", that one file or folder is called like, or ""."""
-    words = re.split(r"[-_. ]", os.path.basename(os.path.normpath(path)))
-    found = {name for name in map(usual_name, words) if held_out(name)}
-    return found.pop() if len(found) == 1 else ""
+def of_name(name: str) -> str:
+    """Return the split that one word of a name is, as it is spelt: `test` of `rsicd_test`.
+
+    It is "" if none is, or words of several splits are there (`train_val`).
+    """
+    found = [word for word in re.split(r"[-_. ]", name) if is_split(word)]
+    return found[0] if len(set(map(usual_name, found))) == 1 else ""
 
 
 def held_out(name: str) -> int:

@@ -1,6 +1,7 @@
 """What a prepared data set holds, in numbers: gathered record by record, in bounded memory."""
 
 import collections
+from collections.abc import Iterator
 from typing import Any
 
 from rsclip_jax.data.captions import LABEL_SENTENCE
@@ -161,6 +162,12 @@ class Summary:
         wanted = self.total() - self.left_out()
         return (self.skipped.total() - self.left_out()) / max(1, wanted)
 
+    def skipped_kinds(self, most: int) -> Iterator[tuple[int, str]]:
+        """Yield how many samples were skipped for each reason, with an example cut to `most`."""
+        for kind, count in self.skipped.most_common():
+            example = self.first_skipped[kind].removeprefix(kind).removeprefix(": ")
+            yield count, kind + (f", such as {example:.{most}}" if example else "")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the numbers for summary.json; kinds of text that do not occur are left out."""
         return {
@@ -263,10 +270,7 @@ class Summary:
             lines += [f"  {count:>8,}  {what}" for what, count in self.odd.most_common()]
         if self.skipped:
             lines += ["", "skipped"]
-            for kind, count in self.skipped.most_common():
-                example = self.first_skipped[kind].removeprefix(kind).removeprefix(": ")
-                such = f", such as {example:.120}" if example else ""
-                lines.append(f"  {count:>8,}  {kind}{such}")
+            lines += [f"  {count:>8,}  {what}" for count, what in self.skipped_kinds(120)]
             if any(reason.startswith(DUPLICATE) for reason in self.skipped):
                 lines.append("  of one id the first stays, in tables a held-out one (--id_column)")
         return "\n".join(line.rstrip() for line in lines)

@@ -1,11 +1,11 @@
 """Tables: JSONL, CSV and JSON files with one row an image, or one row a caption."""
 
+import collections
 import functools
-import glob
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,8 +22,9 @@ from rsclip_jax.data.columns import (
     without_roles,
 )
 from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garbled
+from rsclip_jax.data.image_root import ImageRoot
 from rsclip_jax.data.likely import check_values
-from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, is_image_name
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
 from rsclip_jax.data.splits import of_files, usual_name
 from rsclip_jax.data.survey import PEEK, Survey, column_notes
 from rsclip_jax.data.text_files import check_text, find_encoding, shown, wrong_encoding
@@ -45,12 +46,13 @@ def open_table(
     ignore: Sequence[str] | None = None,
     quoting: str = "",
     stored_split: Callable[[str], str] = usual_name,
+    file_splits: bool = True,
 ) -> Source:
     """Open JSONL, CSV or JSON files, and read them once: a column may come in late rows only.
 
-    Rows of the same id with one caption each are merged (`caption_rows`). If none of the first
-    images is in the image root, but one is in the folder of its class there, all are looked for
-    in ROOT/CLASS. A row that names no split has that of its file (`splits.of_files`).
+    Rows of the same id with one caption each are merged (`caption_rows`). Images may lie in folders
+    of the image root (`image_root`). A row that names no split has that of its file
+    (`splits.of_files`). Of several files, one without any caption or label is left out.
 
     Args:
       form: "jsonl", "csv" (the first line names the columns), or "json" (see `json_document`).
@@ -63,6 +65,7 @@ def open_table(
         column is checked, the caller keeps `Sample.extra`.
       quoting: of CSV, see `csv_rows`.
       stored_split: the split that a row's own name of it stands for.
+      file_splits: whether names of files tell splits.
 
     Raises:
       InputError: see `expand_input`, `check_text`, `check_unused`, `check_values`, `csv_rows`; no
@@ -74,70 +77,70 @@ def open_table(
     encoding = find_encoding(encoding)
     for path in paths:
         check_text(path, encoding)
-    root = os.path.realpath(images or paths[0].parent)
-    if not os.path.isdir(root):
+    if not images and len({path.parent for path in paths}) > 1:
+        raise InputError(
+            f"--input={pattern}: the tables lie in several folders; give the one that the paths of "
+            "images are relative to, or that holds these folders, with --images"
+        )
+    images = images or str(paths[0].parent)
+    if not os.path.isdir(images):
         raise InputError(f"--images={images}: no such directory")
-    notes: list[str] = []
-    splits = of_files(paths, notes)
     read_lines = functools.partial(csv_rows, delimiter=delimiter, quoting=quoting)
-    readers: dict[str, Callable] = {
-        "json": json_document.read_rows,
-        "jsonl": functools.partial(_file_rows, _jsonl_rows),
-        "csv": functools.partial(_file_rows, read_lines),
+    documents = json_document.Documents(encoding)
+    readers: dict[str, Callable[[Path], Iterator[json_document.Row]]] = {
+        "json": documents.rows,
+        "jsonl": functools.partial(_file_rows, _jsonl_rows, encoding),
+        "csv": functools.partial(_file_rows, read_lines, encoding),
     }
+    read_file = readers[form]
+    start = list(itertools.islice(itertools.chain.from_iterable(map(read_file, paths)), PEEK))
+    if form == "jsonl" and start:
+        _check_lines(start[0][1], paths[0], encoding)
+    good = [row for _, row, _ in start if isinstance(row, dict)]
+    _check_encoding(start, good, encoding, paths[0])
+    if not good:
+        reason = f"{start[0][0]}: {start[0][1]}" if start else "it is empty"
+        raise InputError(f"--input={pattern}: no row can be read; {reason}")
+    survey, filled_in = _survey(paths, read_file)
+    examples = survey.examples
+    columns = resolve(survey.filled, given or {}, str(paths[0]), examples)
+    _check_columns(columns, list(survey.filled), paths[0], form)
+    notes: list[str] = []
+    filled: Mapping[str, int] = survey.filled
+    if ignore is not None:
+        notes += documents.notes()
+        notes += label_notes(filled, given or {}, columns)
+        filled, paths = _with_texts(filled, filled_in, columns, notes)
+    image, *_ = columns["image"]
+    told = sum(filled[name] for name in columns.get("split", ()))
+    tell_split = file_splits and told < filled[image]
+    splits = of_files(paths, notes if tell_split else [])
 
     def read() -> Iterator[_Row]:
         done = 0
         for path in paths:
-            for where, row, position in readers[form](path, encoding):
+            for where, row, position in read_file(path):
                 yield where, row, done + position, splits.get(path, "")
             done += path.stat().st_size
 
-    rest = read()
-    first = list(itertools.islice(rest, PEEK))
-    if form == "jsonl" and first:
-        _check_lines(first[0][1], paths[0], encoding)
-    good = [row for _, row, *_ in first if isinstance(row, dict)]
-    _check_encoding(first, good, encoding, paths[0])
-    if not good:
-        reason = f"{first[0][0]}: {first[0][1]}" if first else "it is empty"
-        raise InputError(f"--input={pattern}: no row can be read; {reason}")
-    survey = Survey(str(paths[0]))
-    for _, row, *_ in itertools.chain(first, rest):
-        if isinstance(row, dict):
-            survey.add(row)
-    filled, examples = survey.filled, survey.examples
-    columns = resolve(filled, given or {}, str(paths[0]), examples)
-    _check_columns(columns, list(filled), paths[0])
-    unused = []
+    first = [
+        (row, split) for _, row, _, split in itertools.islice(read(), PEEK) if isinstance(row, dict)
+    ]
+    root = ImageRoot(images, first, columns)
+    notes += root.notes()
     if ignore is not None:
-        if form == "json":
-            notes += json_document.notes(paths, encoding)
-        notes += label_notes(filled, given or {}, columns)
-        unused = check_unused(filled, columns, ignore, str(paths[0]), examples)
-        notes += column_notes(filled, columns, unused)
-        _check_texts(filled, columns, paths[0])
-    image = columns["image"][0]
-    paths_of = (*columns["image"], *columns.get("ir", ()))
-    for row in (*good, *examples):
-        _mend_paths(row, paths_of, slashes=False)
-    slashes = _has_backslashes(good, image, root)
-    if slashes:
-        notes.append(f"backslashes in column {image!r} are read as slashes")
-        for row in examples:
-            _mend_paths(row, paths_of, slashes)
-    by_class = _in_class_folders(good, columns, root)
-    if ignore is not None:
-        _check_values(examples, unused, ignore, columns, by_class, paths[0], root)
+        unread = [name for name in survey.filled if name != root.column]
+        unused = check_unused(unread, columns, ignore, str(paths[0]), examples)
+        notes += column_notes(filled, columns, [name for name in unused if name in filled])
+        _check_values(examples, unused, ignore, columns, root, paths[0])
 
     def samples() -> Iterator[Sample]:
         for where, row, position, split in read():
             if isinstance(row, str):
                 yield Sample(where, position, problem=row)
             else:
-                _mend_paths(row, paths_of, slashes)
-                sample = _row_sample(where, position, row, columns, by_class)
-                sample.split = sample.split or split
+                sample = _row_sample(where, position, row, columns, root, split)
+                sample.split = sample.split or (split if tell_split else "")
                 yield sample
 
     size = sum(path.stat().st_size for path in paths)
@@ -145,7 +148,56 @@ def open_table(
     merged = functools.partial(
         merge_rows, samples, texts[0] if texts else "", lambda sample: stored_split(sample.split)
     )
-    return Source(merged, size, root, notes=notes)
+    return Source(merged, size, root.path, notes=notes)
+
+
+def _survey(
+    paths: Sequence[Path], read_file: Callable[[Path], Iterator[json_document.Row]]
+) -> tuple[Survey, dict[Path, collections.Counter[str]]]:
+    """Survey all rows; also count by file how many of them fill each column."""
+    survey = Survey(str(paths[0]))
+    filled_in = {}
+    for path in paths:
+        before = collections.Counter(survey.filled)
+        for _, row, _ in read_file(path):
+            if isinstance(row, dict):
+                survey.add(row)
+        filled_in[path] = collections.Counter(survey.filled) - before
+    return survey, filled_in
+
+
+def _with_texts(
+    filled: Mapping[str, int],
+    filled_in: Mapping[Path, collections.Counter[str]],
+    columns: Columns,
+    notes: list[str],
+) -> tuple[Mapping[str, int], list[Path]]:
+    """Leave out files without any text, such as COCO's of boxes alone; add a note for each.
+
+    Returns:
+      How many rows of the others fill each column, and the others.
+
+    Raises:
+      InputError: there is no text at all.
+    """
+    names = [name for role in TEXT_ROLES for name in columns.get(role, ())]
+    if not any(filled[name] for name in names):
+        raise InputError(
+            f"{next(iter(filled_in))}: its columns of captions and labels ({', '.join(names)}) are "
+            "empty in all rows; name others with --caption_columns, --long_caption_columns or "
+            "--label_column"
+        )
+    # Of rows that cannot be read each is told.
+    without = [p for p, of in filled_in.items() if of and not any(of[name] for name in names)]
+    if not without:
+        return filled, list(filled_in)
+    for path in without:
+        count = filled_in[path][columns["image"][0]]
+        notes.append(
+            f"{path.name} is not used: none of its {count:,} images has a caption or label"
+        )
+    used = {path: of for path, of in filled_in.items() if path not in without}
+    return sum(used.values(), collections.Counter()), list(used)
 
 
 def _check_values(
@@ -153,43 +205,26 @@ def _check_values(
     unused: Sequence[str],
     ignore: Sequence[str],
     columns: Columns,
-    by_class: bool,
+    root: ImageRoot,
     path: Path,
-    root: str,
 ) -> None:
     """Refuse rows that all have one problem, and columns by their values (`likely`)."""
-    samples = [_row_sample("", 0, row, columns, by_class) for row in rows]
+    samples = [_row_sample("", 0, row, columns, root, "") for row in rows]
     problems = [sample.problem for sample in samples]
     if len({problem.partition(":")[0] for problem in problems}) == 1 and problems[0]:
         raise InputError(f"{path}: none of the first {len(rows)} rows can be used: {problems[0]}")
 
     def is_new_image(number: int, given: str) -> bool:
-        place = os.path.join(root, given.replace("\\", "/"))
+        place = os.path.join(root.path, given.replace("\\", "/"))
         sample = samples[number]
         used = [
-            os.path.realpath(os.path.join(root, os.fsdecode(image)))
+            os.path.realpath(os.path.join(root.path, os.fsdecode(image)))
             for image in (sample.image, sample.ir)
             if image
         ]
         return os.path.isfile(place) and os.path.realpath(place) not in used
 
     check_values(rows, unused, ignore, str(path), samples, is_new_image)
-
-
-def _mend_paths(row: dict[str, Any], names: Iterable[str], slashes: bool) -> None:
-    """Take the paths of objects such as Hugging Face's {"path": ..., "bytes": null}."""
-    for name in names:
-        cell = row.get(name)
-        if isinstance(cell, dict) and not cell.get("bytes"):
-            cell = row[name] = cell.get("path", cell)
-        if slashes and isinstance(cell, str):
-            row[name] = cell.replace("\\", "/")
-
-
-def _has_backslashes(rows: list[dict], column: str, root: str) -> bool:
-    """Tell whether the paths of a table were written on Windows."""
-    paths = [path for row in rows if isinstance(path := row.get(column), str) and "\\" in path]
-    return bool(paths) and not any(os.path.lexists(os.path.join(root, path)) for path in paths)
 
 
 def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
@@ -203,7 +238,9 @@ def _check_lines(row: dict | str, path: Path, encoding: str) -> None:
         raise InputError(f"{path} is one JSON document, not one object a line: use --format=json")
 
 
-def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Path) -> None:
+def _check_encoding(
+    first: list[json_document.Row], good: list[dict], encoding: str, path: Path
+) -> None:
     """A wrong --encoding is told at once, not as a skipped sample for each row it garbles."""
     garbled = [row for _, row, *_ in first if isinstance(row, str) and row.startswith(GARBLED)]
     fits = any(not str(row).isascii() for row in good)
@@ -211,8 +248,9 @@ def _check_encoding(first: list[_Row], good: list[dict], encoding: str, path: Pa
         raise wrong_encoding(path, encoding)
 
 
-def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
-    kinds = f"{path}: none of its columns ({', '.join(present)}) is known to hold"
+def _check_columns(columns: Columns, present: list[str], path: Path, form: str) -> None:
+    named = ", named by its first line" if form == "csv" else ""
+    kinds = f"{path}: none of its columns ({', '.join(present)}{named}) is known to hold"
     if "image" not in columns:
         raise InputError(f"{kinds} image paths; name it with --image_column")
     if not {"captions", "long_captions", "label"} & set(columns):
@@ -222,68 +260,35 @@ def _check_columns(columns: Columns, present: list[str], path: Path) -> None:
         )
 
 
-def _check_texts(filled: Mapping[str, int], columns: Columns, path: Path) -> None:
-    names = [name for role in TEXT_ROLES for name in columns.get(role, ())]
-    if not any(filled[name] for name in names):
-        raise InputError(
-            f"{path}: its columns of captions and labels ({', '.join(names)}) are empty in all "
-            "rows; name others with --caption_columns, --long_caption_columns or --label_column"
-        )
+def _row_sample(
+    where: str, position: int, row: dict, columns: Columns, root: ImageRoot, split: str
+) -> Sample:
+    """Read a row.
 
-
-def _in_class_folders(rows: list[dict], columns: Columns, root: str) -> bool:
-    """Tell whether ROOT/CLASS/FILE is what the table calls FILE.
-
-    A wrong --images is told at once, not after a million missing files.
+    Args:
+      split: that its file is called like.
     """
-    column = columns["image"][0]
-    label = columns.get("label", ("",))[0]
-    rows = [row for row in rows if isinstance(row.get(column), str) and row[column]]
-    if not rows or any(os.path.lexists(os.path.join(root, row[column])) for row in rows):
-        return False
-    if any(
-        os.path.lexists(os.path.join(root, str(row.get(label, "")).strip(), row[column]))
-        for row in rows
-    ):
-        return True
-    raise InputError(
-        f"none of the first {len(rows)} images of column {column!r} is in {root} (such as "
-        f"{rows[0][column]!r}); {_how_to_find(rows[0][column], root)}"
-    )
-
-
-def _how_to_find(name: str, root: str) -> str:
-    if "://" in name:
-        return "fetch what URLs point to first: img2dataset writes tars for --format=webdataset"
-    for stem in (name, os.path.splitext(name)[0]):
-        like = glob.glob(f"{glob.escape(os.path.join(root, stem))}.*")
-        if images := sorted(filter(is_image_name, like)):
-            there = os.path.relpath(images[0], root)
-            return f"there is {there!r}: write names with the suffixes of their files"
-    return "give their directory with --images"
-
-
-def _row_sample(where: str, position: int, row: dict, columns: Columns, by_class: bool) -> Sample:
+    image, *_ = columns["image"]
+    for name in (image, *columns.get("ir", ())):
+        row[name] = root.mended(row.get(name))
     try:
         sample = Sample(where, position, **read_row(row, columns))
+        assert isinstance(sample.image, str)  # a path, as in every table
+        if sample.image:
+            sample.image = root.find(sample.image, row, sample.split or split)
     except ValueError as error:
         return Sample(where, position, problem=str(error))
-    assert isinstance(sample.image, str)  # a path, as in every table
     sample.extra = without_roles(row, columns)
-    if by_class and sample.image:
-        sample.image = os.path.join(sample.label, sample.image)
     if "id" not in columns:
         sample.id = sample.image
     if not sample.image:
-        sample.problem = f"no image: column {columns['image'][0]!r} is empty"
+        sample.problem = f"no image: column {image!r} is empty"
     elif not sample.id:
         sample.problem = f"no id: column {columns['id'][0]!r} is empty"
     return sample
 
 
-def _file_rows(
-    rows: Callable, path: Path, encoding: str
-) -> Iterator[tuple[str, dict[str, Any] | str, int]]:
+def _file_rows(rows: Callable, encoding: str, path: Path) -> Iterator[json_document.Row]:
     # A row that is not in `encoding` shall cost that row only: alien bytes become surrogates.
     with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
         try:

@@ -52,6 +52,7 @@ def open_tars(
     references: bool = False,
     ignore: Sequence[str] | None = None,
     above: str = "",
+    file_splits: bool = True,
 ) -> Source:
     """Open webdataset tars: members of one name in one archive make a sample.
 
@@ -72,6 +73,7 @@ def open_tars(
       ignore: extensions and keys left out on purpose; where archives have names in common, the id
         of a sample is ARCHIVE/NAME. None: the caller does not mind either.
       above: the id of a sample begins with its archive's path below this directory.
+      file_splits: whether names of archives tell splits.
 
     Raises:
       InputError: see `expand_input`; an archive that is compressed, cut off or none at all; a
@@ -86,7 +88,7 @@ def open_tars(
     names = _Names(ignore or ())
     notes, shared = ([], False) if ignore is None else names.check(paths, survey)
     groups = functools.partial(_all_groups, paths, references, names)
-    splits = of_files(paths, notes)
+    splits = of_files(paths, notes) if file_splits else {}
     with_rows = [
         (group, row)
         for group in _first_groups(paths, names)
