@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 from PIL import Image
-from small_run import flat, losses, small_config
+from small_run import flat, losses, small_config, stop_at
 
 from configs import lrsclip
 from rsclip_jax import evaluate, export
@@ -15,7 +15,6 @@ from rsclip_jax.models.positions import stretch_positions
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.initial import parameters_from
-from rsclip_jax.training.preemption import StopSignal
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,6 @@ def finished(scenes, tmp_path_factory):
     """A run of 6 steps, never interrupted: (workdir, final state)."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, loop.train(small_config(scenes), workdir)
-
-
-def stop_at(monkeypatch, step):
-    monkeypatch.setattr(StopSignal, "reached", lambda self, at, _: at == step)
 
 
 def test_the_shipped_demo_trains_evaluates_draws_and_exports(scenes, tmp_path, capsys):

@@ -5,9 +5,10 @@ import math
 import sys
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
 
-from rsclip_jax import atomic
+from rsclip_jax import atomic, distributed
 
 
 class MetricWriter:
@@ -36,6 +37,19 @@ class MetricWriter:
         """Flush and close both files."""
         self._file.close()
         self._events.close()
+
+
+def read_scores(workdir: Path) -> dict[int, dict[str, float | None]]:
+    """Return what evaluators have found: step -> "EVALUATOR/METRIC" -> value, None if not finite.
+
+    All processes must call this; they get what the first one reads.
+    """
+    lines = read_metrics(workdir) if jax.process_index() == 0 else []
+    scored = [line for line in lines if any("/" in name for name in line)]
+    scores: dict[int, dict[str, float | None]] = {}
+    for line in distributed.gather(scored)[0]:
+        scores.setdefault(line.pop("step"), {}).update(line)
+    return scores
 
 
 def read_metrics(workdir: Path) -> list[dict]:
