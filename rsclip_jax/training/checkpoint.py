@@ -20,7 +20,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
-from rsclip_jax import weights
+from rsclip_jax import atomic, weights
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.sharding import replicated
 from rsclip_jax.training.base import Base, checksum, joined, named, without
@@ -30,6 +30,10 @@ from rsclip_jax.training.state import State, from_plain, to_plain
 from rsclip_jax.training.workdir import CONFIG_FILE, is_workdir, load_config, save_config
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
+# Of a full disk it logs the traceback of each of its threads, and then raises the error as well.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and atomic.of_full_disk(record.exc_info[1]))
+)
 
 # By default every replica saves a slice of each array, and compiles a program to cut it out: ten
 # seconds before the first checkpoint, for nothing where one process holds all replicas.
@@ -89,14 +93,12 @@ class Checkpoints:
             meta["base"] = self.base._asdict()
             items = _without_base(items, self.base)
         meta["checksums"] = {k: checksum(v) for k, v in items.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(item) for name, item in items.items()},
-            ),
-            force=True,
+        args = ocp.args.Composite(
+            meta=ocp.args.JsonSave(meta),
+            **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
+        with atomic.writing(self._directory):  # the step before this one, whose end it waits for
+            self._manager.save(step, args=args, force=True)
 
     def restore(self, like: State, shardings: Any, init_from: str = "") -> State | None:
         """Restore the newest whole step into the structure and shardings given, or return None.
@@ -151,8 +153,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the writing to end."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with atomic.writing(self._directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
 class _Manager(ocp.CheckpointManager):

@@ -26,6 +26,7 @@ from rsclip_jax.training.ahead import check_batch, compile_step
 from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.initial import with_architecture
+from rsclip_jax.training.made_with import note_start
 from rsclip_jax.training.metrics import read_scores
 from rsclip_jax.training.optim import describe_params, trained_parameters
 from rsclip_jax.training.preemption import Stopped, StopSignal
@@ -53,7 +54,12 @@ NO_DATA = (
 )
 
 
-def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) -> State:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    given: Collection[str] = (),
+    reproduced: Path | None = None,
+) -> State:
     """Train as `config` says and return the last state; an interrupted run is resumed.
 
     The order is fixed: take a step, save, evaluate, and only then draw the next batch. All that a
@@ -63,6 +69,7 @@ def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) 
     Args:
       given: names of the fields that the user set on the command line, which what config.init_from
         holds does not change (`initial.with_architecture`).
+      reproduced: workdir of the run that this one is to be once more (`made_with.note_start`).
 
     Raises:
       ValueError: a config that cannot be trained, or a workdir of another architecture.
@@ -75,11 +82,15 @@ def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) 
         fields.check(config)
         set_damaged_aside(workdir)
         config = resolve(with_architecture(config, workdir, given), workdir)
-        return _train(config, workdir, stop, held)
+        return _train(config, workdir, stop, held, reproduced)
 
 
 def _train(
-    config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib.ExitStack
+    config: ConfigDict,
+    workdir: Path,
+    stop: StopSignal,
+    held: contextlib.ExitStack,
+    reproduced: Path | None,
 ) -> State:
     mesh = sharding.make_mesh(**config.mesh)
     check_batch(config, mesh)
@@ -132,6 +143,7 @@ def _train(
     log(describe_params(config, state["params"]))
 
     step = int(state["step"])
+    note_start(workdir, config, step, reproduced)
     progress = Progress(config, task.sample_flops(config, model), workdir, step, total_steps)
 
     def evaluate_step(known: Mapping[str, float]) -> None:
