@@ -31,14 +31,30 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     except Exception as error:
         if not of_full_disk(error):
             raise
-        path = Path(path).absolute()
-        there = next(p for p in (path, *path.parents) if p.exists())
-        free = shutil.disk_usage(there).free / 1e6
-        raise DiskFullError(
-            f"the disk is full, or your quota of it: {path} could not be written ({free:,.1f} MB "
-            "are free there). Nothing half-written is taken for whole: make space, and give the "
-            "same command again"
-        ) from error
+        raise _full(path, "could not be written", _free(path)) from error
+
+
+def check_space(path: str | os.PathLike, size: int) -> None:
+    """Refuse to begin writing `size` bytes where there is no space for them.
+
+    Raises:
+      DiskFullError: names `path`, the size and the space that is left.
+    """
+    if (free := _free(path)) < size:
+        raise _full(path, f"needs {size / 1e6:,.1f} MB more", free)
+
+
+def _free(path: str | os.PathLike) -> int:
+    path = Path(path).absolute()
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+def _full(path: str | os.PathLike, what: str, free: int) -> DiskFullError:
+    return DiskFullError(
+        f"the disk is full, or your quota of it: {path} {what} ({free / 1e6:,.1f} MB are free "
+        "there). Nothing half-written is taken for whole: make space, and give the same command "
+        "again"
+    )
 
 
 def of_full_disk(error: BaseException | None) -> bool:

@@ -55,3 +55,9 @@ def test_a_full_disk_is_told_in_one_line_whoever_finds_it(error, tmp_path):
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(KeyError), atomic.writing(tmp_path):
         raise KeyError("disk")
+
+
+def test_a_file_too_large_for_the_disk_is_not_begun(tmp_path):
+    atomic.check_space(tmp_path / "new", 1)
+    with pytest.raises(atomic.DiskFullError, match=r"new needs 1,000,000,000,000\.0 MB more"):
+        atomic.check_space(tmp_path / "new", 10**18)

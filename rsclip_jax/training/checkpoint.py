@@ -97,7 +97,10 @@ class Checkpoints:
             meta=ocp.args.JsonSave(meta),
             **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
-        with atomic.writing(self._directory):  # the step before this one, whose end it waits for
+        with atomic.writing(self._directory):
+            self._manager.wait_until_finished()  # of the step before this one
+            # On a full disk TensorStore's threads print hundreds of lines.
+            atomic.check_space(self._directory, sum(x.nbytes for x in jax.tree.leaves(items)))
             self._manager.save(step, args=args, force=True)
 
     def restore(self, like: State, shardings: Any, init_from: str = "") -> State | None:

@@ -146,9 +146,8 @@ def _train(
     note_start(workdir, config, step, reproduced)
     progress = Progress(config, task.sample_flops(config, model), workdir, step, total_steps)
 
-    def evaluate_step(known: Mapping[str, float]) -> None:
-        report = functools.partial(progress.scores, step)
-        params = evaluated_params(state)
+    def evaluate_step(state: State, known: Mapping[str, float | None]) -> None:
+        report, params = functools.partial(progress.scores, step), evaluated_params(state)
         checkpoints.scored(step, evaluate(evals, params, config, workdir, report, known))
 
     with contextlib.suppress(Stopped), contextlib.ExitStack() as cleanup:
@@ -163,7 +162,7 @@ def _train(
         for at, scores in known.items():
             checkpoints.scored(at, scores)
         if step and not finished and evaluated(config, step, total_steps):
-            evaluate_step(known.get(step, {}))
+            evaluate_step(state, known.get(step, {}))
         if step < total_steps:
             for trap in traps(config, pipeline.open_sources(config.input), total_steps):
                 log(f"note: {trap}")
@@ -202,7 +201,7 @@ def _train(
                     raise Stopped
                 if evaluating:
                     with progress.paused():
-                        evaluate_step({})
+                        evaluate_step(state, {})
                 if step < total_steps:
                     try:
                         batch, rows = next(draws)
@@ -346,8 +345,8 @@ def evaluate(
     config: Any,
     workdir: Path,
     report: Callable[[str, dict[str, float], evaluators.Evaluator], None],
-    known: Mapping[str, float],
-) -> dict[str, float]:
+    known: Mapping[str, float | None],
+) -> dict[str, float | None]:
     """Run every evaluator, metric names prefixed with its own; pictures go to WORKDIR/eval.
 
     Args:
