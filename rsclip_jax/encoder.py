@@ -1,6 +1,6 @@
 """The one way from images and texts to embeddings: evaluators and export both use it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +29,9 @@ class Encoder:
         processes every process passes the same input and receives all embeddings; of the batches of
         `image_stream` only its `own_rows` are read, the others may be anything.
       batch_size: items per call and process, rounded up to a multiple of the parts of a batch.
+
+    Attributes:
+      before_batch: is called before each batch; what it raises ends the work.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Encoder:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+        self.before_batch: Callable[[], None] = lambda: None
         self._model = model
         self.image_size = model.image_size
         self.embed_dim = model.embed_dim
@@ -153,6 +157,7 @@ class Encoder:
         """Start the computation of one batch, padded to `size`; return it and its true length."""
         if len(batch) > size:
             raise ValueError(f"a batch of {len(batch)} is larger than the encoder's {size}")
+        self.before_batch()
         padded = batch
         if len(batch) < size:
             padded = np.zeros((size, *batch.shape[1:]), batch.dtype)

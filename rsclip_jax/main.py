@@ -1,6 +1,7 @@
 """Train a model: `python -m rsclip_jax.main --config=configs/lrsclip.py --workdir=runs/lrsclip`.
 
 The same command run again resumes where the run stopped. `--config.FIELD=VALUE` overrides a field.
+`--reproduce=WORKDIR` in the place of `--config` trains a run once more.
 """
 
 import re
@@ -47,7 +48,7 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> None:
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Define --config, --workdir and how processes find each other."""
     define_config(values, argv)
-    flags.DEFINE_string("workdir", None, "Directory of all that a run writes.", flag_values=values)
+    _define_places(values)
     kinds: dict[type, Callable] = {
         str: flags.DEFINE_string,
         int: flags.DEFINE_integer,
@@ -56,6 +57,44 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     for name, (default, meaning) in distributed.FLAGS.items():
         kinds[type(default)](name, default, meaning, flag_values=values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
+
+
+def _define_places(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "Directory of all that a run writes.", flag_values=values)
+    flags.DEFINE_string(
+        "reproduce",
+        None,
+        "Workdir of a run: its config is taken, and what differs from it is said.",
+        flag_values=values,
+    )
+
+
+def with_config(argv: list[str]) -> list[str]:
+    """Return the arguments with the config of the run that --reproduce names.
+
+    Raises:
+      ValueError: no run has its config there, or --config or the same --workdir is given as well.
+    """
+    values = flags.FlagValues()
+    _define_places(values)
+    try:
+        values(argv, known_only=True)
+    except flags.Error:
+        return argv  # which `parse_flags` refuses
+    if not values.reproduce:
+        return argv
+    run = host.local_path(values.reproduce, "--reproduce")
+    if any(re.match(r"--?config(=|$)", argument) for argument in argv):
+        raise ValueError(
+            f"--reproduce={run} takes the config of that run: leave out --config; "
+            "--config.FIELD=VALUE overrides a field"
+        )
+    if values.workdir and run == host.local_path(values.workdir, "--workdir"):
+        raise ValueError(f"--reproduce={run}: give another, new --workdir")
+    file = run / "config.json"
+    if not file.is_file():
+        raise ValueError(f"--reproduce={run}: no run has left its config.json there")
+    return [argv[0], f"--config={file}", *argv[1:]]
 
 
 def parse_flags(
@@ -128,9 +167,12 @@ def main(argv: list[str]) -> None:
             config, told = flags.FLAGS.config, given(flags.FLAGS)
             if line := count_by(config, told):
                 log(line)
-            train(config, workdir, told)
+            run = flags.FLAGS.reproduce
+            train(config, workdir, told, host.local_path(run, "--reproduce") if run else None)
 
 
 if __name__ == "__main__":
-    define_flags(flags.FLAGS, sys.argv)
-    app.run(main, flags_parser=partial(parse_flags, example=EXAMPLE))
+    with errors.one_line("main"):
+        arguments = with_config(sys.argv)
+    define_flags(flags.FLAGS, arguments)
+    app.run(main, arguments, flags_parser=partial(parse_flags, example=EXAMPLE))

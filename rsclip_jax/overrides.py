@@ -103,7 +103,7 @@ def check_file(given: str) -> None:
 
 def _check_config(given: str, path: Path) -> None:
     try:
-        config = ConfigFileFlagParser("config").parse(given)
+        config = _parse(given)
     except Exception as error:  # whatever the code of a user's file raises
         cause = error
         if "whilst parsing config file" in str(error) and isinstance(error.__context__, Exception):
@@ -120,6 +120,15 @@ def _check_config(given: str, path: Path) -> None:
             f"--config={given}: get_config returns a {type(config).__name__}, expected an "
             "ml_collections.ConfigDict: begin with that of configs/defaults.py"
         )
+
+
+def _parse(given: str) -> ConfigDict:
+    """Read a config file, or the config.json that a run has stored."""
+    if not given.endswith(".json"):
+        return ConfigFileFlagParser("config").parse(given)
+    from rsclip_jax.training.workdir import load_config  # JAX takes seconds to import
+
+    return load_config(Path(given))
 
 
 def _advise(error: Exception) -> None:
@@ -189,7 +198,7 @@ class ConfigFileParser(ConfigFileFlagParser):
 
     def parse(self, path: str) -> ConfigDict:
         """Return the config; its fields can be overridden, but none added."""
-        config = super().parse(path)
+        config = _parse(path)
         with config.unlocked():
             _add_evaluators(config, self._argv)
         return config

@@ -42,7 +42,7 @@ from typing import Any
 
 from absl import app, flags
 
-from rsclip_jax import errors
+from rsclip_jax import atomic, errors
 from rsclip_jax.data import limits, records
 from rsclip_jax.data.columns import LIST_ROLES, ROLES
 from rsclip_jax.data.csv_rows import QUOTINGS
@@ -138,12 +138,15 @@ def prepare(options: Options) -> Summary:
         print(f"{options.name}: {note}", file=sys.stderr)
     summary = Summary(options.name, source.expected)
     kept_list = Path(options.output) / f"{options.name}.skipped.jsonl"
-    with records.DatasetWriter(
-        options.output,
-        options.name,
-        description="Prepared by rsclip_jax.prepare.",
-        overwrite=options.overwrite,
-    ) as writer:
+    with (
+        atomic.writing(Path(options.output) / options.name),
+        records.DatasetWriter(
+            options.output,
+            options.name,
+            description="Prepared by rsclip_jax.prepare.",
+            overwrite=options.overwrite,
+        ) as writer,
+    ):
         skipped_list = writer.directory / "skipped.jsonl"
         progress = Progress(options.name, source.size)
         with (

@@ -1,7 +1,7 @@
 """The one way from RGB images to infrared ones: evaluation and the building of data use it."""
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ class Translation:
 
     Attributes:
       image_size: side of the images in pixels.
+      before_batch: is called before each batch; what it raises ends the work.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Translation:
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+        self.before_batch: Callable[[], None] = lambda: None
         self.image_size = model.image_size
         mesh = mesh or make_mesh(devices=jax.devices()[:1])
         shards = batch_shards(mesh)
@@ -51,6 +53,7 @@ class Translation:
         """Translate images uint8 [N, S, S, 3] of `image_size` into uint8 [N, S, S]."""
         results = []
         for start in range(0, len(images), self.batch_size):
+            self.before_batch()
             batch = images[start : start + self.batch_size]
             padded = np.zeros((self.batch_size, *batch.shape[1:]), np.uint8)
             padded[: len(batch)] = batch

@@ -1,5 +1,6 @@
 """The shipped demo config, shrunk so that a test can train it."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import lrsclip
+from rsclip_jax.training.preemption import StopSignal
 
 
 def small_config(data_dir: str, **overrides) -> ConfigDict:
@@ -38,6 +40,12 @@ def small_config(data_dir: str, **overrides) -> ConfigDict:
             node = node[parent]
         node[field] = value
     return config
+
+
+def stop_at(patch, question: int) -> None:
+    """Stop a run the so many-th time it asks, after steps and before batches of evaluations."""
+    asked = itertools.count(1)
+    patch.setattr(StopSignal, "reached", lambda self: next(asked) >= question)
 
 
 def losses(workdir: Path) -> dict[int, float]:

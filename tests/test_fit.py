@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from small_run import flat, losses, small_config
+from small_run import flat, losses, small_config, stop_at
 from test_hosts import two
 
 from rsclip_jax import evaluate, sharding
@@ -16,7 +16,6 @@ from rsclip_jax.models.blocks import REMAT_POLICIES
 from rsclip_jax.training import ahead, fit, loop, memory
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.fit import Choice
-from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.resolve import resolve
 
 OPEN = {"model__remat": "auto", "grad_cache_steps": 0}
@@ -216,7 +215,7 @@ def test_a_restart_takes_what_was_chosen_whatever_the_memory(
     whole = loop.train(open_config(scenes, **tight), tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(fit, "candidates", lambda *_: [Choice("full", 2)])
-        patch.setattr(StopSignal, "reached", lambda self, at, _: at == 3)
+        stop_at(patch, 3)
         loop.train(open_config(scenes), tmp_path / "run")
     limited(2**40)
     state = loop.train(open_config(scenes), tmp_path / "run")
@@ -230,7 +229,7 @@ def test_a_smaller_machine_goes_on_with_another_choice_and_says_so(
     roomy, scenes, tmp_path, limited, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "reached", lambda self, at, _: at == 3)
+        stop_at(patch, 3)
         loop.train(open_config(scenes), tmp_path)
     choice, size = told(tmp_path)
     limited((size - 1) / (1 - fit.FREE))

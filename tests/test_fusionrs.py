@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from small_run import losses
+from small_run import losses, stop_at
 from test_clip import CONFIG
 from test_contrastive import assert_equal, reference
 from test_peft import randomised
@@ -21,7 +21,6 @@ from rsclip_jax.losses.pairs import text_keys, total_loss
 from rsclip_jax.models import clip, peft
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
-from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import with_added
 from rsclip_jax.training.step import make_loss
@@ -266,7 +265,7 @@ def test_long_text_infrared_and_lora_go_on_from_one_checkpoint(
         return loop.train(config, workdir)["params"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "reached", lambda self, step, _: step == 2)
+        stop_at(patch, 2)
         run(tmp_path)
     params = run(tmp_path)
     assert sorted(losses(tmp_path)) == [1, 2, 3, 4]

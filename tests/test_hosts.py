@@ -147,6 +147,43 @@ def test_two_processes_go_on_with_the_run_of_one(one, command, tmp_path):
     assert (workdir / "eval/val.png").exists()
 
 
+# Asks before each of many batches that all processes share, as an evaluation does.
+ASKING = """
+import argparse
+import sys
+from jax.experimental import multihost_utils
+from rsclip_jax import distributed
+from rsclip_jax.training.preemption import Stopped, StopSignal
+parser = argparse.ArgumentParser()
+distributed.add_flags(parser)
+distributed.join(**vars(parser.parse_args(sys.argv[1:])))
+batches = 0
+try:
+    with StopSignal() as stop:
+        while True:
+            stop.check()
+            multihost_utils.process_allgather(batches)
+            batches += 1
+            if batches == 3:
+                print("at work", flush=True)
+except Stopped:
+    print("stopped before batch", batches, stop.reached())
+"""
+
+
+def test_processes_stop_before_the_same_batch_whichever_was_told(tmp_path):
+    processes = two(["-c", ASKING], tmp_path)
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    while any("at work" not in log.read_text() for log in logs):
+        assert all(process.poll() is None for process in processes), logs[0].read_text()
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=200) for process in processes] == [0, 0]
+    said = [log.read_text().splitlines()[-1] for log in logs]
+    assert said[0] == said[1] and said[0].startswith("stopped before batch")
+    assert said[0].endswith("True")
+
+
 # Evaluates and exports, and says how many images it decoded for that.
 COUNTING = """
 import sys

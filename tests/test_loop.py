@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 from PIL import Image
-from small_run import flat, losses, small_config
+from small_run import flat, losses, small_config, stop_at
 
 from configs import lrsclip
 from rsclip_jax import evaluate, export
@@ -15,7 +15,6 @@ from rsclip_jax.models.positions import stretch_positions
 from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.initial import parameters_from
-from rsclip_jax.training.preemption import StopSignal
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,6 @@ def finished(scenes, tmp_path_factory):
     """A run of 6 steps, never interrupted: (workdir, final state)."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, loop.train(small_config(scenes), workdir)
-
-
-def stop_at(monkeypatch, step):
-    monkeypatch.setattr(StopSignal, "reached", lambda self, at, _: at == step)
 
 
 def test_the_shipped_demo_trains_evaluates_draws_and_exports(scenes, tmp_path, capsys):
@@ -236,20 +231,6 @@ def test_another_name_of_the_same_sizes_is_no_other_model(scenes, finished, tmp_
     config.model.sizes = (*sizes[:3], 4, *sizes[4:])  # heads, which no shape tells
     with pytest.raises(ValueError, match="image heads: 3 there, 4 now"):
         parameters_from(config, clip.build(config.model))
-
-
-def test_a_final_evaluation_that_failed_is_made_up_for(scenes, tmp_path, monkeypatch):
-    config = small_config(scenes, total_steps=2, eval_steps=0)
-    config.evals = {"val": {"type": "retrieval", "data": "scenes", "split": "val"}}
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            loop.train(config, tmp_path)
-    assert not (tmp_path / "finished.json").exists()
-    loop.train(config, tmp_path)
-    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [x["step"] for x in lines if "val/mean_recall" in x] == [2]
-    assert (tmp_path / "finished.json").exists()
 
 
 def test_fine_tuning_may_normalise_otherwise(finished, scenes, tmp_path, capsys):

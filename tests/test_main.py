@@ -20,7 +20,7 @@ UNDRAWN = "--config.scenes.train=0"
 
 def run(monkeypatch, *arguments):
     """Run the command in this process; return the message that it ends with."""
-    argv = ["main", *arguments]
+    argv = main.with_config(["main", *arguments])
     monkeypatch.setattr(main.flags, "FLAGS", flags.FlagValues())
     main.define_flags(main.flags.FLAGS, argv)
     with pytest.raises(SystemExit) as end:
@@ -177,3 +177,28 @@ def test_the_command_line_chooses_between_steps_and_epochs():
         config = small_config("data", total_steps=3, total_epochs=2.0)
         assert main.count_by(config, given) == ""
         assert (config.total_steps, config.total_epochs) == (3, 2.0)
+
+
+def test_a_run_is_reproduced_by_its_own_config(tmp_path, monkeypatch):
+    config = small_config("data", lr=0.25, wd_mask=(".*kernel",))
+    save_config(tmp_path / "config.json", config)
+    for written in ([f"--reproduce={tmp_path}"], ["--reproduce", str(tmp_path)]):
+        given = [*written, "--workdir=new", "--config.total_steps=7"]
+        argv = main.with_config(["main", *given])
+        monkeypatch.setattr(main.flags, "FLAGS", flags.FlagValues())
+        main.define_flags(main.flags.FLAGS, argv)
+        main.parse_flags(argv)
+        assert main.flags.FLAGS.reproduce == str(tmp_path)
+        config.total_steps = 7
+        assert main.flags.FLAGS.config == config
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [([DEMO], "leave out --config"), ([], "give another, new --workdir"),
+     (["--reproduce=/none"], "/none: no run has left its config.json there")],
+)  # fmt: skip
+def test_a_run_is_reproduced_elsewhere_and_by_nothing_else(others, message, tmp_path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        main.with_config(["main", f"--reproduce={tmp_path}", f"--workdir={tmp_path}", *others])

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
-from small_run import small_config
+from small_run import small_config, stop_at
 
 from rsclip_jax import convert
 from rsclip_jax.models import clip, peft
@@ -20,7 +20,6 @@ from rsclip_jax.training.base import base_of, checksum, joined, without
 from rsclip_jax.training.checkpoint import load_for_inference, save_for_inference
 from rsclip_jax.training.initial import parameters_from
 from rsclip_jax.training.optim import param_names
-from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.state import to_plain
 
 FROZEN_TOWER = (("img/.*", None), (".*", 1.0))
@@ -185,7 +184,7 @@ def test_a_frozen_tower_its_average_and_shards_resume_bit_by_bit(
     )
     whole = loop.train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "reached", lambda self, at, _: at == 2)
+        stop_at(patch, 2)
         loop.train(config, tmp_path / "stopped")
     state = loop.train(config, tmp_path / "stopped")
     assert_same(to_plain(state), to_plain(whole))
@@ -202,7 +201,7 @@ def test_whole_checkpoints_of_before_are_read_and_continued(base, scenes, tmp_pa
     config = lora_config(scenes, base)
     with monkeypatch.context() as patch:
         patch.setattr(initial, "base_of", lambda *_: None)
-        patch.setattr(StopSignal, "reached", lambda self, at, _: at == 1)
+        stop_at(patch, 1)
         loop.train(config, tmp_path)
     config.init_from = str(tmp_path / "gone")  # nothing asks for it
     state = loop.train(config, tmp_path)

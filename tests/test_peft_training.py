@@ -6,7 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from small_run import losses, small_config
+from small_run import losses, small_config, stop_at
 
 import rsclip_jax
 from rsclip_jax import convert, weights
@@ -15,7 +15,6 @@ from rsclip_jax.training import loop
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.initial import parameters_from
 from rsclip_jax.training.optim import param_names
-from rsclip_jax.training.preemption import StopSignal
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_only_what_is_added_moves_and_has_optimiser_state(lora, base, scenes, ca
 
 def test_it_resumes_where_it_stopped(lora, base, scenes, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "reached", lambda self, at, _: at == 3)
+        stop_at(patch, 3)
         loop.train(config_of(scenes, base, "lora"), tmp_path)
     state = loop.train(config_of(scenes, base, "lora"), tmp_path)
     whole, again = named(lora[1]["params"]), named(state["params"])

@@ -30,9 +30,9 @@ def test_the_first_signal_is_answered_and_stops_after_the_step(number, monkeypat
     monkeypatch.setattr("builtins.print", lambda text, **_: answers.put(text))
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     with StopSignal() as stop:
-        assert not stop.reached(1, None)
+        assert not stop.reached()
         interrupt(number)
-        assert stop.reached(1, None)
+        assert stop.reached()
         assert preemption.STOPPING[number] in answers.get(timeout=60)
     assert {n: signal.getsignal(n) for n in before} == before
     assert signal.set_wakeup_fd(-1) == -1
@@ -46,7 +46,7 @@ def test_a_second_ctrl_c_ends_a_command_from_a_thread(monkeypatch, capfd):
     try:
         with StopSignal() as stop:
             interrupt()
-            assert stop.reached(1, None) and left.empty()
+            assert stop.reached() and left.empty()
             interrupt()
             assert left.get(timeout=60) == (130, stop._thread)
     finally:
@@ -57,6 +57,6 @@ def test_a_second_ctrl_c_ends_a_command_from_a_thread(monkeypatch, capfd):
 def test_a_second_ctrl_c_in_a_notebook_raises_what_it_always_does():
     with StopSignal() as stop:
         interrupt()
-        assert stop.reached(1, None)
+        assert stop.reached()
         with pytest.raises(KeyboardInterrupt):
             interrupt()

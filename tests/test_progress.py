@@ -134,8 +134,9 @@ def test_results_are_written_and_explained_as_each_evaluator_finishes(
     one = Named()
     for step in (4, 8):
         evals = {"one": one, "other": Named(failing=step == 8)}
+        report = functools.partial(reports.scores, step)
         with pytest.raises(OSError, match="broken") if step == 8 else contextlib.nullcontext():
-            evaluate(evals, {"": None}, config, tmp_path, functools.partial(reports.scores, step))
+            evaluate(evals, {"": None}, config, tmp_path, report, {})
     reports.close()
     lines = [{k: v for k, v in line.items() if k != "step"} for line in read_metrics(tmp_path)]
     assert lines == [{"one/top1": 50.0}, {"other/top1": 50.0}, {"one/top1": 50.0}]

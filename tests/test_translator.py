@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from small_run import stop_at
 
 from configs import translator as config_file
 from rsclip_jax import evaluators, loading
@@ -22,7 +23,6 @@ from rsclip_jax.models import translator
 from rsclip_jax.training import loop, translation
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.optim import make_optimizer
-from rsclip_jax.training.preemption import StopSignal
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
 from rsclip_jax.training.step import make_train_step
@@ -156,7 +156,7 @@ def test_the_trainer_trains_resumes_and_evaluates_a_translator(
     config = tiny_config("pix2pix", scenes)
     config.evals.val.limit = 4
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "reached", lambda self, at, _: at == 2)
+        stop_at(patch, 2)
         loop.train(config, tmp_path)
     state = loop.train(config, tmp_path)
     assert set(state["params"]) == {"gen", "disc"}

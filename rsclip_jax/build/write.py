@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 from array_record.python import array_record_module
 
+from rsclip_jax import atomic
 from rsclip_jax.build import files
 from rsclip_jax.build.chance import digest
 from rsclip_jax.build.rows import Row
@@ -66,9 +67,12 @@ def write_dataset(
             "and the workers have mounted; copy it to the bucket afterwards"
         )
     shards = _shards(table, shard_bytes)
-    with records.DatasetWriter(
-        output, name, description="Built by rsclip_jax.build.", overwrite=overwrite
-    ) as writer:
+    with (
+        atomic.writing(files.join(output, name)),
+        records.DatasetWriter(
+            output, name, description="Built by rsclip_jax.build.", overwrite=overwrite
+        ) as writer,
+    ):
         directory = str(writer.directory.absolute())
         notes_path = files.join(directory, "notes.json")
         scratch = files.join(directory, "shuffle")

@@ -19,7 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from rsclip_jax import host
+from rsclip_jax import atomic, host
 from rsclip_jax.data.schema import FIELDS, check_name, features, parse, serialize
 
 VERSION = "1.0.0"
@@ -266,7 +266,10 @@ def write_dataset(
       ValueError: no record at all, an empty split, or an id that appears twice.
     """
     seen: set[str] = set()
-    with DatasetWriter(output, name, description=description, overwrite=overwrite) as writer:
+    with (
+        atomic.writing(Path(output) / name),
+        DatasetWriter(output, name, description=description, overwrite=overwrite) as writer,
+    ):
         for split, examples in examples_by_split.items():
             count = len(seen)
             for example in examples:

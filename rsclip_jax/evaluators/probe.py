@@ -176,6 +176,7 @@ class Probe:
         self.protocol = f"fitted on {train_split}"
         self._shots, self._seeds = tuple(shots), seeds
         self.metrics = ("linear", "knn", *(f"linear_{n}shot" for n in shots))
+        self._encoder = encoder
         self._about: list[str] = []
         names = {"test": split, "train": train_split, "val": val_split}
         if len(set(names.values())) < 3:
@@ -221,6 +222,7 @@ class Probe:
         with tqdm(total=fits, desc="probe", unit="fit", delay=1, disable=silent) as progress:
 
             def fit(z: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> np.ndarray:
+                self._encoder.before_batch()  # a fit takes as long as many of them
                 tell = progress.set_postfix_str
                 w = logistic_regression(z, labels, classes, strength, tell)
                 progress.update()

@@ -7,8 +7,10 @@ whose checksums tell a whole step from one that was damaged after it was written
 
 import itertools
 import logging
+import math
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
-from rsclip_jax import weights
+from rsclip_jax import atomic, weights
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.sharding import replicated
 from rsclip_jax.training.base import Base, checksum, joined, named, without
@@ -28,6 +30,10 @@ from rsclip_jax.training.state import State, from_plain, to_plain
 from rsclip_jax.training.workdir import CONFIG_FILE, is_workdir, load_config, save_config
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is meant
+# Of a full disk it logs the traceback of each of its threads, and then raises the error as well.
+logging.getLogger("absl").addFilter(
+    lambda record: not (record.exc_info and atomic.of_full_disk(record.exc_info[1]))
+)
 
 # By default every replica saves a slice of each array, and compiles a program to cut it out: ten
 # seconds before the first checkpoint, for nothing where one process holds all replicas.
@@ -48,44 +54,38 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, config: Any):
-        saves: list = [policies.PreemptionCheckpointingPolicy()]
+        saves: list = []
         if config.steps:
             saves.append(policies.FixedIntervalPolicy(config.steps))
         if config.minutes:
             seconds = round(60 * config.minutes)
             saves.append(policies.ContinuousCheckpointingPolicy(minimum_interval_secs=seconds))
-        keeps: list = [policies.LatestN(config.keep)]
-        if config.best:
-            keeps.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics.get(config.best, -float("inf")),
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
         self.base: Base | None = None
         self._directory = workdir.absolute() / "checkpoints"
-        self._best = config.best
-        self._manager = ocp.CheckpointManager(
+        self._best = _Best(config.best)
+        self._manager = _Manager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.AnySavePolicy(saves),
-                preservation_policy=policies.AnyPreservationPolicy(keeps),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(config.keep), self._best]
+                ),
                 cleanup_tmp_directories=True,
-                # Makes Orbax write the metrics that BestN reads.
-                best_fn=(lambda metrics: metrics[config.best]) if config.best else None,
             ),
         )
 
-    def due(self, step: int, metrics: dict[str, float]) -> bool:
-        """Tell whether this step is to be saved: by steps, by time, or as a candidate for best."""
-        return self._best in metrics or self._manager.should_save(step)
+    def due(self, step: int) -> bool:
+        """Tell whether this step is to be saved, by steps or by time."""
+        return self._manager.should_save(step)
 
-    def save(self, step: int, state: State, metrics: dict[str, float]) -> None:
+    def scored(self, step: int, scores: Mapping[str, float | None]) -> None:
+        """Take what the evaluation of a step has found: the next `save` keeps the best step."""
+        self._best.add(step, scores)
+
+    def save(self, step: int, state: State) -> None:
         """Save a step; the copy off the device is made before this returns, writing goes on behind.
 
-        Args:
-          metrics: evaluation results of this step, if there are any.
+        Then the steps are removed that are neither among the newest nor the best.
         """
         items = _items(state)
         meta: dict[str, Any] = {"step": step}
@@ -93,15 +93,15 @@ class Checkpoints:
             meta["base"] = self.base._asdict()
             items = _without_base(items, self.base)
         meta["checksums"] = {k: checksum(v) for k, v in items.items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                meta=ocp.args.JsonSave(meta),
-                **{name: ocp.args.StandardSave(item) for name, item in items.items()},
-            ),
-            metrics=metrics if self._best in metrics else None,
-            force=True,
+        args = ocp.args.Composite(
+            meta=ocp.args.JsonSave(meta),
+            **{name: ocp.args.StandardSave(item) for name, item in items.items()},
         )
+        with atomic.writing(self._directory):
+            self._manager.wait_until_finished()  # of the step before this one
+            # On a full disk TensorStore's threads print hundreds of lines.
+            atomic.check_space(self._directory, sum(x.nbytes for x in jax.tree.leaves(items)))
+            self._manager.save(step, args=args, force=True)
 
     def restore(self, like: State, shardings: Any, init_from: str = "") -> State | None:
         """Restore the newest whole step into the structure and shardings given, or return None.
@@ -154,14 +154,37 @@ class Checkpoints:
         if steps:
             self._manager.reload()
 
-    def reached_preemption(self, step: int) -> bool:
-        """Tell whether any process was told to stop (with several processes only)."""
-        return self._manager.reached_preemption(step)
-
     def close(self) -> None:
         """Wait for the writing to end."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with atomic.writing(self._directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        # JAX counts the questions, and `preemption.StopSignal` asks them: Orbax's own, numbered by
+        # steps and partly asked from a thread, would put the processes out of step.
+        return False
+
+
+class _Best:
+    """A preservation policy: keep the step of the greatest score, of equals the newest."""
+
+    def __init__(self, metric: str):
+        self._metric = metric
+        self._scores: dict[int, float] = {}
+
+    def add(self, step: int, scores: Mapping[str, float | None]) -> None:
+        score = scores.get(self._metric)
+        if score is not None and math.isfinite(score):
+            self._scores[step] = score
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        there = [info.step for info in checkpoints if info.step in self._scores]
+        best = max(there, key=lambda step: (self._scores[step], step), default=None)
+        return [info.step == best for info in checkpoints]
 
 
 def load_for_inference(

@@ -26,8 +26,10 @@ from rsclip_jax.training.ahead import check_batch, compile_step
 from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.initial import with_architecture
+from rsclip_jax.training.made_with import note_start
+from rsclip_jax.training.metrics import read_scores
 from rsclip_jax.training.optim import describe_params, trained_parameters
-from rsclip_jax.training.preemption import StopSignal
+from rsclip_jax.training.preemption import Stopped, StopSignal
 from rsclip_jax.training.profile import Profile
 from rsclip_jax.training.progress import Progress, log
 from rsclip_jax.training.resolve import resolve
@@ -52,15 +54,22 @@ NO_DATA = (
 )
 
 
-def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) -> State:
+def train(
+    config: ConfigDict,
+    workdir: str | Path,
+    given: Collection[str] = (),
+    reproduced: Path | None = None,
+) -> State:
     """Train as `config` says and return the last state; an interrupted run is resumed.
 
-    The order is fixed: take a step, evaluate, save, and only then draw the next batch. All that a
-    later step depends on lies in the saved state; the position in the data is the step itself.
+    The order is fixed: take a step, save, evaluate, and only then draw the next batch. All that a
+    later step depends on lies in the saved state; the position in the data is the step itself. What
+    metrics.jsonl lacks of the evaluation of the saved step, a resumed run evaluates first.
 
     Args:
       given: names of the fields that the user set on the command line, which what config.init_from
         holds does not change (`initial.with_architecture`).
+      reproduced: workdir of the run that this one is to be once more (`made_with.note_start`).
 
     Raises:
       ValueError: a config that cannot be trained, or a workdir of another architecture.
@@ -73,11 +82,15 @@ def train(config: ConfigDict, workdir: str | Path, given: Collection[str] = ()) 
         fields.check(config)
         set_damaged_aside(workdir)
         config = resolve(with_architecture(config, workdir, given), workdir)
-        return _train(config, workdir, stop, held)
+        return _train(config, workdir, stop, held, reproduced)
 
 
 def _train(
-    config: ConfigDict, workdir: Path, stop: StopSignal, held: contextlib.ExitStack
+    config: ConfigDict,
+    workdir: Path,
+    stop: StopSignal,
+    held: contextlib.ExitStack,
+    reproduced: Path | None,
 ) -> State:
     mesh = sharding.make_mesh(**config.mesh)
     check_batch(config, mesh)
@@ -99,6 +112,7 @@ def _train(
         raise
     task, models = TASKS[config.task], kind_of(config)
     runner = task.runner(models.build(config.model), mesh)
+    runner.before_batch = stop.check
     evals = evaluators.build(config, runner)
     check_best(config, evals)
     check_epochs(workdir, config)
@@ -129,16 +143,29 @@ def _train(
     log(describe_params(config, state["params"]))
 
     step = int(state["step"])
+    note_start(workdir, config, step, reproduced)
     progress = Progress(config, task.sample_flops(config, model), workdir, step, total_steps)
-    with contextlib.ExitStack() as cleanup:
+
+    def evaluate_step(state: State, known: Mapping[str, float | None]) -> None:
+        report, params = functools.partial(progress.scores, step), evaluated_params(state)
+        checkpoints.scored(step, evaluate(evals, params, config, workdir, report, known))
+
+    with contextlib.suppress(Stopped), contextlib.ExitStack() as cleanup:
         cleanup.callback(progress.close)
         cleanup.callback(checkpoints.close)
         profile = Profile(config.profile, workdir, step, total_steps)
         cleanup.callback(profile.close)
+        finished = step >= total_steps and (workdir / FINISHED_FILE).exists()
+        if step < total_steps:
+            (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
+        known = read_scores(workdir)
+        for at, scores in known.items():
+            checkpoints.scored(at, scores)
+        if step and not finished and evaluated(config, step, total_steps):
+            evaluate_step(state, known.get(step, {}))
         if step < total_steps:
             for trap in traps(config, pipeline.open_sources(config.input), total_steps):
                 log(f"note: {trap}")
-            (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
             config, fitting = fit.settle(config, mesh, workdir, total_steps, state_bytes)
             model = models.build(config.model)
             dataset = packed(dataset, config, mesh)
@@ -151,10 +178,6 @@ def _train(
             compiled: dict[int, jax.stages.Compiled] = {0: fitting} if fitting else {}
             progress.start(step, waited=lambda: batches.wait_s)
 
-        if step >= total_steps and not (workdir / FINISHED_FILE).exists():
-            # All steps are taken, but perhaps the evaluation of the last one failed.
-            report = functools.partial(progress.scores, step)
-            evaluate(evals, evaluated_params(state), config, workdir, report)
         try:
             while step < total_steps:
                 if rows not in compiled:
@@ -169,32 +192,22 @@ def _train(
                 progress.push(
                     step, metrics, rows * sharding.batch_shards(mesh) * config.grad_cache_steps
                 )
-                scores = {}
-                last = step == total_steps
-                stopping = stop.reached(step, checkpoints)
-                if last or (due(config.eval_steps, step) and not stopping):
-                    with progress.paused():
-                        report = functools.partial(progress.scores, step)
-                        try:
-                            scores = evaluate(
-                                evals, evaluated_params(state), config, workdir, report
-                            )
-                        except Exception:
-                            checkpoints.save(step, state, {})  # the training is not to blame
-                            raise
-                save = last or stopping or checkpoints.due(step, scores)
+                stopping, evaluating = stop.reached(), evaluated(config, step, total_steps)
+                save = stopping or evaluating or checkpoints.due(step)
                 if save:
                     with progress.paused():
-                        checkpoints.save(step, state, scores)
-                if stopping and not last:
-                    log(f"stopped at step {step}, which is saved; the same command resumes")
-                    return state
-                if not last:
+                        checkpoints.save(step, state)
+                if stopping:
+                    raise Stopped
+                if evaluating:
+                    with progress.paused():
+                        evaluate_step(state, {})
+                if step < total_steps:
                     try:
                         batch, rows = next(draws)
                     except Exception:
                         if not save and jax.process_count() == 1:  # the others wait in their step
-                            checkpoints.save(step, state, scores)
+                            checkpoints.save(step, state)
                         raise
         except FloatingPointError as error:
             loss_fn = task.make_loss(model, config, mesh, total_steps)
@@ -202,6 +215,9 @@ def _train(
             raise
 
     stop.release()
+    if stop.reached():
+        log(f"stopped at step {step}, which is saved; the same command resumes")
+        return state
     write_embeddings(config, runner, inference_params(state), workdir, step)
     mark_finished(workdir, step, trained_parameters(config, state["params"]))
     log(f"done: step {step}, everything is in {workdir}")
@@ -264,9 +280,9 @@ def with_packed_rows(
             yield first, row_count(int(start) // row_length + 1)
 
 
-def due(interval: int, step: int) -> bool:
-    """Tell whether what is done every `interval` steps (0: never) is due."""
-    return bool(interval) and step % interval == 0
+def evaluated(config: ConfigDict, step: int, total_steps: int) -> bool:
+    """Tell whether the evaluators run at a step: every config.eval_steps (0: never), and last."""
+    return step >= total_steps or bool(config.eval_steps and step % config.eval_steps == 0)
 
 
 def steps_of_epochs(config: ConfigDict) -> int:
@@ -329,24 +345,35 @@ def evaluate(
     config: Any,
     workdir: Path,
     report: Callable[[str, dict[str, float], evaluators.Evaluator], None],
-) -> dict[str, float]:
+    known: Mapping[str, float | None],
+) -> dict[str, float | None]:
     """Run every evaluator, metric names prefixed with its own; pictures go to WORKDIR/eval.
 
     Args:
       params: see `evaluated_params`; the pictures are of the last of them.
       report: takes the name, the metrics and the evaluator, each when it has finished.
+      known: metrics of this step that are there: their evaluators are not run once more.
 
     Raises:
       ValueError: none of the metrics is config.checkpoint.best.
     """
-    scores: dict[str, float] = {}
+    scores = dict(known)
     for name, evaluator in evals.items():
         for suffix, of in params.items():
-            found = dict(evaluator.run(of))
-            report(name + suffix, found, evaluator)
+            if any(metric.startswith(f"{name}{suffix}/") for metric in known):
+                continue
+            try:
+                found = dict(evaluator.run(of))
+            except Exception as error:
+                error.add_note(
+                    f"(in config.evals.{name}; the step is saved, and the same command evaluates "
+                    "it again, or with --config.eval_steps=0 only the last step)"
+                )
+                raise
+            if not suffix and jax.process_index() == 0:
+                evaluators.draw({name: evaluator}, workdir / "eval")
+            report(name + suffix, found, evaluator)  # which ends it: a resumed run asks for no more
             scores |= {f"{name}{suffix}/{metric}": value for metric, value in found.items()}
-        if jax.process_index() == 0:
-            evaluators.draw({name: evaluator}, workdir / "eval")
     if config.checkpoint.best and config.checkpoint.best not in scores:
         raise ValueError(
             f"config.checkpoint.best={config.checkpoint.best!r} is none of {', '.join(scores)}"

@@ -3,11 +3,15 @@
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+import jax
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
-from rsclip_jax import atomic
+from rsclip_jax import atomic, distributed
 
 
 class MetricWriter:
@@ -22,20 +26,44 @@ class MetricWriter:
         lines = [line for line in read_metrics(workdir) if line["step"] <= step]
         atomic.write(self._path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        events = workdir / "tensorboard"
+        with atomic.writing(events):
+            events.mkdir(exist_ok=True)
+            # SummaryWriter writes in a thread: where the disk is full, that dies, and a run waits
+            # for it for ever.
+            self._events = EventsWriter(str(events / "events"))
+            start = SessionLog(status=SessionLog.START)  # hides what was of later steps
+            self._events.write_event(Event(step=step + 1, session_log=start))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Append one line and the events of one step. Non-finite values become null in the line."""
         values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._events.add_scalar(name.replace("@", "_"), value, step)  # TensorBoard bars "@"
+        with atomic.writing(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for name, value in scalars.items():
+                summary = scalar(name.replace("@", "_"), value)  # TensorBoard bars "@"
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._events.flush()
 
     def close(self) -> None:
         """Flush and close both files."""
-        self._file.close()
-        self._events.close()
+        with atomic.writing(self._path):
+            self._file.close()
+            self._events.close()
+
+
+def read_scores(workdir: Path) -> dict[int, dict[str, float | None]]:
+    """Return what evaluators have found: step -> "EVALUATOR/METRIC" -> value, None if not finite.
+
+    All processes must call this; they get what the first one reads.
+    """
+    lines = read_metrics(workdir) if jax.process_index() == 0 else []
+    scored = [line for line in lines if any("/" in name for name in line)]
+    scores: dict[int, dict[str, float | None]] = {}
+    for line in distributed.gather(scored)[0]:
+        scores.setdefault(line.pop("step"), {}).update(line)
+    return scores
 
 
 def read_metrics(workdir: Path) -> list[dict]:

@@ -5,15 +5,19 @@ import signal
 import threading
 
 import jax
+from jax.experimental import multihost_utils
 
 from rsclip_jax.errors import Leave
-from rsclip_jax.training.checkpoint import Checkpoints
 
+WHEN = "the run stops after this step (or its first one) and saves it, or within its evaluation"
 STOPPING = {
-    signal.SIGINT: "Ctrl-C: the run stops after this step (or its first one) and saves it; once "
-    "more stops it now, unsaved",
-    signal.SIGTERM: "SIGTERM: the run stops after this step (or its first one) and saves it",
+    signal.SIGINT: f"Ctrl-C: {WHEN}; once more stops it now, unsaved",
+    signal.SIGTERM: f"SIGTERM: {WHEN}",
 }
+
+
+class Stopped(Exception):
+    """The run was told to stop, and what it was doing need not be finished."""
 
 
 class StopSignal:
@@ -23,11 +27,12 @@ class StopSignal:
     A thread answers: Python's own handlers wait while XLA compiles.
 
     A context manager: afterwards signals mean again what they meant before. With several processes
-    JAX notices SIGTERM, and Orbax agrees on the step at which all of them stop.
+    JAX notices SIGTERM, and agrees with the others on the question at which all of them stop.
     """
 
     def __init__(self):
         self._received = False
+        self._asked = 0
         self._previous: dict = {}
 
     def __enter__(self) -> "StopSignal":
@@ -80,8 +85,15 @@ class StopSignal:
         if number == signal.SIGINT and not isinstance(previous, Leave):  # else the thread's task
             signal.signal(signal.SIGINT, previous)
 
-    def reached(self, step: int, checkpoints: Checkpoints) -> bool:
-        """Tell whether to save this step and stop."""
-        if jax.process_count() > 1:
-            return checkpoints.reached_preemption(step)
+    def reached(self) -> bool:
+        """Tell whether to stop: all processes must ask equally often, and get the same answer."""
+        if jax.process_count() > 1 and not self._received:
+            # JAX counts as well: it stops all of them at the next number that none has asked yet.
+            self._asked += 1
+            self._received = multihost_utils.reached_preemption_sync_point(self._asked)
         return self._received
+
+    def check(self) -> None:
+        """Raise `Stopped` where `reached` is true."""
+        if self.reached():
+            raise Stopped
