@@ -87,3 +87,12 @@ def test_a_single_split_is_one_and_lists_without_objects_are_passed_over(tmp_pat
     source = opened(tmp_path, {"train": rows, "test": rows, "classes": ["a", "b"]})
     assert [(s.label, s.split) for s in source] == [("", "test"), ("", "train")]
     assert source.notes == ["parts of the JSON document that are not used: classes (2)"]
+
+
+def test_a_row_of_lists_within_lists_without_end_costs_no_more_than_itself(tmp_path):
+    deep: list = []
+    for _ in range(100):
+        deep = [deep]
+    rows = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "x", "more": deep}]
+    (one, other) = opened(tmp_path, rows)
+    assert (one.problem, other.problem.partition(":")[0]) == ("", "nested too deep")

@@ -1,5 +1,6 @@
 """Nothing is fetched or reported at run time."""
 
+import json
 import socket
 import urllib.request
 
@@ -30,9 +31,8 @@ def test_images_become_embeddings_without_network(scenes, tmp_path):
     for number in range(32):
         Image.new("RGB", (32, 32), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
         split = "val" if number % 4 == 0 else "train"
-        rows.append(
-            f'{{"image": "{number}.png", "captions": ["red {number}"], "split": "{split}"}}'
-        )
+        row = {"image": f"{number}.png", "captions": [f"red {number}"], "split": split}
+        rows.append(json.dumps(row))
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     data, workdir = str(tmp_path / "data"), str(tmp_path / "run")
     given = Options("jsonl", str(tmp_path / "rows.jsonl"), data, "reds", workers=1)
@@ -40,14 +40,8 @@ def test_images_become_embeddings_without_network(scenes, tmp_path):
     config = small_config(scenes, total_steps=2, input__data_dir=data, input__data={"reds": 1.0})
     loop.train(config, workdir)
     of = [f"--model={workdir}", "--batch_size=16"]
-    evaluate.main(
-        [
-            *of,
-            "--config.evals.val.type=retrieval",
-            "--config.evals.val.data=reds",
-            "--config.evals.val.split=val",
-        ]
-    )
+    fields = {"type": "retrieval", "data": "reds", "split": "val"}
+    evaluate.main(of + [f"--config.evals.val.{name}={value}" for name, value in fields.items()])
     export.main([*of, "--dataset=reds", f"--output={tmp_path / 'embeddings'}"])
     assert (tmp_path / "embeddings" / "card.json").exists()
     assert not no_network.tried

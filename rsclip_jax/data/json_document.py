@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rsclip_jax.data.cells import TOO_DEEP, is_too_deep
 from rsclip_jax.data.sources import InputError, some
 from rsclip_jax.data.splits import is_split
 from rsclip_jax.data.text_files import wrong_encoding
@@ -161,6 +162,8 @@ def _load(path: Path, encoding: str) -> Any:
 def _row(row: Any, key: str, several: bool) -> dict[str, Any] | str:
     if not isinstance(row, dict):
         return f"not a JSON object: {row!r:.80}"
+    if is_too_deep(row):
+        return TOO_DEEP
     column = SPLIT_COLUMN if is_split(key) else CLASS_COLUMN
     if column == CLASS_COLUMN and not several:
         return row
