@@ -44,6 +44,19 @@ def test_the_lock_has_one_version_that_setup_py_allows_of_each_requirement(monke
         assert requirement.specifier.contains(versions[0]), f"{requirement}: .ci/lock renews it"
 
 
+def test_the_licence_of_each_locked_package_is_listed():
+    text = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[3] for line in text.splitlines() if line.startswith("| ")]
+    listed = {canonicalize_name(name.strip()) for row in rows for name in row.split(",")}
+    machine = {"python_version": "3.11", "python_full_version": "3.11.1"}
+    locked_here = {
+        canonicalize_name(pin.name)
+        for pin, _ in locked()
+        if pin.marker is None or pin.marker.evaluate(machine)
+    }
+    assert locked_here <= listed, f".ci/licences renews it: {locked_here - listed}"
+
+
 def test_ci_installs_the_lock_first_and_then_runs_the_readmes_test_command():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = [x.strip() for x in readme.splitlines() if x.strip().endswith("-m pytest")]
