@@ -1,4 +1,4 @@
-"""Turn the CSV of pip-licenses into docs/licences.md: a row for each licence, copyleft ones first."""
+"""Turn the CSV of pip-licenses into docs/licences.md, a row for each licence."""
 
 import collections
 import csv

@@ -89,17 +89,18 @@ def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _read_tar(path: str, read_json: bool, found: _Shard) -> None:
+    wanted = (*_IMAGES, ".json") if read_json else _IMAGES
     places: dict[str, tuple[int, int]] = {}  # of the JSON, read after the headers
     with files.open_read(path) as file:
         for _, member in read_members(file, path):
             key, suffix = os.path.splitext(member.name)
-            if suffix not in (*_IMAGES, ".json"):
+            if suffix not in wanted:
                 continue
             if problem := find_problem(member):
                 found.problems[key] = problem
             if suffix in _IMAGES:
                 found.images[key] = files.reference(path, member.offset_data, member.size)
-            elif read_json:
+            else:
                 places[key] = member.offset_data, 0 if problem else member.size
         for key, (offset, size) in places.items():
             file.seek(offset)
@@ -107,14 +108,15 @@ def _read_tar(path: str, read_json: bool, found: _Shard) -> None:
 
 
 def _read_folder(path: str, read_json: bool, found: _Shard) -> None:
+    wanted = (*_IMAGES, ".json") if read_json else _IMAGES
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         key, suffix = os.path.splitext(entry.name)
-        if suffix not in (*_IMAGES, ".json"):
+        if suffix not in wanted:
             continue
         if not entry.is_file(follow_symlinks=False):
             found.problems[key] = "not a regular file, as img2dataset writes them: " + entry.name
         if suffix in _IMAGES:
             found.images[key] = entry.path
-        elif read_json:
+        else:
             data = b"" if key in found.problems else Path(entry.path).read_bytes()
             found.add_json(key, data)
