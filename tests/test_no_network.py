@@ -37,7 +37,7 @@ def test_images_become_embeddings_without_network(scenes, tmp_path):
     data, workdir = str(tmp_path / "data"), str(tmp_path / "run")
     given = Options("jsonl", str(tmp_path / "rows.jsonl"), data, "reds", workers=1)
     prepare(given)
-    config = small_config(scenes, input__data_dir=data, input__data={"reds": 1.0})
+    config = small_config(scenes, total_steps=2, input__data_dir=data, input__data={"reds": 1.0})
     loop.train(config, workdir)
     of = [f"--model={workdir}", "--batch_size=16"]
     fields = {"type": "retrieval", "data": "reds", "split": "val"}
