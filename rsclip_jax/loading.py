@@ -17,7 +17,7 @@ from rsclip_jax import sharding
 from rsclip_jax.data import images
 from rsclip_jax.data.text import Tokenizer, make_tokenizer
 from rsclip_jax.encoder import Encoder
-from rsclip_jax.host import available_cores, local_path
+from rsclip_jax.host import available_cores, local_path, regular_file
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 from rsclip_jax.training.state import refit
@@ -155,7 +155,7 @@ class Clip:
         """Return uint8 [S, S, 3]."""
         if isinstance(image, str | os.PathLike):
             try:
-                image = images.decode(Path(image).read_bytes())
+                image = images.decode(regular_file(Path(image)).read_bytes())
             except ValueError as error:
                 raise ValueError(f"{os.fspath(image)}: {error}") from error
         if getattr(image, "dtype", np.dtype(np.uint8)).kind == "f":

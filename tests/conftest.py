@@ -6,6 +6,7 @@ compiled the others load from a cache.
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
@@ -23,11 +24,14 @@ from absl import flags
 
 flags.FLAGS.mark_as_parsed()  # Grain's worker processes read absl flags.
 
+import no_network
 import pytest
 from browser import browser, page  # noqa: F401 - fixtures
 
 from rsclip_jax.data import train_sentencepiece
 from rsclip_jax.data.synthetic import write_scenes
+
+no_network.refuse()
 
 # They come first, so that no process is left alone with one of them at the end.
 LONGEST = (
@@ -43,6 +47,14 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the modules that take longest begin."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def without_network() -> Iterator[None]:
+    """Fail a test in which something reached for another machine, though the error was caught."""
+    no_network.tried.clear()
+    yield
+    assert not no_network.tried
 
 
 @pytest.fixture(scope="session")

@@ -423,6 +423,28 @@ def test_the_table_of_the_command_is_what_prepare_reads(tmp_path):
     ]
 
 
+def test_what_links_or_paths_lead_to_outside_is_not_sent_to_the_server(tmp_path):
+    write_images(tmp_path / "out", 2)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link.png").symlink_to(tmp_path / "out/000.png")
+    (tmp_path / "in/own.png").write_bytes((tmp_path / "out/001.png").read_bytes())
+    names = ("link.png", "../out/000.png", str(tmp_path / "out/000.png"), "own.png")
+    rows = [json.dumps({"image": name, "label": "harbor"}) for name in names]
+    rows.append(json.dumps({"image": "own.png", "ir": "link.png", "label": "harbor", "id": "ir"}))
+    (tmp_path / "in/table.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    source = open_table("jsonl", str(tmp_path / "in/table.jsonl"))
+    link = "path leaves the image root by a link (--follow_links reads it)"
+    outside = {link: 2, "path leaves the image root": 2}
+    with serve(lambda *_: saying("caption", LONG)) as server:
+        endpoint = Endpoint(endpoint_config(server, tmp_path))
+        given = source, CaptionConfig("long"), endpoint, str(tmp_path / "out.jsonl")
+        assert write_table(*given) == outside | {"": 1}
+        assert [shown(body) for body in server.bodies] == [
+            [(tmp_path / "out/001.png").read_bytes()]
+        ]
+        assert write_table(*given, follow_links=True)[""] == 3
+
+
 def test_the_command_captions_the_infrared_images_of_a_table(tmp_path):
     write_images(tmp_path / "images", 2)
     row = {"image": "images/000.png", "ir": "images/001.png", "captions": ["a harbor", "ships"]}

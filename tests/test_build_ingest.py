@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import tarfile
 
 import apache_beam as beam
@@ -20,6 +21,7 @@ from rsclip_jax.build import files
 from rsclip_jax.build.command import inputs_of
 from rsclip_jax.build.fetched import Fetched, write_url_list
 from rsclip_jax.build.image_checks import check_images
+from rsclip_jax.build.infrared import with_infrared
 from rsclip_jax.build.ingest import Input, ingest_stage, read_piece
 from rsclip_jax.build.keywords import GROUP_1, GROUP_2, find_keyword
 from rsclip_jax.build.rows import new_row, read_rows, write_dropped, write_rows
@@ -354,3 +356,74 @@ def test_what_is_no_image_is_dropped_with_the_reason(tmp_path, data, reason):
     row = new_row(id="r", image=str(tmp_path / "good"), ir=str(tmp_path / "a"))
     with pytest.raises(Drop, match=f"^infrared {reason}"):
         check_images(row, 10_000)
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """Return a folder with an image, a link to a private one, and a pipe; and the private one."""
+    secret = tmp_path / "private.jpg"
+    secret.write_bytes(encoded(7))
+    (tmp_path / "in" / "port").mkdir(parents=True)
+    (tmp_path / "in/port/1.jpg").write_bytes(encoded(1))
+    (tmp_path / "in/port/2.jpg").symlink_to(secret)
+    os.mkfifo(tmp_path / "in/port/3.jpg")
+    rows = [{"image": f"port/{n}.jpg", "captions": ["a port"]} for n in (1, 2, 3)]
+    (tmp_path / "in/rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(("form", "path"), [("folder", "."), ("jsonl", "rows.jsonl")])
+def test_a_link_out_of_the_root_is_no_image_and_a_pipe_is_not_waited_for(linked, form, path):
+    given = Input("set", form, str(linked / path))
+    one, link, pipe = read_all(given)
+    assert link == (
+        *("set/port/2.jpg", "set"),
+        "path leaves the image root by a link (--follow_links reads it): 'port/2.jpg'",
+    )
+    assert check_images(one, 10**6)["width"] == 20
+    with pytest.raises(Drop, match=r"3\.jpg is a pipe, a device or a directory"):
+        check_images(pipe, 10**6)
+    _, link, _ = read_all(dataclasses.replace(given, follow_links=True))
+    assert check_images(link, 10**6)["width"] == 20
+
+
+def test_views_that_links_lead_to_outside_are_not_taken(linked):
+    row = new_row(id="port/2.jpg", source="set")
+    with pytest.raises(Drop, match=r"infrared image leaves .* by a link"):
+        with_infrared(row, str(linked), 10**6)
+
+
+def test_links_and_pipes_in_a_shard_of_img2dataset_are_told(tmp_path):
+    shard = tmp_path / "out" / "00000"
+    shard.mkdir(parents=True)
+    (tmp_path / "private.jpg").write_bytes(encoded(7))
+    (tmp_path / "private.json").write_text('{"caption": "private"}', encoding="utf-8")
+    (shard / "1.jpg").symlink_to(tmp_path / "private.jpg")
+    (shard / "2.json").symlink_to(tmp_path / "private.json")
+    os.mkfifo(shard / "3.json")
+    (shard / "4.jpg").write_bytes(encoded(4))
+    (shard / "4.json").write_text('{"caption": "a port"}', encoding="utf-8")
+    (shard / "1.json").write_text("[" * 100_000, encoding="utf-8")
+    *problems, row = read_all(Input("web", "img2dataset", str(tmp_path / "out")))
+    assert [(name, reason.partition(":")[0]) for name, _, reason in problems] == [
+        (f"web/{number}", "not a regular file, as img2dataset writes them") for number in (1, 2, 3)
+    ]
+    assert (row["id"], row["captions"]) == ("web/4", ["a port"])
+
+
+def test_a_tar_of_img2dataset_with_impossible_sizes_is_told(tmp_path):
+    info = tarfile.TarInfo("1.jpg")
+    info.size = -512
+    (tmp_path / "00000.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(InputError, match=r"00000.tar is damaged \(a negative size"):
+        read_all(Input("web", "img2dataset", str(tmp_path)))
+
+
+def test_lists_within_lists_without_end_cost_their_row_alone(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(encoded())
+    deep = "[" * 900 + "]" * 900
+    rows = f'{{"image": "1.jpg", "captions": "a"}}\n{{"image": "1.jpg", "x": {deep}}}'
+    (tmp_path / "t.jsonl").write_text(rows, encoding="utf-8")
+    row, dropped = read_all(Input("set", "jsonl", str(tmp_path / "t.jsonl")))
+    assert row["captions"] == ["a"]
+    assert dropped[2].startswith("nested too deep")

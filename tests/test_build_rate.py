@@ -144,6 +144,7 @@ def test_a_file_cut_anywhere_goes_on_with_its_whole_lines(tmp_path):
     ("content", "told"),
     [
         (b'{"filename": "a.jpg", "captions": ["a"]}\n', "line 1 of .* is no rating"),
+        (b"[" * 100_000 + b"\n", "line 1 of .* is no rating"),
         (b"PNG without any line", "no file of ratings"),
         (b'{"filename": "a.jpg"', "no file of ratings"),
         (b"\n", "line 1"),

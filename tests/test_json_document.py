@@ -112,3 +112,12 @@ def test_a_document_that_names_its_image_is_a_row(tmp_path):
     source = opened(tmp_path, row)
     assert [(s.image, s.captions) for s in source] == [("a.jpg", ["one"])]
     assert source.notes == ["columns not used (rows that fill them): objects (1)"]
+
+
+def test_a_row_of_lists_within_lists_without_end_costs_no_more_than_itself(tmp_path):
+    deep: list = []
+    for _ in range(100):
+        deep = [deep]
+    rows = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "x", "more": deep}]
+    (one, other) = opened(tmp_path, rows)
+    assert (one.problem, other.problem.partition(":")[0]) == ("", "nested too deep")

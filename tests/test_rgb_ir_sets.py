@@ -6,6 +6,7 @@ Scene n is dark up to a column and bright from there on; the column tells n.
 import dataclasses
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -351,6 +352,15 @@ def test_the_input_may_be_the_innermost_folder(tmp_path):
     Copy(files, {}).write(tmp_path)
     prepare(options(str(tmp_path / "normal_json"), "hit_uav", tmp_path))
     assert prepared(tmp_path, "hit_uav").keys() == {"train"}
+
+
+def test_a_pipe_in_place_of_a_list_is_named_and_not_waited_for(tmp_path):
+    root = Path(CART.write(tmp_path / "root"))
+    path = root / "splits/rgbt_splits/rgb_val.txt"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"rgb_val\.txt is a pipe, a device or a directory"):
+        prepare(options(root, "cart", tmp_path))
 
 
 def test_sets_that_may_lack_splits_take_the_flag(tmp_path, capsys):

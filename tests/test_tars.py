@@ -317,3 +317,46 @@ def test_archives_without_images_or_texts_are_refused_before_the_work(tmp_path):
     path = archive(tmp_path, [("0.txt", b"one"), ("1.txt", b"two")])
     with pytest.raises(InputError, match=r"holds no images, but members txt$"):
         open_tars(path, ignore=())
+
+
+def header(name, size, kind=tarfile.REGTYPE):
+    """Return a header with any size: a negative one, and one of more bytes than there are."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse(count):
+    """Return a member whose map of holes goes on for `count` blocks."""
+    first = bytearray(header("1.jpg", 0, tarfile.GNUTYPE_SPARSE))
+    more = b"00000000001\0" * 42 + b"\1" + bytes(7)  # another block follows
+    first[482] = 1
+    first[148:156] = b"%06o\0 " % (sum(first[:148] + first[156:]) + 8 * 32)
+    return bytes(first) + more * count
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header("1.jpg", -512) + bytes(1024), "negative size at byte 512"),
+        (header("1.jpg", -(2**70)) + bytes(1024), "negative size"),
+        (header("x", 2**33, tarfile.XHDTYPE) + bytes(1024), "header of more than 1,048,576 bytes"),
+        (header("x", 2**80, tarfile.GNUTYPE_LONGNAME) + bytes(1024), "header of more than"),
+        (header("x", -1024, tarfile.XHDTYPE) + bytes(1024), "header of more than"),
+        (header("1.jpg", 2**80) + bytes(1024), ""),
+        (header("x", 0, tarfile.XHDTYPE) * 2000 + bytes(1024), ""),
+        (sparse(3000) + bytes(1024), "header of more than"),
+    ],
+)
+def test_sizes_in_headers_cost_no_memory_and_no_endless_loop(tmp_path, content, message):
+    path = tmp_path / "s-0.tar"
+    path.write_bytes(header("0.jpg", 0) + content)
+    with pytest.raises(InputError, match=f"s-0.tar is damaged .*{message}"):
+        list(open_tars(str(path)))
+
+
+def test_an_archive_whose_first_header_lies_is_none(tmp_path):
+    path = tmp_path / "s-0.tar"
+    path.write_bytes(header("x", 2**80, tarfile.XHDTYPE) + bytes(1024))
+    with pytest.raises(InputError, match=r"s-0.tar is no tar archive"):
+        open_tars(str(path))

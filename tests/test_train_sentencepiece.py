@@ -94,6 +94,7 @@ def test_json_lines_give_short_and_long_captions_of_the_split(tmp_path):
         (b'{"title": "x", "id": 1}', "line 2 has none of the fields caption,.*; it has title, id"),
         (b'{"captions": [3]}', "line 2: captions holds 3, which is no string"),
         (b"[1, 2]", "line 2 holds a list"),
+        (b"[" * 100_000, "line 2 is not JSON"),
     ],
 )
 def test_a_bad_line_is_named_through_the_trainer(tmp_path, line, message):

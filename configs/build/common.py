@@ -17,6 +17,7 @@ def source(form, **more):
             "images": "",  # directory that the image paths of a table are relative to
             "encoding": "utf-8",  # of a table; gb18030 is common for Chinese text
             "class_folder": "first",  # of nested class folders, "first" or "last", gives the label
+            "follow_links": False,  # read what links below the image root point to elsewhere
             "columns": {},  # role -> names of columns, where they are not the usual ones
             # Of rows that name none: train, val or test. Rows whose own begins with val or test
             # stay in these; all others are drawn. FusionRS draws all rows anew.

@@ -31,17 +31,22 @@ from rsclip_jax.build.pace import Pace
 from rsclip_jax.build.rows import Row, new_row
 from rsclip_jax.data.cells import texts_of
 from rsclip_jax.data.folders import open_folder
-from rsclip_jax.data.sources import InputError, Source
+from rsclip_jax.data.sources import InputError, Source, place_below
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.text import without_surrogates
 
 FORMATS = ("folder", "jsonl", "csv", "json")
 
 
-def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]:
+def rows_of(
+    source: Source, problems: collections.Counter[str], follow_links: bool = False
+) -> Iterator[Row]:
     """Turn samples into rows whose images are paths; those that cannot be read are counted.
 
     Columns without a role, such as `boxes` (see `boxes.boxes_from_meta`), are in `meta`.
+
+    Args:
+      follow_links: see `sources.read_file`; what must not be read is not sent to a server either.
     """
     for sample in source:
         if sample.problem or not isinstance(sample.image, str):
@@ -58,10 +63,16 @@ def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]
         history = sample.extra.pop("provenance", [])
         boxes = sample.extra.get("boxes")
         try:
+            for image in filter(None, (sample.image, str(sample.ir or ""))):
+                place_below(source.root, image, follow_links)
+        except ValueError as error:
+            problems[str(error).partition(":")[0]] += 1
+            continue
+        try:
             candidates = texts_of(sample.extra.pop("candidates", None), "candidates")
             if isinstance(boxes, str) and boxes:  # a cell of a CSV file
                 sample.extra["boxes"] = json.loads(boxes)
-        except ValueError:
+        except (ValueError, RecursionError):
             problems["unreadable sample"] += 1
             continue
         row = new_row(
@@ -79,7 +90,11 @@ def rows_of(source: Source, problems: collections.Counter[str]) -> Iterator[Row]
 
 
 def write_table(
-    source: Source, config: CaptionConfig, endpoint: Endpoint, output: str
+    source: Source,
+    config: CaptionConfig,
+    endpoint: Endpoint,
+    output: str,
+    follow_links: bool = False,
 ) -> collections.Counter[str]:
     """Caption all samples and write OUTPUT (JSONL) and OUTPUT.problems.jsonl, complete or not.
 
@@ -91,7 +106,7 @@ def write_table(
         but answers are kept.
     """
     counts: collections.Counter[str] = collections.Counter()
-    outcomes = caption_rows(rows_of(source, counts), config, endpoint, read_image)
+    outcomes = caption_rows(rows_of(source, counts, follow_links), config, endpoint, read_image)
     pace = Pace()
     unfinished = f"{output}.unfinished"
     # Names of files may have half characters: in JSON, Python's escape for them means the same.
@@ -133,6 +148,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("format", None, FORMATS, "Form of the input, see prepare.", required=True)
     flags.DEFINE_string("input", None, "Folder of class folders, or table.", required=True)
     flags.DEFINE_string("images", "", "Directory of a table's images; default: the table's.")
+    flags.DEFINE_boolean("follow_links", False, "Read what links below that directory point to.")
     flags.DEFINE_enum("task", None, TASKS, "Kind of caption.", required=True)
     flags.DEFINE_string("output", None, "JSONL table to write.", required=True)
     flags.DEFINE_string("base_url", None, "Server: http://HOST:PORT/v1.", required=True)
@@ -178,7 +194,7 @@ def main(argv: list[str]) -> None:
             source = open_folder(given.input)
         else:
             source = open_table(given.format, given.input, given.images)
-        counts = write_table(source, config, endpoint, given.output)
+        counts = write_table(source, config, endpoint, given.output, given.follow_links)
     except (InputError, OSError, ValueError, EndpointError) as error:
         _quit(f"caption: {error}", 1)
     except KeyboardInterrupt:

@@ -114,7 +114,7 @@ def read_body(text: str, model: str) -> dict[str, Any]:
             content = "".join(part.get("text", "") for part in content)
         usage = body.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise UnreadableBody(f"status 200, but the body is no chat completion: {error!r}") from None
     reason = choice.get("finish_reason")
     refusal = message.get("refusal") or ("content filter" if reason == "content_filter" else "")

@@ -56,7 +56,7 @@ class Detector:
         """
         try:
             return cls(**json.loads(files.read_text(path)))
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        except (ValueError, RecursionError, TypeError) as error:
             raise ValueError(
                 f"{path} is no detector, a file that rsclip_jax.build.train_detector writes: "
                 f"{error}"

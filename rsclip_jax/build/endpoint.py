@@ -308,7 +308,7 @@ class Endpoint:
             body = json.loads(text)
             found = body.get("error", body)
             text = found if isinstance(found, str) else found.get("message") or text
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             pass
         if self._key:
             text = str(text).replace(self._key, "***")
@@ -358,7 +358,7 @@ def costs(config: EndpointConfig) -> dict[str, Any]:
 def _code(error: openai.APIStatusError) -> str:
     try:
         return json.loads(error.response.text)["error"]["code"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return ""
 
 

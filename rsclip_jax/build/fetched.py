@@ -93,7 +93,8 @@ def _fetched(shard: str):
     for told in img2dataset.read_shard(shard):
         if told.get("url"):
             url = without_surrogates(normalise_url(told["url"]))  # no row has one with them
-            yield url, (told["image"], without_surrogates(str(told.get("status"))))
+            status = told["problem"] or str(told.get("status"))
+            yield url, (told["image"], without_surrogates(status))
 
 
 def _by_url(row: Row):

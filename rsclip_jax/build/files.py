@@ -5,9 +5,10 @@ import io
 import os
 import posixpath
 import re
+from pathlib import Path
 from typing import BinaryIO
 
-from rsclip_jax import atomic
+from rsclip_jax import atomic, host
 
 _PART = re.compile(r"(?P<path>.+)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 
@@ -32,10 +33,10 @@ def open_read(path: str) -> BinaryIO:
     """Open a file for reading; it can seek.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is none. ValueError: a pipe, a device or a directory.
     """
     if is_local(path):
-        return open(path, "rb")
+        return open(host.regular_file(Path(path)), "rb")
     if not exists(path):  # each of Beam's file systems has an error of its own
         raise FileNotFoundError(f"no such file: {path}")
     # Not by the suffix: an image called x.gz stays as it is.
@@ -52,6 +53,7 @@ def read_image(given: str) -> bytes:
 
     Raises:
       OSError: it cannot be read, or the file ends before the part does.
+      ValueError: see `open_read`.
     """
     part = _PART.fullmatch(given)
     if part is None:

@@ -308,7 +308,7 @@ def _metadata(row: Row, suffix: str) -> dict[str, Any]:
     path = os.path.splitext(row["image"])[0] + suffix
     try:
         found = json.loads(files.read_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Unusable(f"not in meta, and not in {path} ({error})") from error
     if not isinstance(found, dict):
         raise Unusable(f"{path} holds no object")

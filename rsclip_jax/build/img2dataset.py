@@ -5,16 +5,18 @@ and its images in NNNNN.tar, or in the directory NNNNN/. Without the Parquet fil
 tell of the images that were fetched.
 """
 
-import json
+import dataclasses
 import os
-import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from rsclip_jax.build import files
 from rsclip_jax.data.sources import InputError
+from rsclip_jax.data.tables import json_row
+from rsclip_jax.data.tar_members import find_problem, read_members
 
 _IMAGES = (".jpg", ".png", ".webp")
 SUCCESS = "success"
@@ -41,20 +43,41 @@ def shards(directory: str) -> list[str]:
 
 
 def read_shard(shard: str) -> Iterator[dict[str, Any]]:
-    """Yield what img2dataset tells of each URL, and `image`: a reference, "" if it was not fetched.
+    """Yield what img2dataset tells of each URL.
+
+    With it come `image`, a reference, "" if it was not fetched or must not be read, and `problem`:
+    why it must not, or why what is told is unreadable; "".
 
     Args:
       shard: path without suffix.
     """
-    images: dict[str, str] = {}
-    told: list[dict[str, Any]] = []
+    found = _Shard()
+    has_table = files.exists(f"{shard}.parquet")
     if files.exists(f"{shard}.tar"):
-        images, told = _read_tar(f"{shard}.tar", not files.exists(f"{shard}.parquet"))
+        _read_tar(f"{shard}.tar", not has_table, found)
     elif files.is_local(shard) and os.path.isdir(shard):
-        images, told = _read_folder(shard, not files.exists(f"{shard}.parquet"))
-    for row in _parquet_rows(f"{shard}.parquet") if files.exists(f"{shard}.parquet") else told:
-        image = images.get(row.get("key", ""), "")
-        yield row | {"image": image if row.get("status", SUCCESS) == SUCCESS else ""}
+        _read_folder(shard, not has_table, found)
+    for row in _parquet_rows(f"{shard}.parquet") if has_table else found.told:
+        key = row.get("key", "")
+        image = found.images.get(key, "") if row.get("status", SUCCESS) == SUCCESS else ""
+        problem = found.problems.get(key, "")
+        yield row | {"image": "" if problem else image, "problem": problem}
+
+
+@dataclasses.dataclass
+class _Shard:
+    """What lies in a shard, by key: references of images, problems; and the rows of its JSON."""
+
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
+    problems: dict[str, str] = dataclasses.field(default_factory=dict)
+    told: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def add_json(self, key: str, data: bytes) -> None:
+        row = json_row(data.decode(errors="replace"))
+        if isinstance(row, str):
+            self.problems.setdefault(key, row)
+            row = {}
+        self.told.append(row | {"key": key})
 
 
 def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -65,29 +88,35 @@ def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _read_tar(path: str, read_json: bool) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    images, told = {}, []
-    try:
-        with files.open_read(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                key, suffix = os.path.splitext(member.name)
-                if suffix in _IMAGES:
-                    images[key] = files.reference(path, member.offset_data, member.size)
-                elif suffix == ".json" and read_json:
-                    content = tar.extractfile(member)
-                    told.append({"key": key} | json.load(content) if content else {"key": key})
-    except tarfile.TarError as error:
-        raise InputError(f"{path} is damaged ({error}): fetch its shard again") from error
-    return images, told
+def _read_tar(path: str, read_json: bool, found: _Shard) -> None:
+    wanted = (*_IMAGES, ".json") if read_json else _IMAGES
+    places: dict[str, tuple[int, int]] = {}  # of the JSON, read after the headers
+    with files.open_read(path) as file:
+        for _, member in read_members(file, path):
+            key, suffix = os.path.splitext(member.name)
+            if suffix not in wanted:
+                continue
+            if problem := find_problem(member):
+                found.problems[key] = problem
+            if suffix in _IMAGES:
+                found.images[key] = files.reference(path, member.offset_data, member.size)
+            else:
+                places[key] = member.offset_data, 0 if problem else member.size
+        for key, (offset, size) in places.items():
+            file.seek(offset)
+            found.add_json(key, file.read(size))
 
 
-def _read_folder(path: str, read_json: bool) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    images, told = {}, []
+def _read_folder(path: str, read_json: bool, found: _Shard) -> None:
+    wanted = (*_IMAGES, ".json") if read_json else _IMAGES
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         key, suffix = os.path.splitext(entry.name)
+        if suffix not in wanted:
+            continue
+        if not entry.is_file(follow_symlinks=False):
+            found.problems[key] = "not a regular file, as img2dataset writes them: " + entry.name
         if suffix in _IMAGES:
-            images[key] = entry.path
-        elif suffix == ".json" and read_json:
-            with open(entry.path, encoding="utf-8") as file:
-                told.append({"key": key} | json.load(file))
-    return images, told
+            found.images[key] = entry.path
+        else:
+            data = b"" if key in found.problems else Path(entry.path).read_bytes()
+            found.add_json(key, data)

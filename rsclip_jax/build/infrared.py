@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import posixpath
+from pathlib import Path
 
 import apache_beam as beam
 
@@ -82,4 +83,6 @@ def with_infrared(row: Row, directory: str, max_pixels: int) -> Row:
     path = find_view(directory, row["id"]) if directory else ""
     if not path:
         raise Drop("no infrared image")
+    if files.is_local(path) and not Path(path).resolve().is_relative_to(Path(directory).resolve()):
+        raise Drop(f"infrared image leaves {directory} by a link: {row['id']!r}")
     return check_infrared(row | {"ir": path}, max_pixels)

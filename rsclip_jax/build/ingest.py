@@ -23,7 +23,7 @@ from rsclip_jax.data.folders import open_folder
 from rsclip_jax.data.rgb_ir_sets import SETS
 from rsclip_jax.data.schema import check_name
 from rsclip_jax.data.seen import SeenKeys, text_key
-from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, place_below
 from rsclip_jax.data.splits import of_files, usual_name
 from rsclip_jax.data.tables import SUFFIXES, open_table
 from rsclip_jax.data.tars import open_tars
@@ -44,7 +44,7 @@ class Input:
         into `meta`.
       form: one of FORMS, each as in `rsclip_jax.prepare`.
       path: what --input is there; of img2dataset its output folder.
-      images, encoding, class_folder: the flags of `rsclip_jax.prepare`.
+      images, encoding, class_folder, follow_links: the flags of `rsclip_jax.prepare`.
       columns: role -> names of its columns, where they are not the usual ones.
       split: of rows that name none.
       licence: told in the data card.
@@ -56,6 +56,7 @@ class Input:
     images: str = ""
     encoding: str = "utf-8"
     class_folder: str = "first"
+    follow_links: bool = False
     columns: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     split: str = ""
     licence: str = ""
@@ -115,7 +116,7 @@ def ingest_stage(inputs: list[Input]) -> Stage:
             raise InputError(
                 f"source {given.name!r}: {error} (flags of rsclip_jax.prepare are fields of "
                 f"config.sources.{given.name} here: path for --input, form for --format, images, "
-                "encoding, columns)"
+                "encoding, columns, follow_links)"
             ) from error
     # A licence stands in the card only.
     told = [{k: v for k, v in dataclasses.asdict(i).items() if k != "licence"} for i in inputs]
@@ -217,14 +218,15 @@ def _row(given: Input, name: str, sample: Sample, root: str) -> Row:
         meta["source"] = sample.source
     exact = {
         "id": name,
-        "image": _place(root, sample.image),
-        "ir": _place(root, sample.ir),
+        "image": str(sample.image or ""),  # no reader is asked for the bytes
+        "ir": str(sample.ir or ""),
         "split": _held_out(sample.split or given.split),
         "url": str(sample.extra[urls[0]] or "").strip() if urls else "",
     }
-    for field, value in exact.items():
+    for field, value in (exact | {"image root": root}).items():
         if without_surrogates(value) != value:  # what names or finds something must not be changed
             raise ValueError(f"not Unicode: {field} {value!r}")
+    exact |= {field: _place(root, exact[field], given.follow_links) for field in ("image", "ir")}
     row = new_row(
         **exact,
         captions=_whole(sample.captions),
@@ -260,25 +262,23 @@ def _open(given: Input, piece: str) -> Source:
     return open_table(given.form, piece, given.images, columns, given.encoding, file_splits=False)
 
 
-def _place(root: str, image: bytes | str) -> str:
+def _place(root: str, image: str, follow_links: bool) -> str:
     """Return the reference of an image.
 
     Raises:
-      ValueError: it lies outside of `root`.
+      ValueError: see `sources.place_below`.
     """
-    if not image:
-        return ""
-    assert isinstance(image, str)  # no reader is asked for the bytes
-    if not root:
+    if not image or not root:
         return image
-    path = os.path.normpath(os.path.join(root, image))
-    if os.path.commonpath([root, path]) != root:
-        raise ValueError(f"path leaves the image root: {image!r}")
-    return path
+    place_below(root, image, follow_links)
+    return os.path.normpath(os.path.join(root, image))
 
 
 # What img2dataset tells of its own work; `status` stays, if it is not a success.
-_TOLD = ("image", "key", "url", "status", "error_message", "sha256", "width", "height", "exif")
+_TOLD = (
+    *("image", "problem", "key", "url", "status", "error_message", "sha256", "width", "height"),
+    "exif",
+)
 
 
 def _fetched(given: Input, shard: str) -> Iterator[Sample]:
@@ -294,13 +294,14 @@ def _fetched(given: Input, shard: str) -> Iterator[Sample]:
                 if role not in ("id", "image", "ir")
             }
         sample = Sample(f"{shard}:{number}", number, id=str(told["key"]), image=told["image"])
+        sample.problem = told["problem"]
         try:
             for role, value in read_row(row, columns).items():
                 setattr(sample, role, value)
         except ValueError as error:
             sample.problem = str(error)
         sample.extra = without_roles(row, columns) | {"url": told.get("url") or ""}
-        if not sample.image:
+        if not sample.image and not sample.problem:
             status, message = told.get("status"), told.get("error_message")
             sample.extra["not_fetched"] = f"{status}: {message}" if message else f"{status}"
         yield sample

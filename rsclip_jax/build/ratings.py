@@ -13,6 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,9 +198,9 @@ def read_ratings(path: str) -> list[Rating]:
     """Read a file of ratings, also while it is written; what was replaced is left out.
 
     Raises:
-      FileNotFoundError: there is none. InputError: it holds something else.
+      FileNotFoundError: there is none. InputError: it holds something else. ValueError: a pipe.
     """
-    with open(path, "rb") as file:
+    with open(host.regular_file(Path(path)), "rb") as file:
         ratings, _, _ = _parse(path, file.read())
     return list(_latest(ratings).values())
 
@@ -236,7 +237,7 @@ def _parse_line(path: str, number: int, line: bytes) -> Rating:
         if not isinstance(values, dict):
             raise ValueError("no JSON object")
         return make_rating(values)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"line {number} of {path} is no rating: {error}. Choose another --output, or mend it"
         ) from error
@@ -256,7 +257,7 @@ class RatingFile:
         self._path = path
         self._mutex = threading.Lock()
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        self._file = open(path, "a+b", buffering=0)
+        self._file = open(host.regular_file(Path(path)), "a+b", buffering=0)
         try:
             host.lock(self._file, path)  # dies with the process
             self._file.seek(0)

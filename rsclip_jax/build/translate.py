@@ -138,7 +138,7 @@ def _lines(path: str) -> Iterator[dict[str, str]]:
         try:
             line = json.loads(text)
             line = {name: line[name] for name in ("id", "image", "ir")}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f'{path}, line {number}: {text:.80}: expected {{"id", "image", "ir"}}'
             ) from error

@@ -15,6 +15,8 @@ import re
 from typing import Any
 
 MAX_LIST_CHARS = 2**16  # of a list written as text
+MAX_DEPTH = 64  # of lists within lists; what is deeper cannot be written and read at will
+TOO_DEEP = f"nested too deep: lists or objects more than {MAX_DEPTH} within one another"
 # Of an object that stands for a caption: RSICD has {"raw": "...", "tokens": [...]}, COCO "caption".
 TEXT_KEYS = ("raw", "caption", "text", "sentence")
 
@@ -30,6 +32,14 @@ _ITEM_END = re.compile(
     re.DOTALL,
 )
 _NO_TEXT = re.compile(r"(?:nan|none|null|true|false|\de|[-+.,\s\d\[\](){}])*", re.IGNORECASE)
+
+
+def is_too_deep(cell: Any, levels: int = MAX_DEPTH) -> bool:
+    """Tell whether lists and objects lie within one another more than `levels` deep."""
+    if not isinstance(cell, list | dict):
+        return False
+    items = cell.values() if isinstance(cell, dict) else cell
+    return levels == 0 or any(is_too_deep(item, levels - 1) for item in items)
 
 
 def text_of(cell: Any, name: str) -> str:

@@ -18,14 +18,15 @@ for each image).
 import collections
 import itertools
 import json
-import marshal
 import os
+import pickle
 import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rsclip_jax.data.cells import TOO_DEEP, is_too_deep
 from rsclip_jax.data.sources import InputError, is_image_name, some
 from rsclip_jax.data.splits import is_split
 from rsclip_jax.data.text_files import wrong_encoding
@@ -63,7 +64,7 @@ class Documents:
             self._places[path] = self._parse(path)
         for offset, size in self._places[path]:
             self._file.seek(offset)
-            yield from marshal.loads(self._file.read(size))
+            yield from pickle.loads(self._file.read(size))
 
     def notes(self) -> list[str]:
         """Tell which lists and objects of the documents are not used, and what is guessed."""
@@ -90,8 +91,7 @@ class Documents:
         places = []
         rows = _rows(path, lists, told)
         while chunk := list(itertools.islice(rows, _CHUNK_ROWS)):
-            # Pickle refuses rows that are nested as deeply as JSON's parser allows.
-            data = marshal.dumps(chunk)
+            data = pickle.dumps(chunk)
             self._file.seek(0, os.SEEK_END)
             places.append((self._file.tell(), len(data)))
             self._file.write(data)
@@ -212,6 +212,8 @@ def _load(path: Path, encoding: str) -> Any:
 def _row(row: Any, key: str, several: bool) -> dict[str, Any] | str:
     if not isinstance(row, dict):
         return f"not a JSON object: {row!r:.80}"
+    if is_too_deep(row):
+        return TOO_DEEP
     column = SPLIT_COLUMN if is_split(key) else CLASS_COLUMN
     if column == CLASS_COLUMN and not several:
         return row

@@ -9,11 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import simplejpeg
 
+from rsclip_jax import host
 from rsclip_jax.data import images
 from rsclip_jax.data.folders import image_entries
 from rsclip_jax.data.image_check import JPEG_QUALITY
@@ -364,8 +365,15 @@ def _lines(root: str, path: str) -> Iterator[tuple[str, str]]:
     """Yield, for each line of a list, a name and what its pair shares: bare names, ignoring case.
 
     Suffixes and folders are dropped: they differ between the lists of one set.
+
+    Raises:
+      InputError: the list is a pipe, a device or a directory.
     """
-    with open(os.path.join(root, path), encoding="utf-8-sig", errors="replace") as file:
+    try:
+        given = host.regular_file(Path(root, path))
+    except ValueError as error:
+        raise InputError(f"--input={root}: {error}") from error
+    with open(given, encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             fields = [field.strip().replace("\\", "/") for field in line.split(",")]
             names = [PurePosixPath(field).stem.casefold() for field in fields if field]

@@ -85,10 +85,13 @@ def read_file(root: str, path: str, follow_links: bool = False) -> bytes:
         raise ValueError(f"unreadable file: {error.strerror}: {path!r}") from error
 
 
-def find_file(root: str, path: str, follow_links: bool = False) -> str:
-    """Return the resolved path of a regular file below `root`.
+def place_below(root: str, path: str, follow_links: bool = False) -> str:
+    """Return the resolved path of what `path` names below `root`, whether or not it is there.
 
-    Args, Raises: as of `read_file`.
+    Args: as of `read_file`.
+
+    Raises:
+      ValueError: it lies outside.
     """
     resolved = os.path.realpath(os.path.join(root, path))
     lexical = os.path.normpath(os.path.join(root, path))
@@ -99,6 +102,15 @@ def find_file(root: str, path: str, follow_links: bool = False) -> str:
                 f"path leaves the image root by a link (--follow_links reads it): {path!r}"
             )
         raise ValueError(f"path leaves the image root: {path!r}")
+    return resolved
+
+
+def find_file(root: str, path: str, follow_links: bool = False) -> str:
+    """Return the resolved path of a regular file below `root`.
+
+    Args, Raises: as of `read_file`.
+    """
+    resolved = place_below(root, path, follow_links)
     try:
         mode = os.stat(resolved).st_mode
     except FileNotFoundError:

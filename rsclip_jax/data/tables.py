@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from rsclip_jax.data import json_document
 from rsclip_jax.data.caption_rows import merge_rows
+from rsclip_jax.data.cells import TOO_DEEP, is_too_deep
 from rsclip_jax.data.columns import (
     LIST_ROLES,
     TEXT_ROLES,
@@ -318,4 +319,6 @@ def json_row(text: str) -> dict[str, Any] | str:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"
-    return row if isinstance(row, dict) else f"not a JSON object: {text:.80}"
+    if not isinstance(row, dict):
+        return f"not a JSON object: {text:.80}"
+    return TOO_DEEP if is_too_deep(row) else row

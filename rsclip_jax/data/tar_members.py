@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, check_size
 
@@ -15,6 +16,53 @@ LABEL_EXTENSION = "cls"
 ID_EXTENSION = "img_name"
 EXTENSIONS = IMAGE_EXTENSIONS | CAPTION_EXTENSIONS | {ID_EXTENSION, LABEL_EXTENSION, "json"}
 BLOCK = 512
+MAX_HEADER_BYTES = 2**20  # of one member, with its long names and maps of holes
+
+# What TarFile raises of headers that no program writes.
+_DAMAGED = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+
+
+class _Headers:
+    """A file that TarFile reads headers from: of one member, no more than MAX_HEADER_BYTES."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.next_member()
+        self.seek, self.tell = file.seek, file.tell
+
+    def next_member(self) -> None:
+        self._left = MAX_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError(f"a header of more than {MAX_HEADER_BYTES:,} bytes")
+        self._left -= size
+        return self._file.read(size)
+
+
+def read_members(file: BinaryIO, path: str | os.PathLike) -> Iterator[tuple[int, tarfile.TarInfo]]:
+    """Yield (where it ends, member) of an archive: one pass, whatever the sizes in its headers.
+
+    Args:
+      path: its name, for messages.
+
+    Raises:
+      InputError: it is damaged, or cut off.
+    """
+    headers = _Headers(file)
+    try:
+        # TarFile asks no more of a file than what `_Headers` has.
+        tar = tarfile.open(fileobj=headers, mode="r:")  # type: ignore[call-overload]
+        while (member := tar.next()) is not None:
+            if member.size < 0 or tar.offset <= member.offset:
+                raise tarfile.ReadError(f"a negative size at byte {member.offset:,}")
+            # TarFile remembers every member: gigabytes for millions of them.
+            tar.members.clear()
+            yield tar.offset, member
+            headers.next_member()
+        _check_end(file, tar.offset)
+    except _DAMAGED as error:
+        raise InputError(f"{path} is damaged ({error}): fetch it again or leave it out") from error
 
 
 @dataclasses.dataclass
@@ -37,34 +85,28 @@ class Group:
 
 
 def read_runs(
-    path: Path, ignore: Collection[str], passed_over: collections.Counter[str]
-) -> Iterator[tuple[tarfile.TarFile, Group]]:
+    file: BinaryIO, path: Path, ignore: Collection[str], passed_over: collections.Counter[str]
+) -> Iterator[Group]:
     """Yield neighbouring members of one name, unread; count those of no use by extension."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            run = None
-            while (member := tar.next()) is not None:
-                # TarFile remembers every member: gigabytes for millions of them.
-                tar.members.clear()  # type: ignore[attr-defined]
-                directory, base = os.path.split(member.name.removeprefix("./"))
-                stem, extension = _split_name(base)
-                if member.isdir() or not stem:
-                    continue
-                if extension not in EXTENSIONS or extension in ignore:
-                    passed_over[extension] += 1
-                    continue
-                key = os.path.join(directory, stem)
-                if run is None or key != run.key or extension in run.places:
-                    if run is not None:
-                        yield tar, run
-                    run = Group(path, key)
-                run.places[extension] = member.offset_data, member.size
-                run.problem = run.problem or _problem(member)
+    run = None
+    for end, member in read_members(file, path):
+        directory, base = os.path.split(member.name.removeprefix("./"))
+        stem, extension = _split_name(base)
+        if member.isdir() or not stem:
+            continue
+        if extension not in EXTENSIONS or extension in ignore:
+            passed_over[extension] += 1
+            continue
+        key = os.path.join(directory, stem)
+        if run is None or key != run.key or extension in run.places:
             if run is not None:
-                yield tar, run
-            _check_end(tar)
-    except tarfile.TarError as error:
-        raise InputError(f"{path} is damaged ({error}): fetch it again or leave it out") from error
+                yield run
+            run = Group(path, key)
+        run.places[extension] = member.offset_data, member.size
+        run.problem = run.problem or find_problem(member)
+        run.position = end
+    if run is not None:
+        yield run
 
 
 def _split_name(base: str) -> tuple[str, str]:
@@ -76,7 +118,8 @@ def _split_name(base: str) -> tuple[str, str]:
     return stem, extension.lower()
 
 
-def _problem(member: tarfile.TarInfo) -> str:
+def find_problem(member: tarfile.TarInfo) -> str:
+    """Return why a member cannot be read, "" if it can."""
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return f"path leaves the archive: {member.name!r}"
     if not member.isreg() or member.issparse():
@@ -96,8 +139,11 @@ def check_archive(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2 * BLOCK))
         end = file.read()
-    if not tarfile.is_tarfile(path):
-        raise InputError(f"{path} is no tar archive: fetch it again or leave it out")
+        file.seek(0)
+        try:
+            next(read_members(file, path), None)
+        except InputError as error:
+            raise InputError(f"{path} is no tar archive: fetch it again or leave it out") from error
     if end.strip(b"\0"):
         raise InputError(
             f"{path} does not end as a tar archive must (a download that was cut off?): fetch it "
@@ -105,9 +151,9 @@ def check_archive(path: Path) -> None:
         )
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
+def _check_end(file: BinaryIO, end: int) -> None:
     """TarFile takes a damaged header for the end: only zeros may follow the real end."""
-    tar.fileobj.seek(tar.offset)
-    while block := tar.fileobj.read(2**20):
+    file.seek(end)
+    while block := file.read(2**20):
         if block.strip(b"\0"):
-            raise tarfile.ReadError(f"damaged header at byte {tar.offset:,}")
+            raise tarfile.ReadError(f"damaged header at byte {end:,}")

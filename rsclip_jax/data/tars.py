@@ -6,11 +6,10 @@ import itertools
 import os
 import re
 import sys
-import tarfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -203,16 +202,17 @@ class _Names:
         """
         runs = []
         images: dict[str, list[int]] = {}
-        for tar, run in read_runs(path, self.ignore, self._passed_over):
-            if survey and "json" in run.places and not run.problem:
-                run.members["json"] = _member(tar, *run.places["json"])
-                if isinstance(row := _json(run), dict):
-                    survey.add(row)
-            runs.append(text_key(run.key))
-            self.kinds |= run.places.keys()
-            self._splits[_split_of(run.key)] += 1
-            for extension in IMAGE_EXTENSIONS & run.places.keys():
-                images.setdefault(extension, []).append(runs[-1])
+        with open(path, "rb") as file:
+            for run in read_runs(file, path, self.ignore, self._passed_over):
+                if survey and "json" in run.places and not run.problem:
+                    run.members["json"] = _member(file, *run.places["json"])
+                    if isinstance(row := _json(run), dict):
+                        survey.add(row)
+                runs.append(text_key(run.key))
+                self.kinds |= run.places.keys()
+                self._splits[_split_of(run.key)] += 1
+                for extension in IMAGE_EXTENSIONS & run.places.keys():
+                    images.setdefault(extension, []).append(runs[-1])
         for one, other in itertools.combinations(sorted(images), 2):
             if both := len(np.intersect1d(images[one], images[other])):
                 raise InputError(
@@ -247,16 +247,18 @@ def _all_groups(
     for path in paths:
         repeats = names.repeats(path) if join else Repeats(())
         held: dict[str, list[Group]] = {}
-        for tar, run in read_runs(path, names.ignore, collections.Counter()):
-            to_come = repeats.take(text_key(run.key)) if len(repeats) else -1
-            complete = [run]
-            if to_come >= 0:
-                held.setdefault(run.key, []).append(run)
-                complete = [] if to_come else _joined(held.pop(run.key))
-            for group in complete:
-                _read(group, tar, references)
-                group.position = done + tar.offset
-                yield group
+        with open(path, "rb") as file:
+            for run in read_runs(file, path, names.ignore, collections.Counter()):
+                to_come = repeats.take(text_key(run.key)) if len(repeats) else -1
+                complete = [run]
+                if to_come >= 0:
+                    held.setdefault(run.key, []).append(run)
+                    complete = [] if to_come else _joined(held.pop(run.key))
+                position = done + run.position
+                for group in complete:
+                    _read(group, file, references)
+                    group.position = position
+                    yield group
         done += path.stat().st_size
 
 
@@ -279,7 +281,7 @@ def _joined(runs: list[Group]) -> list[Group]:
     return runs[:1]
 
 
-def _read(group: Group, tar: tarfile.TarFile, references: bool) -> None:
+def _read(group: Group, file: BinaryIO, references: bool) -> None:
     """Read the members of a sample, of its images only the first."""
     if group.problem:
         return
@@ -290,16 +292,16 @@ def _read(group: Group, tar: tarfile.TarFile, references: bool) -> None:
         if is_image and references:
             group.image = f"{group.archive}#{offset}+{size}"
             continue
-        data = _member(tar, offset, size)
+        data = _member(file, offset, size)
         if is_image:
             group.image = data
         else:
             group.members[extension] = data
 
 
-def _member(tar: tarfile.TarFile, offset: int, size: int) -> bytes:
+def _member(file: BinaryIO, offset: int, size: int) -> bytes:
     # Not by seeking, which would empty the buffer that the headers are read through.
-    return os.pread(tar.fileobj.fileno(), size, offset)  # type: ignore[attr-defined]
+    return os.pread(file.fileno(), size, offset)
 
 
 def _sample(group: Group, columns: Columns, above: str = "") -> Sample:

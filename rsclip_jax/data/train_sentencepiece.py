@@ -25,7 +25,7 @@ import numpy as np
 import sentencepiece
 import tqdm
 
-from rsclip_jax import atomic
+from rsclip_jax import atomic, host
 from rsclip_jax.data import records, text
 
 JSON_FIELDS = ("caption", "captions", "long_caption", "long_captions", "text")
@@ -51,7 +51,7 @@ def file_captions(path: str | Path, split: str) -> Iterator[str]:
       ValueError: for a line that is not UTF-8, not JSON, or holds no caption field; names the line.
     """
     is_json = Path(path).suffix in (".jsonl", ".json")
-    with open(path, "rb") as lines:
+    with open(host.regular_file(Path(path)), "rb") as lines:
         progress = tqdm.tqdm(lines, desc="reading", unit=" lines", mininterval=1)
         for number, raw in enumerate(progress, start=1):
             where = f"{path}, line {number}"
@@ -63,7 +63,7 @@ def file_captions(path: str | Path, split: str) -> Iterator[str]:
                     yield line
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where} is not UTF-8: convert the file first") from error
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise ValueError(f"{where} is not JSON: {error}") from error
 
 

@@ -421,11 +421,11 @@ def read_annotations(path: str | os.PathLike, images: str | os.PathLike) -> list
         for query in queries:
             query["points"] = _polygons(query["points"])
             query["caption"] = str(query["caption"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected a list of {{caption, jpg_name, points}}, as AIR-SLT's anno.json"
         ) from error
-    absent = [name for name in names if not (Path(images) / name).exists()]
+    absent = [name for name in names if not (Path(images) / name).is_file()]
     if absent:
         raise FileNotFoundError(
             f"{images} has not {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}: "
