@@ -59,7 +59,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     mesh = sharding.make_mesh()
-    config, params, step = load_for_inference(args.model, args.step, mesh)
+    config, params, step = load_for_inference(
+        args.model, args.step, mesh, clip_for="rsclip_jax.export"
+    )
     if args.data_dir:
         config.input.data_dir = args.data_dir
     card = export_embeddings(

@@ -169,6 +169,7 @@ def load_for_inference(
     step: int | None = None,
     mesh: Mesh | None = None,
     activation: str | None = None,
+    clip_for: str = "",
 ) -> tuple[ConfigDict, Any, int]:
     """Load a model's config and parameters: of a run, the average (EMA) where it keeps one.
 
@@ -178,13 +179,14 @@ def load_for_inference(
       step: which checkpoint of a run; None for the newest whole one.
       mesh: replicate the parameters over it; None for the first device.
       activation: for weights of another codebase, see `rsclip_jax.weights.read`.
+      clip_for: what works with CLIP models alone, for the message to those who give another.
 
     Returns:
       (config, params, step); step 0 for weights of another codebase.
 
     Raises:
       FileNotFoundError, ImportError, ValueError: nothing there that can be read, or a run without
-        the base that it started from.
+        the base that it started from, or one of another task than `clip_for` works with.
     """
     workdir = Path(path).absolute()
     sharding = replicated(mesh) if mesh else SingleDeviceSharding(jax.devices()[0])
@@ -205,6 +207,11 @@ def load_for_inference(
         raise ValueError(
             f"{workdir / CONFIG_FILE}: a field of config.model is missing: {error.args[0]}"
         ) from error
+    if clip_for and config.get("task", "clip") != "clip":
+        raise ValueError(
+            f"{workdir} is a translator, and {clip_for} is for CLIP models: name the run or the "
+            "weights of one (rsclip_jax.build.translate runs translators)"
+        )
     if activation:
         raise ValueError(
             f"{workdir} is a run of {config.model.activation}; leave out the activation"
