@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     host.printable_output()
     args.input = host.local_path(args.input, "--input")
-    args.output = host.local_path(args.output, "--output")
+    args.output = host.output_directory(args.output, "--output")
 
     changed = {"context_length": None, "image_size": None, "activation": None, "to": OURS}
     of_clip = [f"--{k}={v}" for k, v in vars(args).items() if v != changed.get(k, v)]

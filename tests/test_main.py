@@ -38,6 +38,8 @@ MISTAKES = {
     "type": (["--config.total_steps=many"], ["total_steps=many", "a whole number"]),
     "dictionary": (["--config.input.data=scenes"], ["data=scenes", "a dictionary", "{'scenes'"]),
     "data set": (["--config.input.data_dir=/none"], ["'/none'", "rsclip_jax.prepare", ":demo"]),
+    "no directory": (["--config.input.data_dir=README.md"], ["README.md is a file: expected the"]),
+    "a path from a file": (["--config.input.data_dir=data\n"], ["data_dir='data\\n': expected a"]),
     "split": (["--config.input.split=trian"], ["'trian'", "it has train, val"]),
     "init_from": (["--config.init_from=/none"], ["=/none: no such file", "workdir of a run"]),
     "task": (["--config.task=translate"], ["task='translate'", "translation"]),

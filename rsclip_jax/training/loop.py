@@ -219,6 +219,7 @@ def draw_scenes(config: ConfigDict) -> None:
         return
     absent = not (Path(config.input.data_dir) / "scenes").exists()
     if jax.process_index() == 0 and absent:
+        host.output_directory(config.input.data_dir, "config.input.data_dir")
         log(f"drawing {config.scenes.train + config.scenes.val} scenes")
         synthetic.write_scenes(
             config.input.data_dir,

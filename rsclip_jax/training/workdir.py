@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,9 @@ def check_place(workdir: Path) -> None:
     Raises:
       ValueError: names the file or directory in the way.
     """
-    there = next(path for path in (workdir, *workdir.parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"--workdir={workdir}: {there} is a file; give a directory")
+    host.output_directory(workdir, "--workdir")
     if (checkpoints := workdir / "checkpoints").exists() and not checkpoints.is_dir():
         raise ValueError(f"--workdir={workdir}: {checkpoints} is no directory; remove it")
-    if not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--workdir={workdir}: {there} cannot be written; give a directory that can"
-        )
 
 
 def has_steps(workdir: Path) -> bool:
