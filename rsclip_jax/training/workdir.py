@@ -156,9 +156,10 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"a {type(content).__name__} where an object belongs")
         return content
     except (ValueError, RecursionError) as error:
+        run = (path.parent / "checkpoints").is_dir()
+        mend = "a run of rsclip_jax.main with the same --workdir writes it anew"
         raise ValueError(
-            f"{path} is damaged, no JSON: {error}. A run of rsclip_jax.main with the same "
-            "--workdir writes it anew"
+            f"{path} is damaged, no JSON: {error}; {mend if run else 'fetch it again'}"
         ) from error
 
 
