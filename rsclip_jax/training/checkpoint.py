@@ -124,7 +124,7 @@ class Checkpoints:
             try:
                 items, base = _read(self._manager, step, abstract)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                logging.warning("passing over checkpoint %d: %s", step, _first_line(error))
+                log(f"passing over checkpoint {step}: {_first_line(error)}")
                 damaged.append(step)
                 continue
             if base:
@@ -141,7 +141,7 @@ class Checkpoints:
         if unreadable:
             raise ValueError(
                 f"none of the checkpoints {sorted(unreadable)} in {self._directory} can be read "
-                "(see the warnings above); move them away to start anew"
+                "(see above); move them away to start anew"
             )
         self._put_aside(damaged)
         return None
@@ -233,7 +233,7 @@ def load_for_inference(
             try:
                 items, base = _read(manager, candidate, {name: abstract})
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                logging.warning("passing over checkpoint %d: %s", candidate, _first_line(error))
+                log(f"passing over checkpoint {candidate}: {_first_line(error)}")
                 continue
             if base:
                 items = _with_base(items, _read_base(base, config.init_from, workdir, mesh))

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,9 +74,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
                 + "; ".join(changed[field].strip() for field in refused)
                 + "): use another --workdir, or set these fields as they were"
             )
-        if changed:
-            lines = "\n".join(changed.values())
-            logging.warning("%s: resuming with changed fields\n%s", workdir, lines)
+        if changed and jax.process_index() == 0:  # printed: logs reach some terminals twice
+            told = [f"{workdir}: resuming with changed fields", *changed.values()]
+            print("\n".join(told), flush=True)
     distributed.gather("compared")  # before the first process writes the file
     if jax.process_index() == 0:
         save_config(path, config)

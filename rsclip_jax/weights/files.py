@@ -64,8 +64,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if not shards or not all(map(_SHARD.fullmatch, shards)):
             named = some(list(map(repr, shards))) or "no shard"
             raise ValueError(
-                f"{path}: weight_map names {named}; expected names of .safetensors or .bin files "
-                "beside it"
+                f"{path}: weight_map names {named}; expected .safetensors or .bin files beside it, "
+                "none outside"
             )
         if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
             raise FileNotFoundError(
