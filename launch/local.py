@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--processes", type=int, default=1)
     args, others = parser.parse_known_args(argv)
-    workdir = host.local_path(args.workdir, "--workdir")
+    workdir = host.output_directory(args.workdir, "--workdir")
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: told.append(number))

@@ -14,8 +14,10 @@ import numpy as np
 from launch.plan import Sweep
 from launch.results import metrics, values
 from rsclip_jax import atomic
+from rsclip_jax.training import plot_curves
 
 WIDE = 100  # a field of which one value is so many times another is drawn on a logarithmic axis
+LEGEND_ROWS = 24
 
 
 def draw(sweep: Sweep, rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
@@ -67,25 +69,30 @@ def _points(axes, x, rows, groups, metric: str, label: str, style: str) -> None:
 
 def _curves(sweep: Sweep, rows: Sequence[dict[str, Any]], directory: Path) -> Path:
     """Draw training loss and the metric by step, the mean of each group's runs."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     runs: dict[str, list[str]] = {}
     for row in rows:
         runs.setdefault(row["group"], []).append(row["run"])
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(runs)))
-    for colour, (group, names) in zip(colours, runs.items(), strict=True):
-        for axes, metric in zip(panels, ("training_loss", sweep.metric), strict=True):
-            by_step: dict[int, list[float]] = {}
-            for name in names:
-                for line in metrics(directory / "runs" / name):
-                    if metric in line:
-                        by_step.setdefault(line["step"], []).append(line[metric])
-            steps = sorted(by_step)
-            mean = [np.mean(by_step[step]) for step in steps]
-            axes.plot(steps, mean, "-" if len(steps) > 1 else "o", color=colour, label=group)
+    lines = {
+        group: [line for name in names for line in metrics(directory / "runs" / name)]
+        for group, names in runs.items()
+    }
+    last = max((line["step"] for some in lines.values() for line in some), default=0)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for axes, metric in zip(panels, ("training_loss", sweep.metric), strict=True):
-        axes.set_xlabel("step")
+        plot_curves.style(axes, last)
         axes.set_ylabel(metric)
-    panels[1].legend(frameon=False, fontsize=8)
+        for group, some in lines.items():
+            by_step: dict[int, list[float]] = {}
+            for line in some:
+                if line.get(metric) is not None:
+                    by_step.setdefault(line["step"], []).append(line[metric])
+            means = {step: float(np.mean(by_step[step])) for step in sorted(by_step)}
+            plot_curves.draw(axes, means, group)
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = -(-len(labels) // LEGEND_ROWS)
+    figure.legend(
+        handles, labels, loc="outside right upper", ncols=columns, frameon=False, fontsize=8
+    )
     return _save(figure, directory / "curves.png")
 
 

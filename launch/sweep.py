@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     if args.parallel < 1:
         parser.error(f"--parallel={args.parallel}: expected 1 or more")
     sweep = plan.load(args.sweep, args.scale, extra)
-    directory = host.local_path(args.workdir, "--workdir")
+    directory = host.output_directory(args.workdir, "--workdir")
     state = State(directory)
     state.check(sweep)
     print(show_plan(sweep, state, args.parallel))

@@ -39,9 +39,13 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     host.printable_output()
     args.input = host.local_path(args.input, "--input")
-    args.output = host.local_path(args.output, "--output")
+    args.output = host.output_directory(args.output, "--output")
 
-    config, params, _ = load_for_inference(args.input, args.step, activation=args.activation)
+    changed = {"context_length": None, "image_size": None, "activation": None, "to": OURS}
+    of_clip = [f"--{k}={v}" for k, v in vars(args).items() if v != changed.get(k, v)]
+    config, params, _ = load_for_inference(
+        args.input, args.step, activation=args.activation, clip_for=" ".join(of_clip)
+    )
     if args.context_length is not None or args.image_size is not None:
         config, params = refit(config, params, args.context_length, args.image_size)
     config, params = weights.settle_peft(config, params)

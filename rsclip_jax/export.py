@@ -20,7 +20,7 @@ from rsclip_jax.data.records import open_source
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import LOOKED_AT
-from rsclip_jax.host import local_path
+from rsclip_jax.host import local_path, output_directory
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 
@@ -50,16 +50,22 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace another export")
     distributed.add_flags(parser)
     args = parser.parse_args(argv)
-    for flag in ("model", "data_dir", "output"):
-        if given := getattr(args, flag):
-            setattr(args, flag, str(local_path(given, f"--{flag}")))
+    for flag, checked in (
+        ("model", local_path),
+        ("data_dir", local_path),
+        ("output", output_directory),
+    ):
+        if (given := getattr(args, flag)) is not None:
+            setattr(args, flag, str(checked(given, f"--{flag}")))
     with startup.started(args, again="goes on with the shards that are missing"):
         _export(args)
 
 
 def _export(args: argparse.Namespace) -> None:
     mesh = sharding.make_mesh()
-    config, params, step = load_for_inference(args.model, args.step, mesh)
+    config, params, step = load_for_inference(
+        args.model, args.step, mesh, clip_for="rsclip_jax.export"
+    )
     if args.data_dir:
         config.input.data_dir = args.data_dir
     card = export_embeddings(

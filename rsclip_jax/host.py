@@ -76,11 +76,35 @@ def local_path(given: str | os.PathLike, flag: str) -> Path:
     """Return the absolute path of a local file or directory, a leading `~` expanded.
 
     Raises:
-      ValueError: a URL such as gs://bucket/run.
+      ValueError: nothing, a path with a line break, or a URL such as gs://bucket/run.
     """
+    if not os.fspath(given):
+        raise ValueError(f"{flag} is empty: expected a path (is a variable of the shell not set?)")
+    if any(character < " " for character in os.fspath(given)):
+        raise ValueError(
+            f"{flag}={os.fspath(given)!r}: expected a path without line breaks and the like"
+        )
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(given)):
         raise ValueError(
             f"{flag}={os.fspath(given)}: expected a local path. Buckets are not supported: mount "
             "one (gcsfuse, s3fs, a shared disk), or copy from and to local files"
         )
     return Path(given).expanduser().absolute()
+
+
+def output_directory(given: str | os.PathLike, flag: str) -> Path:
+    """Return the absolute path of a directory that is there or can be made; make nothing.
+
+    Raises:
+      ValueError: see `local_path`; a file is in the way, or it cannot be written.
+    """
+    path = local_path(given, flag)
+    there = next(place for place in (path, *path.parents) if os.path.exists(place))
+    if not there.is_dir():
+        raise ValueError(f"{flag}={path}: {there} is a file; give a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{flag}={path}: {there} cannot be written to (a read-only disk, or another user's); "
+            "give another directory"
+        )
+    return path

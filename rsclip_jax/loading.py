@@ -43,13 +43,14 @@ def load(
       image_size: another size in pixels; positions are resampled bicubically.
 
     Raises:
-      FileNotFoundError, ValueError: nothing there that can be read, or the URL of a bucket.
+      FileNotFoundError, ValueError: nothing there that can be read, a translator, or the URL of a
+        bucket.
     """
     path = local_path(path, "path")
     mesh = sharding.make_mesh()
-    config, params, _ = load_for_inference(path, mesh=mesh, activation=activation)
-    if config.get("task", "clip") != "clip":
-        raise ValueError(f"{path} is a translator: expected a CLIP model")
+    config, params, _ = load_for_inference(
+        path, mesh=mesh, activation=activation, clip_for="rsclip_jax.load"
+    )
     if context_length is not None or image_size is not None:
         config, params = refit(config, params, context_length, image_size)
         params = jax.device_put(params, sharding.replicated(mesh))

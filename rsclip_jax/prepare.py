@@ -58,13 +58,14 @@ from rsclip_jax.data.summary import DUPLICATE, Summary
 from rsclip_jax.data.tables import open_table
 from rsclip_jax.data.tars import open_tars
 from rsclip_jax.data.tfds_source import open_tfds
-from rsclip_jax.host import available_cores, local_path, printable_output
+from rsclip_jax.host import available_cores, local_path, output_directory, printable_output
 
 SPLIT = "train"  # of samples that name none
 FORMATS = ("jsonl", "csv", "json", "folder", "webdataset", "tfds", *SETS)
 _COLUMNS = tuple(flag for flag, _ in ROLES.values())
 _OF_CSV = ("delimiter", "quoting")
 _OF_TABLES = ("images", "encoding", *_OF_CSV)
+PLACES = {"input": local_path, "output": output_directory, "images": local_path}
 OPTIONAL = (*_OF_TABLES, "ignore", "class_folder", "follow_links")
 # What a form of input has no use for: given nevertheless, it is a misunderstanding.
 USELESS = {
@@ -184,9 +185,10 @@ def check(options: Options) -> Source:
             check_name(kind, name)
         except ValueError as error:
             raise InputError(f"--{'name' if kind == 'data set' else 'split'}: {error}") from error
-    for flag in ("input", "output", "images"):
+    for flag, checked in PLACES.items():
         try:
-            local_path(getattr(options, flag), f"--{flag}")
+            if flag != "images" or options.images:
+                checked(getattr(options, flag), f"--{flag}")
         except ValueError as error:
             raise InputError(str(error)) from error
     given = {ROLES[role][0] for role in options.columns}
@@ -199,7 +201,6 @@ def check(options: Options) -> Source:
     if len(options.delimiter) > 1 and options.delimiter not in ("tab", "\\t"):
         raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
     names = _split_names(options)
-    _check_writable(Path(options.output))
     records.check_absent(options.output, options.name, options.overwrite)
     source = _open(options, names)
     held = usual_name(of_name(os.path.basename(os.path.normpath(options.input))))
@@ -237,17 +238,6 @@ def _open(options: Options, names: dict[str, str]) -> Source:
         lambda split: usual_name(split, names) or options.split or SPLIT,
         file_splits=not options.split,
     )
-
-
-def _check_writable(output: Path) -> None:
-    above = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise InputError(f"--output={output}: {above} is a file; give a directory")
-    if not os.access(above, os.W_OK):
-        raise InputError(
-            f"--output={output}: {above} cannot be written to (a read-only disk, or another "
-            "user's): give another directory"
-        )
 
 
 def _split_names(options: Options) -> dict[str, str]:

@@ -35,7 +35,8 @@ def test_every_field_of_the_shipped_configs_is_in_the_table(file):
     [
         ("checkpoint.keep", (0, -1)),
         ("seed", (-1, 2**32)),
-        ("lr", (-1e-3, math.nan, math.inf)),
+        ("lr", (-1e-3, math.nan, math.inf, 5.0)),
+        ("total_steps", (-1, 2**31)),
         ("eps", (0.0, math.nan)),
         ("b2", (1.0, -0.1)),
         ("ema_decay", (1.0, -0.5)),
@@ -45,8 +46,10 @@ def test_every_field_of_the_shipped_configs_is_in_the_table(file):
         ("model.image_size", (-32,)),
         ("model.dtype", ("fp16",)),
         ("model.remat", ("most",)),
-        ("model.std", ((0.0, 1.0, 1.0), (1.0, 1.0))),
-        ("model.init_scale", (0.0,)),
+        ("model.mean", ((123, 116, 103), (0.5, 0.5), (-0.1, 0.5, 0.5), 0.5)),
+        ("model.std", ((0.0, 1.0, 1.0), (1.0, 1.0), (58.4, 57.1, 57.4))),
+        ("model.init_scale", (0.0, 0.07)),
+        ("model.ir_wavelength", (-1.0, 850.0)),
         ("model.sizes", ((1, 2), (8, 96, 3, 5, 64, 2, 2, 64, 64))),
         ("model.peft.targets", ("(",)),
         ("wd_mask", (("(",), (3,))),
@@ -79,6 +82,31 @@ def test_values_outside_a_fields_range_are_refused_by_name(name, values):
         with pytest.raises(ValueError, match=rf"^config\.{re.escape(name)}=.*: expected ") as error:
             fields.check(config)
         assert repr(value) in str(error.value) and "\n" not in str(error.value)
+
+
+UNUSUAL = {
+    "lr": 0.05,
+    "wd": 5.0,
+    "b1": 0.999,
+    "b2": 0.02,
+    "eps": 0.1,
+    "ema_decay": 1e-4,
+    "loss.label_smoothing": 0.9,
+    "loss.max_scale": 4.6052,
+    "model.init_scale": 2.6592,
+    "model.layer_norm_eps": 0.1,
+    "model.noise": 25.0,
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_a_value_in_another_unit_is_told(name):
+    config = (translator if name == "model.noise" else defaults).get_config()
+    assert not list(fields.unusual(config))
+    config.update_from_flattened_dict({name: UNUSUAL[name]})
+    fields.check(config)  # it can be meant
+    (line,) = fields.unusual(config)
+    assert line.startswith(f"config.{name}={UNUSUAL[name]} is unusual: expected a number")
 
 
 def test_a_translator_that_lacks_its_weights_is_refused(tmp_path):

@@ -63,6 +63,28 @@ def test_local_paths(monkeypatch):
             host.local_path(bucket, "--workdir")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("", "--x is empty"), ("runs/a\n", r"--x='runs/a\\n': expected"), ("a\0b", r"='a\\x00b'")],
+)
+def test_what_a_shell_makes_of_a_path_is_told(given, message):
+    for check in (host.local_path, host.output_directory):
+        with pytest.raises(ValueError, match=message):
+            check(given, "--x")
+
+
+def test_an_output_is_a_directory_that_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert host.output_directory(tmp_path / "a" / "b", "--x") == tmp_path / "a" / "b"
+    for path in (tmp_path / "file", tmp_path / "file" / "b"):
+        with pytest.raises(ValueError, match=r"^--x=.*/file is a file; give a directory"):
+            host.output_directory(path, "--x")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match=f"^--x={tmp_path}/a/b: {tmp_path} cannot be written to"):
+        host.output_directory(tmp_path / "a" / "b", "--x")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_every_command_refuses_a_bucket_in_one_line(tmp_path):
     bucket, message = "gs://bucket/a", "=gs://bucket/a: expected a local path"
     here = str(tmp_path)

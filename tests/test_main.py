@@ -38,6 +38,8 @@ MISTAKES = {
     "type": (["--config.total_steps=many"], ["total_steps=many", "a whole number"]),
     "dictionary": (["--config.input.data=scenes"], ["data=scenes", "a dictionary", "{'scenes'"]),
     "data set": (["--config.input.data_dir=/none"], ["'/none'", "rsclip_jax.prepare", ":demo"]),
+    "no directory": (["--config.input.data_dir=README.md"], ["README.md is a file: expected the"]),
+    "a path from a file": (["--config.input.data_dir=data\n"], ["data_dir='data\\n': expected a"]),
     "split": (["--config.input.split=trian"], ["'trian'", "it has train, val"]),
     "init_from": (["--config.init_from=/none"], ["=/none: no such file", "workdir of a run"]),
     "task": (["--config.task=translate"], ["task='translate'", "translation"]),
@@ -46,7 +48,7 @@ MISTAKES = {
     "mesh": (["--config.mesh.fsdp=3"], ["fsdp=3", "8 devices"]),
     "evaluator": (["--config.evals.val.type=retreival"], ["'retreival'", "mean 'retrieval'?"]),
     "length of the run": (["--config.total_steps=3", "--config.total_epochs=1"], ["exactly one"]),
-    "value": (["--config.checkpoint.keep=0"], ["keep=0: expected a whole number, 1 or more"]),
+    "value": (["--config.checkpoint.keep=0"], ["keep=0: expected a whole number, 1 to 2147483647"]),
     "pattern": (["--config.wd_mask=('(',)"], ["wd_mask=('(',)", "regular expressions"]),
     "another task": (["--config.task=translation"], ["model.width is missing", "translator.py"]),
     "splits": (["--config.export={'scenes':'val'}"], ["'val'}: expected", "{'scenes': ('val',)}"]),
@@ -56,6 +58,11 @@ MISTAKES = {
     "curriculum": (["--config.loss.curriculum=(1, 2)"], ["curriculum must be () or", "got (1, 2)"]),
     "best metric": (["--config.checkpoint.best=val/mean_recal"], ["after val/", "'mean_recall'?"]),
     "a whole evaluator": (["--config.evals.val=retrieval"], ["evals.val.type=..."]),
+    "steps": (["--config.total_steps=10000000000"], ["total_steps=10000000000", "to 2147483647"]),
+    "huge batch": (["--config.input.batch_size=8000000000"], ["=8000000000", "to 2147483647"]),
+    "memory": (["--config.input.batch_size=800000000"], ["=800000000 images", "GiB a process"]),
+    "huge images": (["--config.model.image_size=800000"], ["image_size=800000", "at most 8192"]),
+    "statistics": (["--config.model.mean=(123,116,103)"], ["mean=(123", "from 0 to 1", "by 255"]),
     "bucket": (["--workdir=gs://bucket/run"], ["gs://bucket/run", "mount"]),
 }  # fmt: skip
 
@@ -105,7 +112,7 @@ FILES = {
     "c.mine = len": "config.mine=<built-in function len>: expected numbers, strings",
     "del c.wd": "config.wd is missing, which config.task='clip' needs: begin with",
     "del c.evals; c.evals = ()": "config.evals=(): expected a dictionary of evaluators",
-    "del c.lr; c.lr = len": "config.lr=<built-in function len>: expected a number, 0 or more",
+    "del c.lr; c.lr = len": "config.lr=<built-in function len>: expected a number from 0",
 }  # fmt: skip
 AROUND = "from configs import lrsclip\ndef get_config(arg=None):\n    c = lrsclip.get_config('demo')\n    {}\n    return c\n"  # fmt: skip  # noqa: E501
 

@@ -13,7 +13,7 @@ from PIL import Image
 from small_run import stop_at
 
 from configs import translator as config_file
-from rsclip_jax import evaluators, loading
+from rsclip_jax import convert, evaluators, export, loading
 from rsclip_jax.data import images
 from rsclip_jax.data.free_infrared import FREE
 from rsclip_jax.data.records import open_source
@@ -26,6 +26,7 @@ from rsclip_jax.training.optim import make_optimizer
 from rsclip_jax.training.resolve import resolve
 from rsclip_jax.training.state import make_state
 from rsclip_jax.training.step import make_train_step
+from rsclip_jax.training.workdir import save_config
 from rsclip_jax.translation import Translation, tile_starts
 
 
@@ -173,7 +174,7 @@ def test_the_trainer_trains_resumes_and_evaluates_a_translator(
     config.model.width = 16
     with pytest.raises(ValueError, match="is no translator of"):
         translation.parameters_from(config, translator.build(config.model))
-    with pytest.raises(ValueError, match="is a translator: expected a CLIP model"):
+    with pytest.raises(ValueError, match=r"is a translator, and rsclip_jax\.load is for CLIP"):
         load(tmp_path)
 
 
@@ -299,3 +300,20 @@ def test_what_cannot_be_is_refused(field, value, message, tmp_path):
     (config[parents[0]] if parents else config)[name] = value
     with pytest.raises(ValueError, match=message):
         resolve(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "what"),
+    [
+        (convert, ["--image_size=128"], "--image_size=128"),
+        (convert, ["--context_length=248", "--to=longclip"], "--to=longclip --context_length=248"),
+        (convert, ["--activation=gelu"], "--activation=gelu"),
+        (export, ["--dataset=pairs"], "rsclip_jax.export"),
+    ],
+)
+def test_what_works_with_clip_models_alone_refuses_a_translator(command, more, what, tmp_path):
+    save_config(tmp_path / "run" / "config.json", resolve(tiny_config("bridge"), tmp_path))
+    model = f"--{'model' if command is export else 'input'}={tmp_path / 'run'}"
+    with pytest.raises(ValueError, match=f"run is a translator, and {what} is for CLIP models: "):
+        command.main([model, f"--output={tmp_path / 'out'}", *more])
+    assert not (tmp_path / "out").exists()

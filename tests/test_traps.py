@@ -37,6 +37,8 @@ def test_each_trap_is_named_with_its_field(config):
     assert "5 of 5 sampled records have no caption" in told(
         config, n=5, captions=[], label="harbour"
     )
+    config.wd = 5.0
+    assert "config.wd=5.0 is unusual: expected a number up to 1" in told(config)
     config.lr = 1e-6
     assert "config.init_from is empty" in told(config)
     config.input.lengths.text = 4
@@ -93,6 +95,9 @@ def test_another_batch_size_under_epochs_is_refused_with_the_steps_left(scenes, 
     save_config(tmp_path / "config.json", old)
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     loop.check_epochs(tmp_path, old)
+    old.total_epochs = 1e12
+    with pytest.raises(ValueError, match=r"total_epochs=1e\+12 of 96 records are 6e\+12 steps: "):
+        loop.steps_of_epochs(old)
     new = small_config(scenes, total_steps=0, total_epochs=2.0, input__batch_size=32)
     with pytest.raises(ValueError, match=r"batch_size=32.*total_steps=9"):  # 96 records: 3 of 32
         loop.check_epochs(tmp_path, new)

@@ -103,7 +103,7 @@ def train_detector(
         either kind.
     """
     mesh = sharding.make_mesh()
-    config, params, step = load_for_inference(model, mesh=mesh)
+    config, params, step = load_for_inference(model, mesh=mesh, clip_for="a detector")
     encoder = Encoder(clip.build(config.model), mesh)
     rng = np.random.default_rng(seed)
     z = {}

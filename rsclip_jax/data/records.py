@@ -421,6 +421,11 @@ def _dataset_directory(data_dir: str | os.PathLike, name: str) -> Path:
     directory = Path(data_dir) / name / VERSION
     if (directory / "dataset_info.json").exists():
         return directory
+    if os.path.isfile(data_dir):
+        raise FileNotFoundError(
+            f"{os.fspath(data_dir)} is a file: expected the directory that holds the data set "
+            f"{name!r}"
+        )
     present = sorted(
         path.parents[1].name for path in Path(data_dir).glob(f"*/{VERSION}/dataset_info.json")
     )

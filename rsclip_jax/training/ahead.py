@@ -1,5 +1,7 @@
 """The training step before there is a state or a batch: its shapes, and its compilation."""
 
+import math
+import os
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -115,6 +117,25 @@ def check_batch(config: ConfigDict, mesh: Mesh) -> None:
             f"config.input.batch_size={config.input.batch_size}: expected a multiple of "
             f"{shards}, the product of config.mesh.data and fsdp, times "
             f"config.grad_cache_steps={parts}"
+        )
+
+
+def check_host(config: ConfigDict) -> None:
+    """Refuse a batch whose part of a process is more than the memory of its machine.
+
+    Raises:
+      ValueError: names the fields that decide.
+    """
+    arrays = abstract_batch(config).values()
+    needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays) // jax.process_count()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        lengths = ", ".join(f"{k} {n}" for k, n in config.input.lengths.items())
+        texts = f" and of texts of tokens ({lengths})" if lengths else ""
+        raise ValueError(
+            f"config.input.batch_size={config.input.batch_size} images of config.model.image_size="
+            f"{config.model.image_size} pixels{texts} are {needed / 2**30:,.0f} GiB a process, "
+            f"and this machine has {memory / 2**30:,.0f} GiB: set smaller ones"
         )
 
 

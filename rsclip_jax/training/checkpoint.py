@@ -124,7 +124,7 @@ class Checkpoints:
             try:
                 items, base = _read(self._manager, step, abstract)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                logging.warning("passing over checkpoint %d: %s", step, _first_line(error))
+                log(f"passing over checkpoint {step}: {_first_line(error)}")
                 damaged.append(step)
                 continue
             if base:
@@ -141,7 +141,7 @@ class Checkpoints:
         if unreadable:
             raise ValueError(
                 f"none of the checkpoints {sorted(unreadable)} in {self._directory} can be read "
-                "(see the warnings above); move them away to start anew"
+                "(see above); move them away to start anew"
             )
         self._put_aside(damaged)
         return None
@@ -192,6 +192,7 @@ def load_for_inference(
     step: int | None = None,
     mesh: Mesh | None = None,
     activation: str | None = None,
+    clip_for: str = "",
 ) -> tuple[ConfigDict, Any, int]:
     """Load a model's config and parameters: of a run, the average (EMA) where it keeps one.
 
@@ -201,13 +202,14 @@ def load_for_inference(
       step: which checkpoint of a run; None for the newest whole one.
       mesh: replicate the parameters over it; None for the first device.
       activation: for weights of another codebase, see `rsclip_jax.weights.read`.
+      clip_for: what works with CLIP models alone, for the message to those who give another.
 
     Returns:
       (config, params, step); step 0 for weights of another codebase.
 
     Raises:
       FileNotFoundError, ImportError, ValueError: nothing there that can be read, or a run without
-        the base that it started from.
+        the base that it started from, or one of another task than `clip_for` works with.
     """
     workdir = Path(path).absolute()
     sharding = replicated(mesh) if mesh else SingleDeviceSharding(jax.devices()[0])
@@ -228,6 +230,11 @@ def load_for_inference(
         raise ValueError(
             f"{workdir / CONFIG_FILE}: a field of config.model is missing: {error.args[0]}"
         ) from error
+    if clip_for and config.get("task", "clip") != "clip":
+        raise ValueError(
+            f"{workdir} is a translator, and {clip_for} is for CLIP models: name the run or the "
+            "weights of one (rsclip_jax.build.translate runs translators)"
+        )
     if activation:
         raise ValueError(
             f"{workdir} is a run of {config.model.activation}; leave out the activation"
@@ -249,7 +256,7 @@ def load_for_inference(
             try:
                 items, base = _read(manager, candidate, {name: abstract})
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                logging.warning("passing over checkpoint %d: %s", candidate, _first_line(error))
+                log(f"passing over checkpoint {candidate}: {_first_line(error)}")
                 continue
             if base:
                 items = _with_base(items, _read_base(base, config.init_from, workdir, mesh))

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -22,9 +22,12 @@ class Kind(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def _whole(least: int, most: float = math.inf, more: str = "") -> Kind:
-    end = f"{least} or more" if most == math.inf else f"{least} to {most}"
-    return Kind(f"a whole number, {end}{more}", lambda v: type(v) is int and least <= v <= most)
+MOST = 2**31 - 1  # that the counters of the devices reach
+
+
+def _whole(least: int, most: int = MOST, more: str = "") -> Kind:
+    expected = f"a whole number, {least} to {most}{more}"
+    return Kind(expected, lambda v: type(v) is int and least <= v <= most)
 
 
 def _is_number(value: Any) -> bool:
@@ -87,12 +90,14 @@ def _is_axis(value: Any) -> bool:
 
 NOT_NEGATIVE = _number(", 0 or more", lambda v: v >= 0)
 POSITIVE = _number(" above 0", lambda v: v > 0)
+SHARE = _number(" from 0 to 1", lambda v: 0 <= v <= 1)
 DECAY = _number(" from 0 to below 1", lambda v: 0 <= v < 1)
 COUNT, ANY_COUNT = _whole(1), _whole(0)
 TEXT = Kind("a string", lambda v: isinstance(v, str))
 SWITCH = Kind("True or False", lambda v: type(v) is bool)
 DTYPE = _one_of("float32", "bfloat16", "float16")
-THREE = "a tuple of three numbers, of red, green and blue"
+THREE = "a tuple of three numbers, of red, green and blue on the scale from 0 to 1"
+OF_255 = " (those of 0 to 255 divided by 255)"
 SPLITS = _tuple_of("", lambda v: isinstance(v, str))
 
 FIELDS: dict[str, Kind] = {
@@ -136,7 +141,7 @@ FIELDS: dict[str, Kind] = {
     "scenes.train": ANY_COUNT,
     "scenes.val": ANY_COUNT,
     "scenes.infrared": _one_of(*synthetic.INFRARED),
-    "lr": NOT_NEGATIVE,
+    "lr": _number(" from 0 to below 1, such as 5e-5", lambda v: 0 <= v < 1),
     "warmup_steps": ANY_COUNT,
     "wd": NOT_NEGATIVE,
     "wd_mask": _tuple_of("a tuple of regular expressions, such as ('.*/kernel',)", _is_pattern),
@@ -190,14 +195,18 @@ CLIP_FIELDS: dict[str, Kind] = {
     "model.layer_norm_eps": POSITIVE,
     "model.vocab_size": ANY_COUNT,
     "model.eot_id": _whole(-1),
-    "model.mean": _tuple_of(THREE, _is_number, 3),
-    "model.std": _tuple_of(f"{THREE}, above 0", lambda v: _is_number(v) and v > 0, 3),
-    "model.init_scale": POSITIVE,
+    "model.mean": _tuple_of(THREE + OF_255, SHARE.fits, 3),
+    "model.std": _tuple_of(f"{THREE}, above 0{OF_255}", lambda v: SHARE.fits(v) and v > 0, 3),
+    "model.init_scale": _number(
+        ", 1 or more: what cosines are multiplied with, 1 / temperature, such as 14.3 for 0.07",
+        lambda v: v >= 1,
+    ),
     "model.logit_bias": SWITCH,
     "model.own_scale": _tuple_of("a tuple of pairs, such as ('img_ir',)", TEXT.fits),
     "model.ir_tower": _one_of(*clip.IR_TOWERS),
     "model.ir_wavelength": _number(
-        " of micrometres, 0.85 for near infrared, 10 for thermal; 0: off", lambda v: v >= 0
+        " of micrometres up to 100, 0.85 for near infrared, 10 for thermal; 0: off",
+        lambda v: 0 <= v <= 100,
     ),
     "model.dtype": DTYPE,
     "model.attention": _one_of(*attention.CHOICES),
@@ -243,6 +252,31 @@ TRANSLATOR_FIELDS: dict[str, Kind] = {
     "model.steps": COUNT,
     "model.dtype": DTYPE,
     "loss_pairs": Kind("(), for a translator compares no embeddings", lambda v: not v),
+}
+
+# What fields hold unless their unit was mistaken: outside of it a run is told (`training.traps`).
+USUAL: dict[str, Kind] = {
+    "lr": _number(" up to 0.01", lambda v: v <= 0.01),
+    "wd": _number(" up to 1, a rate and no percentage", lambda v: v <= 1),
+    "b1": _number(" up to 0.99, the share of the mean that each step keeps", lambda v: v <= 0.99),
+    "b2": _number(
+        ", 0.9 or more, the share of the mean square that each step keeps", lambda v: v >= 0.9
+    ),
+    "eps": _number(" up to 0.001", lambda v: v <= 1e-3),
+    "ema_decay": _number(
+        ", 0 (off) or 0.5 and more, the share of the average that each step keeps",
+        lambda v: v == 0 or v >= 0.5,
+    ),
+    "loss.label_smoothing": _number(" up to 0.5", lambda v: v <= 0.5),
+    "loss.max_scale": _number(
+        ", 0 (off) or 10 and more, of the scale itself and not of its logarithm",
+        lambda v: v == 0 or v >= 10,
+    ),
+    "model.init_scale": _number(
+        ", 5 or more, the scale itself and not its logarithm", lambda v: v >= 5
+    ),
+    "model.layer_norm_eps": _number(" up to 0.001", lambda v: v <= 1e-3),
+    "model.noise": _number(" up to 2, the range of infrared levels", lambda v: v <= 2),
 }
 
 # What a trained model is run by, beside config.model.
@@ -304,6 +338,13 @@ def check_stored(config: ConfigDict) -> None:
             raise ValueError(f"config.{name} is missing")
         _refuse_unless(TASKS[task][0][name], name, value)
     check_model(config)
+
+
+def unusual(config: ConfigDict) -> Iterator[str]:
+    """Yield a line for each field of a checked config with a value whose unit may be another."""
+    for name, kind in USUAL.items():
+        if (value := _value_of(config, name)) is not _MISSING and not kind.fits(value):
+            yield f"config.{name}={value!r} is unusual: expected {kind.expected}"
 
 
 def check_lengths(config: ConfigDict) -> None:

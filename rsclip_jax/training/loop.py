@@ -22,7 +22,7 @@ from rsclip_jax.embeddings import export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.training import ahead, fields, fit
-from rsclip_jax.training.ahead import check_batch, compile_step
+from rsclip_jax.training.ahead import check_batch, check_host, compile_step
 from rsclip_jax.training.checkpoint import Checkpoints
 from rsclip_jax.training.diagnose import diagnose
 from rsclip_jax.training.initial import with_architecture
@@ -94,6 +94,7 @@ def _train(
 ) -> State:
     mesh = sharding.make_mesh(**config.mesh)
     check_batch(config, mesh)
+    check_host(config)
     draw_scenes(config)
     try:
         for name, splits in config.export.items():
@@ -234,6 +235,7 @@ def draw_scenes(config: ConfigDict) -> None:
         return
     absent = not (Path(config.input.data_dir) / "scenes").exists()
     if jax.process_index() == 0 and absent:
+        host.output_directory(config.input.data_dir, "config.input.data_dir")
         log(f"drawing {config.scenes.train + config.scenes.val} scenes")
         synthetic.write_scenes(
             config.input.data_dir,
@@ -286,9 +288,19 @@ def evaluated(config: ConfigDict, step: int, total_steps: int) -> bool:
 
 
 def steps_of_epochs(config: ConfigDict) -> int:
-    """Return the steps that make config.total_epochs passes over the sum of the data sets."""
+    """Return the steps that make config.total_epochs passes over the sum of the data sets.
+
+    Raises:
+      ValueError: more steps than a run can count.
+    """
     size = sum(map(len, pipeline.open_sources(config.input).values()))
-    return max(1, int(config.total_epochs * size / config.input.batch_size))
+    steps = config.total_epochs * size / config.input.batch_size
+    if steps > fields.MOST:
+        raise ValueError(
+            f"config.total_epochs={config.total_epochs:g} of {size:,} records are {steps:.0e} "
+            f"steps: expected {fields.MOST} at most"
+        )
+    return max(1, int(steps))
 
 
 def check_best(config: ConfigDict, evals: Mapping[str, evaluators.Evaluator]) -> None:

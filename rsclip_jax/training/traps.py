@@ -12,6 +12,7 @@ from rsclip_jax.data.records import BadRecordError
 from rsclip_jax.data.schema import LIST_FIELDS
 from rsclip_jax.data.text import make_tokenizer
 from rsclip_jax.data.views import Augmentation
+from rsclip_jax.training import fields
 from rsclip_jax.training.step import compared_fields
 
 LOOKED_AT = 64  # records of each data set, evenly spaced
@@ -25,6 +26,7 @@ def traps(config: ConfigDict, sources: Mapping[str, Source], total_steps: int) -
       sources: the training data, see `pipeline.open_sources`.
       total_steps: of the run.
     """
+    yield from fields.unusual(config)
     if config.warmup_steps >= total_steps:
         yield (
             f"config.warmup_steps={config.warmup_steps} of {total_steps} steps: the learning "

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,15 +24,9 @@ def check_place(workdir: Path) -> None:
     Raises:
       ValueError: names the file or directory in the way.
     """
-    there = next(path for path in (workdir, *workdir.parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"--workdir={workdir}: {there} is a file; give a directory")
+    host.output_directory(workdir, "--workdir")
     if (checkpoints := workdir / "checkpoints").exists() and not checkpoints.is_dir():
         raise ValueError(f"--workdir={workdir}: {checkpoints} is no directory; remove it")
-    if not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--workdir={workdir}: {there} cannot be written; give a directory that can"
-        )
 
 
 def has_steps(workdir: Path) -> bool:
@@ -82,9 +74,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
                 + "; ".join(changed[field].strip() for field in refused)
                 + "): use another --workdir, or set these fields as they were"
             )
-        if changed:
-            lines = "\n".join(changed.values())
-            logging.warning("%s: resuming with changed fields\n%s", workdir, lines)
+        if changed and jax.process_index() == 0:  # printed: logs reach some terminals twice
+            told = [f"{workdir}: resuming with changed fields", *changed.values()]
+            print("\n".join(told), flush=True)
     distributed.gather("compared")  # before the first process writes the file
     if jax.process_index() == 0:
         save_config(path, config)
@@ -163,9 +155,10 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError(f"a {type(content).__name__} where an object belongs")
         return content
     except (ValueError, RecursionError) as error:
+        run = (path.parent / "checkpoints").is_dir()
+        mend = "a run of rsclip_jax.main with the same --workdir writes it anew"
         raise ValueError(
-            f"{path} is damaged, no JSON: {error}. A run of rsclip_jax.main with the same "
-            "--workdir writes it anew"
+            f"{path} is damaged, no JSON: {error}; {mend if run else 'fetch it again'}"
         ) from error
 
 

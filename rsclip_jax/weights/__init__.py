@@ -165,6 +165,12 @@ def _convert(
     state, layout, model = _recognised(state, hints, preset)
     like = jax.eval_shape(lambda: clip.init_params(clip.build(model), jax.random.key(0)))
     params = layouts.from_tensors(state, like, layout)
+    buffers = layouts.LAYOUTS[layout].constants
+    kinds = {k: v.dtype for k, v in state.items() if v.dtype.kind not in "fV"}
+    if whole := [f"{k} {kind}" for k, kind in kinds.items() if not buffers.fullmatch(k)]:
+        raise ValueError(
+            f"{files.some(whole, 2)}: expected floats; take weights that were not quantised"
+        )
     infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
     if infinite:
         raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")
@@ -216,12 +222,19 @@ def recognise_model(
     """Recognise `config.model` from the shapes of the tensors."""
     names = {entry.ours[0]: entry.theirs for entry in layouts.LAYOUTS[layout].top}
 
-    def shape(ours: str) -> tuple[int, ...]:
+    def shape(ours: str, rank: int = 2) -> tuple[int, ...]:
         if names[ours] not in state:
             raise ValueError(f"the tensor {names[ours]} is missing")
-        return state[names[ours]].shape
+        found = state[names[ours]].shape
+        if len(found) != rank or 0 in found:
+            raise ValueError(
+                f"the tensor {names[ours]} has the shape {found}; expected {rank} dimensions, each "
+                "of 1 or more"
+            )
+        return found
 
-    width, _, _, patch = shape("img/embedding/kernel")
+    beside = hints.get("file", "the configuration beside")
+    width, _, _, patch = shape("img/embedding/kernel", 4)
     vocab_size, text_width = shape("txt/token_embedding")
     embed_dim = shape("img/proj")[0 if layout == "huggingface" else 1]
     positions = shape("img/pos_embedding")[0]
@@ -250,20 +263,22 @@ def recognise_model(
     # The highest id of a text: in CLIP's vocabulary the last, but for tokens added behind it.
     eot_id = hints.get("eot_id", min(vocab_size - 1, CLIP_EOT))
     if not 0 <= eot_id < vocab_size:
-        raise ValueError(f"its texts are read at token {eot_id}, and there are {vocab_size} tokens")
+        raise ValueError(
+            f"{beside} has texts read at token {eot_id}, and there are {vocab_size} tokens"
+        )
     context_length = shape("txt/pos_embedding")[0]
     shown = {**sizes._asdict(), "image_size": grid * patch, "context_length": context_length}
     shown["vocab_size"] = vocab_size
     said = hints.get("sizes", {})
     if wrong := [f"{k} {v} where the tensors have {shown[k]}" for k, v in said.items()
                  if v != shown[k]]:  # fmt: skip
-        raise ValueError(f"the configuration beside is another model's: {', '.join(wrong)}")
+        raise ValueError(f"{beside} is another model's: {', '.join(wrong)}")
     heads = {k: hints[k] for k in ("image_heads", "text_heads") if k in hints}
     for name, count in heads.items():
         wide = width if name == "image_heads" else text_width
         if not count or wide % count:
             raise ValueError(
-                f"the configuration beside gives {name}={count} (heads or num_attention_heads, or "
+                f"{beside} gives {name}={count} (heads or num_attention_heads, or "
                 f"width / head_width): expected a divisor of the width {wide}"
             )
     if sizes != sizes._replace(**heads):

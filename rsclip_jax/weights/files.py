@@ -1,5 +1,7 @@
 """Reading the files that weights are published in, without running code that lies in them."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ IN_DIRECTORY = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_SHARD = re.compile(r"[^/\\\x00-\x1f]+\.(safetensors|bin)")
+OTHERS = (".msgpack", ".h5", ".onnx", ".gguf", ".npz", ".npy", ".tflite", ".pb", ".mlmodel")
 # Where trainers keep the weights beside their own state.
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "module")
 
@@ -35,7 +39,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       ValueError: not a weights file, a damaged one, or one that does harm where it is unpickled.
     """
     if path.is_dir():
-        present = [path / name for name in IN_DIRECTORY if (path / name).exists()]
+        # A link that leads nowhere is told, as one of a cache that was cleared.
+        present = [path / name for name in IN_DIRECTORY if os.path.lexists(path / name)]
         if not present and path.parent.name == "checkpoints":
             raise FileNotFoundError(
                 f"{path} is one step of the run {path.parents[1]}: name the run, whose newest step "
@@ -49,14 +54,23 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             )
         return read(present[0])
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or directory")
+        link = ", but a link that leads nowhere" if path.is_symlink() else ""
+        raise FileNotFoundError(f"{path}: no such file or directory{link}")
     if path.name.endswith(".index.json"):
         shard_of = settings.load_json(path).get("weight_map")
         if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
             raise ValueError(f"{path} is damaged: expected weight_map, the file of each tensor")
         shards = sorted(set(shard_of.values()))
-        if any(Path(shard).name != shard for shard in shards):
-            raise ValueError(f"{path}: its shards lie outside its directory")
+        if not shards or not all(map(_SHARD.fullmatch, shards)):
+            named = some(list(map(repr, shards))) or "no shard"
+            raise ValueError(
+                f"{path}: weight_map names {named}; expected .safetensors or .bin files beside it, "
+                "none outside"
+            )
+        if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
+            raise FileNotFoundError(
+                f"{path} names shards that are not there: {some(missing)}; fetch them as well"
+            )
         parts = [_tensors(path.parent / shard)[0] for shard in shards]
         state = {name: value for part in parts for name, value in part.items()}
         hints: dict[str, Any] = {}
@@ -74,9 +88,21 @@ def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if start.startswith((b"version https://git-lfs", b"<!doctype", b"<html")):
         what = "a pointer of Git LFS (`git lfs pull`)" if start[:1] == b"v" else "a web page"
         raise ValueError(f"{path} is {what}, and not the weights; fetch them")
+    if path.suffix in OTHERS:
+        raise ValueError(
+            f"{path}: {path.suffix} files are not read; expected .safetensors, or PyTorch's .pt, "
+            ".pth, .bin or .ckpt, as which most models are published, too"
+        )
     if path.suffix == ".safetensors":
         try:
             with safetensors.safe_open(path, "np") as file:
+                types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+                odd = [f"{k} {v}" for k, v in types.items() if v.startswith(("F4", "F6_", "F8_"))]
+                if odd:
+                    raise ValueError(
+                        f"{path}: {some(odd, 2)}: expected F32, F16 or BF16; take weights that "
+                        "were not quantised"
+                    )
                 return {name: file.get_tensor(name) for name in file.keys()}, {}
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
@@ -100,15 +126,16 @@ def _torch_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not tensors:
         raise ValueError(
             f"{path} holds no tensors by name: expected a state dict, or one under "
-            f"{', '.join(STATE_KEYS)}; it has {_some(list(map(str, state)))}"
+            f"{', '.join(STATE_KEYS)}; it has {some(list(map(str, state)))}"
         )
     if at and (unused or inert) and jax.process_index() == 0:
-        also = f", nor of {_some(inert)}" if inert else ""
-        read_only = f"{'/'.join(at)} is read, nothing of {_some(unused) or 'others'}{also}"
+        also = f", nor of {some(inert)}" if inert else ""
+        read_only = f"{'/'.join(at)} is read, nothing of {some(unused) or 'others'}{also}"
         print(f"{path.name}: {read_only}", flush=True)
     return {name: numbers(value) for name, value in tensors.items()}, hints
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def some(names: list[str], most: int = 8) -> str:
+    """Join the first names, and say how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -132,6 +132,8 @@ def without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: there are several models, under different prefixes.
     """
+    if odd := [name for name in state if not name.isprintable()]:
+        raise ValueError(f"a tensor is called {odd[0]!r:.80}; expected a name of letters and signs")
     bare = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     # open_clip's `custom_text` models have the same text tower under a name of its own.
     bare = {re.sub(rf"(^|\.)text\.({_TEXT})", r"\1\2", k): v for k, v in bare.items()}
@@ -170,8 +172,8 @@ def recognise(names: Any) -> str:
     raise ValueError(
         "these are not the weights of a CLIP with a vision transformer: expected OpenAI's and "
         "open_clip's names (visual.conv1.weight, ...) or Hugging Face's "
-        f"(vision_model.embeddings.class_embedding, ...), got {len(some)} tensors, "
-        f"{', '.join(some[:4])}{', ...' if len(some) > 4 else ''}"
+        f"(vision_model.embeddings.class_embedding, ...), got {len(some)} tensors"
+        f"{': ' if some else ''}{', '.join(some[:4])}{', ...' if len(some) > 4 else ''}"
     )
 
 

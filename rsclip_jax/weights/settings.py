@@ -88,8 +88,8 @@ def read(directory: Path, weights: str) -> dict[str, Any]:
 
     Returns:
       Those that are known of `activation`, `epsilon`, `image_heads`, `text_heads`, `eot_id` (none:
-      the highest id of a text), `mean`, `std`; and `sizes`, by our names, which the tensors must
-      have.
+      the highest id of a text), `mean`, `std`; `sizes`, by our names, which the tensors must have;
+      and `file`, which says so.
 
     Raises:
       ValueError: they describe a model that this package does not compute, naming each setting.
@@ -99,7 +99,7 @@ def read(directory: Path, weights: str) -> dict[str, Any]:
         kinds.reverse()
     for name, read_file in kinds:
         if (directory / name).exists():
-            return read_file(directory / name)
+            return {**read_file(directory / name), "file": directory / name}
     return {}
 
 
@@ -187,6 +187,8 @@ def _hf_images(path: Path) -> dict[str, Any]:
 def _open_clip(path: Path) -> dict[str, Any]:
     config = load_json(path)
     values.check(path, config)
+    if not config.get("model_cfg"):
+        raise ValueError(f"{path} has no model_cfg, the settings of the model; fetch it again")
     model, preprocess = config.get("model_cfg") or {}, config.get("preprocess_cfg") or {}
     towers = {name: model.get(f"{name}_cfg") or {} for name in ("vision", "text")}
     refused: dict[str, Any] = {}

@@ -17,16 +17,25 @@ def _is_positive(value: Any) -> bool:
     return _is_number(value) and value > 0
 
 
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
 def _are_three(value: Any, fits: Callable[[Any], bool]) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(map(fits, value))
 
 
+_SCALE = "on the scale from 0 to 1"
 # Names of settings, wherever in a file they stand; what is expected, in words and as a test.
 _OPTIONAL: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (  # null: not given
     (_OBJECTS, "an object of settings", lambda v: isinstance(v, dict)),
     ("hf_tokenizer_name", "a string", lambda v: isinstance(v, str)),
-    ("mean image_mean", "three numbers", lambda v: _are_three(v, _is_number)),
-    ("std image_std", "three numbers above 0", lambda v: _are_three(v, _is_positive)),
+    ("mean image_mean", f"three numbers {_SCALE}", lambda v: _are_three(v, _is_share)),
+    (
+        "std image_std",
+        f"three numbers {_SCALE}, above 0",
+        lambda v: _are_three(v, lambda x: _is_share(x) and x > 0),
+    ),
 )
 _WHOLE = "heads head_width width num_attention_heads"
 _NEEDED: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
