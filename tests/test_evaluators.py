@@ -24,7 +24,7 @@ def test_every_field_is_documented_where_the_evaluator_is(kind):
     [
         ({"type": "retrival"}, "e.type='retrival': .*; did you mean 'retrieval'"),
         ({"type": ""}, "e.type is not given: expected one of retrieval, "),
-        ({"protocol": ("any",)}, "e.protocol: no such field; .* did you mean 'protocols'"),
+        ({"protocol": ("any",)}, "e.protocol: .* no such field; .* did you mean 'protocols'"),
         ({"split": ""}, "e needs the field 'split': --config.evals.e.split="),
         ({"limit": "many"}, "e.limit='many': expected a whole number"),
         ({"limit": True}, "e.limit=True: expected a whole number"),

@@ -303,7 +303,7 @@ def test_mistakes_in_the_config_are_told_before_any_run(config):
             evaluators.build(config, ColourEncoder())
 
     refuse(ValueError, "did you mean 'retrieval'", type="retreival")
-    refuse(ValueError, "r.limits: no such field.*did you mean 'limit'", limits=3)
+    refuse(ValueError, "r.limits: .* no such field.*did you mean 'limit'", limits=3)
     refuse(ValueError, "no split 'test'", split="test")
     refuse(FileNotFoundError, "did you mean 'colours'", data="colour")
     refuse(ValueError, "'bare' of colours/bare has no short caption", split="bare")

@@ -101,7 +101,11 @@ def settle(config: Any) -> dict[str, dict[str, Any]]:
         types = inspect.signature(TYPES[kind], eval_str=True).parameters
         for field, value in fields.items():
             if field not in known:
-                raise ValueError(f"{where}.{field}: no such field; {expected(field, list(known))}")
+                raise ValueError(
+                    f"{where}.{field}: type {kind!r} has no such field; "
+                    f"{expected(field, list(known))}. If it is left of another type, give all "
+                    f"fields anew: --{where}=\"{{'type': '{kind}', ...}}\""
+                )
             if field != "type" and not _fits(value, types[field].annotation):
                 wanted = _DESCRIBED[types[field].annotation]
                 raise ValueError(f"{where}.{field}={value!r}: expected {wanted}")

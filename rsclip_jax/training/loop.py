@@ -97,9 +97,6 @@ def _train(
     check_host(config)
     draw_scenes(config)
     try:
-        for name, splits in config.export.items():
-            for split in splits:
-                open_source(config.input.data_dir, name, split)  # what is not there is told now
         dataset = pipeline.train_dataset(
             config.input,
             config.model.image_size,
@@ -111,6 +108,7 @@ def _train(
     except FileNotFoundError as error:
         error.add_note(NO_DATA)
         raise
+    check_export(config)
     task, models = TASKS[config.task], kind_of(config)
     runner = task.runner(models.build(config.model), mesh)
     runner.before_batch = stop.check
@@ -316,6 +314,23 @@ def check_best(config: ConfigDict, evals: Mapping[str, evaluators.Evaluator]) ->
         raise ValueError(
             f"config.checkpoint.best={config.checkpoint.best!r}: after {name}/ {known}"
         )
+
+
+def check_export(config: ConfigDict) -> None:
+    """Refuse a config.export of data sets or splits that are not there, before the first step.
+
+    Raises:
+      FileNotFoundError, ValueError: names the field and what there is.
+    """
+    for name, splits in config.export.items():
+        try:
+            for split in splits:
+                open_source(config.input.data_dir, name, split)
+        except (FileNotFoundError, ValueError) as error:
+            error.add_note(
+                f"config.export.{name} asks for it; --config.export={{}} exports nothing at the end"
+            )
+            raise
 
 
 def check_epochs(workdir: Path, config: ConfigDict) -> None:

@@ -123,13 +123,14 @@ class Progress:
             for k, v in metrics.items()
             if k.startswith("acc_")
         )
+        busy = "" if metrics["mfu"] <= 1 else " (the peak was measured on a busy machine)"
         eta = clock((self._total_steps - step) / max(rate, 1e-9))
         bound = input_bound > INPUT_BOUND
         slow = f"  input-bound: {100 * input_bound:.0f}% of the step" if bound else ""
         log(
             f"step {step}/{self._total_steps}  loss {metrics['training_loss']:.4f}  {accuracies}  "
             f"lr {float(self._learning_rate(step - 1)):.2e}  "
-            f"{metrics['samples_per_s']:.1f} samples/s  MFU {100 * metrics['mfu']:.1f}%  "
+            f"{metrics['samples_per_s']:.1f} samples/s  MFU {100 * metrics['mfu']:.1f}%{busy}  "
             f"ETA {eta}{slow}"
         )
         if self._slow_reports < 2:

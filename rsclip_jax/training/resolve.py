@@ -171,7 +171,7 @@ def _check(config: ConfigDict) -> None:
     if best and best.split("/")[0] not in config.evals:
         raise ValueError(
             f"config.checkpoint.best={best!r}: expected EVALUATOR/METRIC with one of the "
-            f"evaluators {sorted(config.evals)}, such as 'val/mean_recall'"
+            f"evaluators {sorted(config.evals)}; --config.checkpoint.best= keeps the newest steps"
         )
 
 
