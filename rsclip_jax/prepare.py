@@ -101,6 +101,7 @@ class Options:
     ignore: tuple[str, ...] = ()  # columns and extensions left out on purpose
     follow_links: bool = False
     split_names: tuple[str, ...] = ()  # "restval=train"
+    hold_out: tuple[str, ...] = ()  # "val=0.1"
     resize: int = 0
     max_pixels: int = limits.MAX_PIXELS
     max_skipped: float = 0.01
@@ -131,6 +132,7 @@ def prepare(options: Options) -> Summary:
         source.edit,
         options.follow_links,
         _split_names(options),
+        _hold_out(options),
     )
     workers = options.workers or available_cores()
     print(f"{options.name}: preparing {options.input}, {workers} workers", file=sys.stderr)
@@ -201,6 +203,7 @@ def check(options: Options) -> Source:
     if len(options.delimiter) > 1 and options.delimiter not in ("tab", "\\t"):
         raise InputError(f"--delimiter={options.delimiter}: give one character, or tab")
     names = _split_names(options)
+    _hold_out(options)
     records.check_absent(options.output, options.name, options.overwrite)
     source = _open(options, names)
     held = usual_name(of_name(os.path.basename(os.path.normpath(options.input))))
@@ -252,6 +255,25 @@ def _split_names(options: Options) -> dict[str, str]:
             raise InputError(f"--split_names={item}: {error}") from error
         names[given] = name
     return names
+
+
+def _hold_out(options: Options) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for item in options.hold_out:
+        name, _, share = item.partition("=")
+        try:
+            check_name("split", name)
+            shares[name] = float(share)
+        except ValueError as error:
+            raise InputError(
+                f"--hold_out={item}: expected SPLIT=SHARE, such as val=0.1 ({error})"
+            ) from error
+        if not 0 < shares[name] < 1 or sum(shares.values()) >= 1 or name == (options.split or SPLIT):
+            raise InputError(
+                f"--hold_out={','.join(options.hold_out)}: expected shares of {options.split or SPLIT} "
+                "between 0 and 1, less than 1 in all, for other splits"
+            )
+    return shares
 
 
 def without_duplicates(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
@@ -318,6 +340,12 @@ def define_flags() -> None:
         "GIVEN=NAME, comma-separated: what the input calls a split, and its name in the data set. "
         "Usual spellings (validation, dev, Train, train2017, training_set, Karpathy's restval) "
         "become train, val or test. For folder, GIVEN may be any folder.",
+    )
+    flags.DEFINE_list(
+        "hold_out",
+        [],
+        f"SPLIT=SHARE, comma-separated, such as val=0.1: put this share of what would be in {SPLIT} "
+        "there. The image decides, so that copies of one never lie in two splits.",
     )
     for role, (flag, usual) in ROLES.items():
         default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)
@@ -388,7 +416,7 @@ def options_from_flags() -> Options:
     }
     fields = [field.name for field in dataclasses.fields(Options) if field.name != "columns"]
     others: dict[str, Any] = {field: values[field].value for field in fields}
-    for several in ("ignore", "split_names"):
+    for several in ("ignore", "split_names", "hold_out"):
         others[several] = tuple(others[several])
     for path in ("input", "output", "images"):
         others[path] = os.path.expanduser(others[path])  # bash leaves --output=~/data as it is

@@ -23,7 +23,10 @@ ROLES = {
         "caption_columns",
         ("captions", "caption", "text", "texts", "title", "sentences", "sentence", "raw"),
     ),
-    "long_captions": ("long_caption_columns", ("long_captions", "long_caption")),
+    "long_captions": (
+        "long_caption_columns",
+        ("long_captions", "long_caption", "captions_long", "caption_long"),
+    ),
     "ir": (
         "ir_column",
         (
@@ -31,7 +34,10 @@ ROLES = {
             *("nir", "nir_path", "nir_image", "thermal", "thermal_path", "thermal_image"),
         ),
     ),
-    "ir_captions": ("ir_caption_columns", ("ir_captions", "ir_caption")),
+    "ir_captions": (
+        "ir_caption_columns",
+        ("ir_captions", "ir_caption", "captions_ir", "caption_ir"),
+    ),
     "label": (
         "label_column",
         ("label", "class", "category", "class_name", "classname", "label_name", "class_label"),
@@ -50,6 +56,7 @@ _LOOKS_LIKE = {
     "split": re.compile(r"(.*_)?(split|subset)_?\d*|is_?(train|val|validation|test)(ing)?"),
     "image": re.compile(r"(image|img|rgb)(_?(path|file|name))?_?\d*|filepath|file_path|filename"),
 }
+_OTHER_TEXTS = " (--long_caption_columns or --ir_caption_columns, if that is what it holds)"
 EMPTY_ITEM = "captions in lists were empty, None or NaN: left out"
 
 
@@ -140,7 +147,8 @@ def check_unused(
                 named = ",".join((*columns.get(role, ()), name)) if role in LIST_ROLES else name
                 raise InputError(
                     f"{where}: column {name!r} looks like {role} and is not used; "
-                    f"use it with --{flag}={named}, or leave it out with --ignore={name}"
+                    f"use it with --{flag}={named}{_OTHER_TEXTS if role == 'captions' else ''}, or "
+                    f"leave it out with --ignore={name}"
                 )
     return unused
 

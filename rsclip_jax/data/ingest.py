@@ -19,7 +19,7 @@ from rsclip_jax.data.mending import mend_captions, mend_name
 from rsclip_jax.data.schema import LIST_FIELDS, check_name, serialize
 from rsclip_jax.data.seen import bytes_key, text_key
 from rsclip_jax.data.sources import InputError, Sample, read_file
-from rsclip_jax.data.splits import usual_name
+from rsclip_jax.data.splits import drawn, usual_name
 from rsclip_jax.data.text import ClipTokenizer
 
 CHUNK_SAMPLES = 32
@@ -41,6 +41,7 @@ class Recipe:
       needs_text, edit: see `Source`.
       follow_links: see `sources.read_file`.
       split_names: see `splits.usual_name`.
+      hold_out: split -> share of what would be in `split`, drawn by the image (`splits.drawn`).
     """
 
     root: str
@@ -52,6 +53,7 @@ class Recipe:
     edit: Callable[[bytes], bytes] | None = None
     follow_links: bool = False
     split_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hold_out: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -125,6 +127,8 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
             raise ValueError(f"{kind} (infrared){colon}{detail}") from error
         outcome.record = serialize(example)
         outcome.describe(example)
+        if outcome.split == recipe.split:
+            outcome.split = drawn(recipe.hold_out, outcome.image_key) or recipe.split
     except ValueError as error:
         outcome.reason = str(error)
     return outcome

@@ -379,7 +379,7 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> RecordSou
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"data set {name!r} in {data_dir} has no split {split!r}; it has "
-            f"{', '.join(sorted(info.splits))}"
+            f"{', '.join(sorted(info.splits))} (prepare --hold_out=val=0.1 draws one)"
         ) from error
     for instruction in instructions:
         check_shard(Path(instruction.filename), instruction.examples_in_shard)

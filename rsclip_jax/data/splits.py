@@ -70,6 +70,22 @@ def of_name(name: str) -> str:
     return found[0] if len(set(map(usual_name, found))) == 1 else ""
 
 
+def drawn(shares: Mapping[str, float], key: int) -> str:
+    """Return the split of `shares` that a key of 64 bits falls to, or "" for none.
+
+    The same key always falls to the same split, and so does a copy of the same image.
+
+    Args:
+      shares: split -> share of all keys, their sum below 1.
+    """
+    place = key / 2**64
+    for name, share in shares.items():
+        if place < share:
+            return name
+        place -= share
+    return ""
+
+
 def held_out(name: str) -> int:
     """Return how much a stored split is held out: 2 of `test`, 1 of `val`, 0 of others."""
     return {"test": 2, "val": 1}.get(name, 0)

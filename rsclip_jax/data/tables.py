@@ -149,7 +149,7 @@ def open_table(
     merged = functools.partial(
         merge_rows, samples, texts[0] if texts else "", lambda sample: stored_split(sample.split)
     )
-    return Source(merged, size, root.path, notes=notes)
+    return Source(merged, size, root.path, needs_text="ir" not in columns, notes=notes)
 
 
 def _survey(
@@ -254,10 +254,10 @@ def _check_columns(columns: Columns, present: list[str], path: Path, form: str) 
     kinds = f"{path}: none of its columns ({', '.join(present)}{named}) is known to hold"
     if "image" not in columns:
         raise InputError(f"{kinds} image paths; name it with --image_column")
-    if not {"captions", "long_captions", "label"} & set(columns):
+    if not {"captions", "long_captions", "label", "ir"} & set(columns):
         raise InputError(
-            f"{kinds} captions or labels; name one with --caption_columns, --long_caption_columns "
-            "or --label_column"
+            f"{kinds} captions, labels or infrared images; name one with --caption_columns, "
+            "--long_caption_columns, --label_column or --ir_column"
         )
 
 
