@@ -169,6 +169,12 @@ def prepare(options: Options) -> Summary:
             print(f"{options.name}: {note}", file=sys.stderr)
         for given in recipe.split_names.keys() - {given for given, _ in summary.split_names}:
             print(f"{options.name}: --split_names: no record is of {given!r}", file=sys.stderr)
+        if list(summary.records) == [SPLIT]:
+            print(
+                f"{options.name}: all is in {SPLIT}, nothing to evaluate on: --hold_out=val=0.1 "
+                "holds a tenth out",
+                file=sys.stderr,
+            )
         if not summary.total():
             raise InputError(f"--input={options.input} holds no samples")
         if summary.skipped_share() > options.max_skipped or not summary.records:
@@ -268,10 +274,11 @@ def _hold_out(options: Options) -> dict[str, float]:
             raise InputError(
                 f"--hold_out={item}: expected SPLIT=SHARE, such as val=0.1 ({error})"
             ) from error
-        if not 0 < shares[name] < 1 or sum(shares.values()) >= 1 or name == (options.split or SPLIT):
+        rest = options.split or SPLIT
+        if not 0 < shares[name] < 1 or sum(shares.values()) >= 1 or name == rest:
             raise InputError(
-                f"--hold_out={','.join(options.hold_out)}: expected shares of {options.split or SPLIT} "
-                "between 0 and 1, less than 1 in all, for other splits"
+                f"--hold_out={','.join(options.hold_out)}: expected shares of {rest} between 0 and "
+                "1, less than 1 in all, for other splits"
             )
     return shares
 
@@ -344,8 +351,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "hold_out",
         [],
-        f"SPLIT=SHARE, comma-separated, such as val=0.1: put this share of what would be in {SPLIT} "
-        "there. The image decides, so that copies of one never lie in two splits.",
+        f"SPLIT=SHARE, comma-separated, such as val=0.1: put this share of {SPLIT} there. The "
+        "image decides, so that copies of one never lie in two splits.",
     )
     for role, (flag, usual) in ROLES.items():
         default = f"the first of {', '.join(usual)}" if len(usual) > 1 else "".join(usual)

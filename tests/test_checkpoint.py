@@ -91,7 +91,7 @@ def test_an_empty_step_of_the_future_is_never_chosen(run, scenes, capsys):
     state = loop.train(small_config(scenes, log_steps=2), run)
     said = capsys.readouterr().out
     assert int(state["step"]) == 6 and "passing over checkpoint 100" in said
-    assert said.count("resuming with changed fields\n  log_steps: 1 there, 2 now") == 1
+    assert said.count("these changed fields could change\n  log_steps: 1 there, 2 now") == 1
 
 
 def test_a_run_whose_every_checkpoint_is_unreadable_is_not_started_over(run, scenes):
@@ -175,11 +175,28 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     del old.model["sizes"]
     save_config(tmp_path / "config.json", old)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    check_workdir(tmp_path, config)
+    check_workdir(tmp_path, config, 9)
     save_config(tmp_path / "config.json", old)
     config.model.variant = "B/32"
     with pytest.raises(ValueError, match=r"model\.variant: tiny there, B/32 now"):
-        check_workdir(tmp_path, config)
+        check_workdir(tmp_path, config, 9)
+
+
+def test_a_finished_run_keeps_its_config_and_another_start_must_be_there(tmp_path, capsys):
+    config = lrsclip.get_config("demo")
+    (tmp_path / "checkpoints" / "9").mkdir(parents=True)
+    save_config(tmp_path / "config.json", config)
+    config.init_from = str(tmp_path / "nowhere.pt")
+    with pytest.raises(FileNotFoundError, match=r"config\.init_from=.*nowhere\.pt: no such file"):
+        check_workdir(tmp_path, config, 9)
+    config.init_from, config.lr = "", 0.5
+    (tmp_path / "finished.json").write_text('{"step": 9}', encoding="utf-8")
+    check_workdir(tmp_path, config, 9)
+    assert "no step is left that these changed fields" in capsys.readouterr().out
+    assert load_config(tmp_path / "config.json").lr != 0.5
+    check_workdir(tmp_path, config, 10)
+    assert "resuming with changed fields\n  lr: " in capsys.readouterr().out
+    assert load_config(tmp_path / "config.json").lr == 0.5
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", "{", "\0" * 9])
@@ -191,7 +208,7 @@ def test_a_damaged_config_is_set_aside_and_does_not_stop_a_run(tmp_path, capsys,
         load_config(path)
     config = lrsclip.get_config("demo")
     set_damaged_aside(tmp_path)
-    check_workdir(tmp_path, config)
+    check_workdir(tmp_path, config, 9)
     assert "the run goes on with the fields given now" in capsys.readouterr().err
     assert load_config(path).lr == config.lr
     assert (tmp_path / "config.json.damaged").read_text() == damage

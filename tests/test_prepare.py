@@ -732,3 +732,42 @@ def test_images_that_are_in_another_split_too_are_kept_and_counted(tmp_path):
     counts = {"of test that train has already": 1, "of train that it has already": 1}
     assert summary.as_dict()["same_images"] == counts
     assert "         1  of test that train has already" in summary.table().splitlines()
+
+
+def test_a_share_is_held_out_of_train_by_the_image(tmp_path, capsys):
+    rows = [row | {"split": ""} for row in toy(tmp_path, 40)]
+    (tmp_path / "images/twin.jpg").write_bytes(picture(0))
+    write_rows(tmp_path, [*rows, {"filename": "twin.jpg", "captions": ["c"], "split": ""}])
+    prepare(options(tmp_path))
+    assert "--hold_out=val=0.1 holds a tenth out" in capsys.readouterr().err
+    splits = {}
+    for seed in (0, 1):  # the same again
+        summary = prepare(options(tmp_path, hold_out=("val=0.3", "test=0.2"), overwrite=True))
+        assert sum(summary.records.values()) == 41 and min(summary.records.values()) > 2
+        for split in ("train", "val", "test"):
+            ids = [row["id"] for row in records.open_source(tmp_path / "data", "toy", split)]
+            assert splits.setdefault(split, ids) == ids, seed
+    (of_twins,) = [split for split, ids in splits.items() if "0.jpg" in ids]
+    assert "twin.jpg" in splits[of_twins]
+    for wrong in ("val", "val=x", "val=0", "val=1", "train=0.1", "va l=0.1"):
+        with pytest.raises(InputError, match=r"--hold_out=.*expected"):
+            check(options(tmp_path, hold_out=(wrong,), overwrite=True))
+
+
+def test_pairs_of_images_need_no_texts(tmp_path):
+    toy(tmp_path)
+    write_rows(tmp_path, [{"image": "0.jpg", "ir": "1.jpg"}, {"image": "2.jpg", "ir": "3.jpg"}])
+    assert prepare(options(tmp_path)).records == {"train": 2}
+    write_rows(tmp_path, [{"image": "0.jpg", "nothing": "1"}])
+    with pytest.raises(InputError, match="captions, labels or infrared images; name one"):
+        check(options(tmp_path, name="more"))
+
+
+def test_captions_called_long_or_infrared_are(tmp_path):
+    toy(tmp_path)
+    write_rows(
+        tmp_path, [{"image": "0.jpg", "caption": "a", "caption_long": "b", "ir_caption": "c"}]
+    )
+    prepare(options(tmp_path))
+    (row,) = records.open_source(tmp_path / "data", "toy", "train")
+    assert (row["captions"], row["long_captions"], row["ir_captions"]) == (["a"], ["b"], ["c"])

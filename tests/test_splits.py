@@ -1,5 +1,7 @@
+import collections
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rsclip_jax.data import splits
@@ -32,3 +34,11 @@ def test_files_are_of_the_splits_they_are_called_like(names, expected):
     assert [found.get(path, "-") for path in paths] == expected.split()
     assert len(notes) == bool(found)
     assert ("not so extra.csv (--split" in "".join(notes)) == ("extra" in names)
+
+
+def test_shares_are_drawn_by_the_key():
+    keys = np.random.default_rng(0).integers(0, 2**64, 20_000, np.uint64).tolist()
+    found = collections.Counter(splits.drawn({"val": 0.1, "test": 0.2}, key) for key in keys)
+    assert found["val"] == pytest.approx(2000, abs=150)
+    assert found["test"] == pytest.approx(4000, abs=200)
+    assert found[""] == 20_000 - found["val"] - found["test"]

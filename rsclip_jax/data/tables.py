@@ -149,7 +149,7 @@ def open_table(
     merged = functools.partial(
         merge_rows, samples, texts[0] if texts else "", lambda sample: stored_split(sample.split)
     )
-    return Source(merged, size, root.path, needs_text="ir" not in columns, notes=notes)
+    return Source(merged, size, root.path, needs_text=bool(_texts(columns)), notes=notes)
 
 
 def _survey(
@@ -181,7 +181,9 @@ def _with_texts(
     Raises:
       InputError: there is no text at all.
     """
-    names = [name for role in TEXT_ROLES for name in columns.get(role, ())]
+    names = _texts(columns)
+    if not names:  # pairs of images
+        return filled, list(filled_in)
     if not any(filled[name] for name in names):
         raise InputError(
             f"{next(iter(filled_in))}: its columns of captions and labels ({', '.join(names)}) are "
@@ -199,6 +201,10 @@ def _with_texts(
         )
     used = {path: of for path, of in filled_in.items() if path not in without}
     return sum(used.values(), collections.Counter()), list(used)
+
+
+def _texts(columns: Columns) -> list[str]:
+    return [name for role in TEXT_ROLES for name in columns.get(role, ())]
 
 
 def _check_values(

@@ -217,9 +217,10 @@ class IrRetrieval:
         if self._field and not texts:
             absent.append("caption")
         if absent:
+            alone = "; texts='none' compares images alone" if record["ir"] else ""
             raise ValueError(
                 f"record {record['id']!r} of {data} has no {absent[0]}, which "
-                "retrieval between infrared, RGB and text needs"
+                f"retrieval between infrared, RGB and text needs{alone}"
             )
         return texts
 

@@ -118,7 +118,7 @@ def _train(
     total_steps = config.total_steps or steps_of_epochs(config)
     model, tx, abstract_state, shardings = ahead.setup(config, mesh, total_steps)
     held.enter_context(lock_workdir(workdir))
-    check_workdir(workdir, config)
+    check_workdir(workdir, config, total_steps)
 
     # The state comes from the first of: this run's checkpoint, config.init_from, random numbers.
     state_bytes = sharding.bytes_per_device(abstract_state, shardings)

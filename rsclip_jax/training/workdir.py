@@ -53,11 +53,14 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         yield
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> None:
+def check_workdir(workdir: Path, config: ConfigDict, total_steps: int) -> None:
     """Remember the config; where there are checkpoints, refuse another architecture.
+
+    A run that is finished, with no step left of `total_steps`, keeps its own config.
 
     Raises:
       ValueError: names every architecture field that differs from the run's own.
+      FileNotFoundError: a config.init_from that is not the run's own, and not there.
     """
     path = workdir / CONFIG_FILE
     if path.exists():
@@ -74,12 +77,30 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
                 + "; ".join(changed[field].strip() for field in refused)
                 + "): use another --workdir, or set these fields as they were"
             )
+        init_from = config.init_from if "init_from" in changed else ""
+        if init_from and not Path(init_from).expanduser().exists():
+            raise FileNotFoundError(f"config.init_from={init_from}: no such file or directory")
+        finished = has_steps(workdir) and _finished_step(workdir) >= total_steps
         if changed and jax.process_index() == 0:  # printed: logs reach some terminals twice
-            told = [f"{workdir}: resuming with changed fields", *changed.values()]
-            print("\n".join(told), flush=True)
+            how = "resuming with changed fields"
+            if finished:
+                how = "finished; no step is left that these changed fields could change"
+            elif init_from and has_steps(workdir):
+                changed["init_from"] += " (read for frozen parameters only: the run has its own)"
+            print("\n".join([f"{workdir}: {how}", *changed.values()]), flush=True)
+    else:
+        finished = False
     distributed.gather("compared")  # before the first process writes the file
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not finished:
         save_config(path, config)
+
+
+def _finished_step(workdir: Path) -> int:
+    """Return the step at which a run has finished, -1 if it has not."""
+    try:
+        return _read_json(workdir / FINISHED_FILE)["step"]
+    except (FileNotFoundError, ValueError, KeyError):  # damaged: it is made anew
+        return -1
 
 
 def set_damaged_aside(workdir: Path) -> None:
