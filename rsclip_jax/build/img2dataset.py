@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from rsclip_jax.build import files
+from rsclip_jax.build.rows import open_parquet
 from rsclip_jax.data.sources import InputError
 from rsclip_jax.data.tables import json_row
 from rsclip_jax.data.tar_members import find_problem, read_members
@@ -81,8 +80,7 @@ class _Shard:
 
 
 def _parquet_rows(path: str) -> Iterator[dict[str, Any]]:
-    with files.open_read(path) as file:
-        parquet = pq.ParquetFile(file)
+    with open_parquet(path) as parquet:
         names = [name for name in parquet.schema_arrow.names if name != "jpg"]
         for batch in parquet.iter_batches(1000, columns=names):
             yield from batch.to_pylist()

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import pyarrow.parquet as pq
 
 from rsclip_jax.build import files, img2dataset
-from rsclip_jax.build.rows import Row, new_row
+from rsclip_jax.build.rows import Row, new_row, open_parquet
 from rsclip_jax.build.stages import DROPPED, Stage
 from rsclip_jax.data.cells import texts_of
 from rsclip_jax.data.columns import ROLES, read_row, resolve, without_roles
@@ -308,8 +307,7 @@ def _fetched(given: Input, shard: str) -> Iterator[Sample]:
 
 
 def _url_table(given: Input, path: str) -> Iterator[Sample]:
-    with files.open_read(path) as file:
-        parquet = pq.ParquetFile(file)
+    with open_parquet(path) as parquet:
         present = parquet.schema_arrow.names
         wanted = {role: tuple(names) for role, names in given.columns.items()}
         columns = resolve(present, wanted, path)

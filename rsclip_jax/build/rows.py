@@ -5,6 +5,7 @@ are not in it but referred to (`files.read_image`), so that a row has about a ki
 shuffled. Every row has the fields of BASE.
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -123,9 +124,28 @@ def read_rows(path: str, fields: Sequence[str] | None = None) -> Iterator[Row]:
 
     Args:
       fields: read no others; default: all.
+
+    Raises:
+      FileNotFoundError, ValueError: see `open_parquet`.
     """
-    with files.open_read(path) as file:
-        parquet = pq.ParquetFile(file)
+    with open_parquet(path) as parquet:
         for batch in parquet.iter_batches(_BATCH, columns=list(fields) if fields else None):
             for row in batch.to_pylist():
                 yield {name: value for name, value in row.items() if value is not None}
+
+
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is damaged, which may show only where it is read.
+    """
+    with files.open_read(path) as file:
+        try:
+            yield pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{path} is damaged or no Parquet file ({error}): write or fetch it again"
+            ) from error
