@@ -66,7 +66,7 @@ def test_lists_that_belong_to_no_image_are_counted(tmp_path):
 
 def test_annotations_of_classes_alone_are_no_captions(tmp_path):
     boxes = [{"image_id": 1, "category_id": 2}]
-    with pytest.raises(InputError, match=r"none of its columns .*category_id.* captions, labels or"):
+    with pytest.raises(InputError, match=r"none of its columns .*category_id.* captions, labels"):
         opened(tmp_path, {"images": IMAGES, "annotations": boxes})
 
 
