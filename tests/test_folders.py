@@ -199,3 +199,15 @@ def test_bands_in_files_of_their_own_are_refused(tmp_path):
         open_folder(str(tmp_path), ignore=())
     touch(tmp_path, "port/club_b.tif")
     assert len(list(open_folder(str(tmp_path), ignore=()))) == 3
+
+
+def test_single_bands_are_refused_and_folders_without_images_are_not_taken_for_them(tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("B04.tif", "T32ABC_20260101_B8A_20m.jp2", "scene_B11.TIF"):
+        (tmp_path / "a" / name).touch()
+        with pytest.raises(InputError, match="seem to be single bands"):
+            open_folder(str(tmp_path), ignore=())
+        (tmp_path / "a" / name).unlink()
+    (tmp_path / "a" / "1.heic").touch()
+    with pytest.raises(InputError, match=r"\.heic"):
+        open_folder(str(tmp_path), ignore=())

@@ -36,12 +36,12 @@ def test_images_of_coco_are_found_in_the_folders_of_their_splits(tmp_path):
         ("val2017/1.jpg", "val", ["val"]),
         ("val2017/2.jpg", "val", ["val"]),
     ]
-    assert source.notes[:2] == [
-        "instances_train2017.json is not used: none of its 2 images has a caption or label",
-        "instances_val2017.json is not used: none of its 2 images has a caption or label",
+    assert source.notes[:1] == [
+        "not used: instances_train2017.json, instances_val2017.json, none of whose 4 images has a "
+        "caption or label",
     ]
-    assert source.notes[3].endswith("each is taken from the folder called like its split")
-    assert source.notes[4:] == ["columns not used (rows that fill them): id (4)"]
+    assert source.notes[2].endswith("each is taken from the folder called like its split")
+    assert source.notes[3:] == ["columns not used (rows that fill them): id (4)"]
     assert [s.image for s in open_table(*given, ignore=(), file_splits=False)] == [
         image for image, *_ in found
     ]
@@ -89,3 +89,18 @@ def test_tables_in_several_folders_need_an_image_root(tmp_path):
         ("test/1.png", ["test"]),
         ("train/1.png", ["train"]),
     ]
+
+
+def test_infrared_images_are_found_as_the_others_are_and_folders_by_their_words(tmp_path):
+    touch(tmp_path, "port/0.jpg", "port/0_ir.jpg", "baseball_diamond/1.jpg")
+    rows = [
+        {"image": "0.jpg", "ir": "0_ir.jpg", "class": "port"},
+        {"image": "1.jpg", "class": "Baseball diamond"},
+        {"image": "0.jpg", "id": "2", "class": "Baseball diamond"},  # of port is another
+    ]
+    found = [(s.image, s.ir) for s in opened(tmp_path, *rows)]
+    assert found[:2] == [("port/0.jpg", "port/0_ir.jpg"), ("baseball_diamond/1.jpg", "")]
+    assert found[2][0] == "baseball_diamond/0.jpg"
+    touch(tmp_path, "rgb.jpg", "nir/0.jpg")
+    (sample,) = opened(tmp_path, {"image": "rgb.jpg", "ir": r"nir\0.jpg"})
+    assert sample.ir == "nir/0.jpg"

@@ -44,7 +44,7 @@ def test_captions_that_lie_beside_the_images_find_their_image(tmp_path, key):
 def test_an_image_without_captions_stays_and_its_own_values_go_first(tmp_path):
     told = [{"image_id": 1, "caption": "one", "width": 99, "bbox": [0, 0, 1, 1]}]
     first, second = opened(tmp_path, {"images": IMAGES, "annotations": told})
-    assert (first.captions, first.extra) == (["one"], {"bbox": [0, 0, 1, 1], "width": 8, "id": 1})
+    assert (first.captions, first.extra) == (["one"], {"bbox": [0, 0, 1, 1], "width": [8, 99], "id": 1})
     assert (second.captions, second.problem) == ([], "")
 
 
@@ -121,3 +121,11 @@ def test_a_row_of_lists_within_lists_without_end_costs_no_more_than_itself(tmp_p
     rows = [{"image": "a.jpg", "caption": "one"}, {"image": "b.jpg", "caption": "x", "more": deep}]
     (one, other) = opened(tmp_path, rows)
     assert (one.problem, other.problem.partition(":")[0]) == ("", "nested too deep")
+
+
+@pytest.mark.parametrize(("own", "found"), [(None, ["b", "c"]), ("a", ["a", "b", "c"])])
+def test_captions_of_an_image_and_of_its_annotations_are_all_kept(tmp_path, own, found):
+    image = {"id": 1, "file_name": "a.jpg", "caption": own}
+    told = [{"image_id": 1, "caption": text} for text in "bc"]
+    (sample,) = opened(tmp_path, {"images": [image], "annotations": told})
+    assert sample.captions == found

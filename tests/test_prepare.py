@@ -145,7 +145,7 @@ def test_every_reason_to_skip_is_listed_and_the_rest_is_kept(tmp_path):
         *expected.items(),
         ("0.jpg", "duplicate id"),
         ("1.jpg", "no caption and no label"),
-        ("1.jpg", "split name 'all' is not possible"),
+        ("1.jpg", "impossible split"),
         ("1.jpg", "unreadable image (infrared)"),
         ("", "no image"),
         ("", "not JSON"),
@@ -692,7 +692,7 @@ def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
     for row in rows:
         row["split"] = "0"
     write_rows(tmp_path, rows)
-    with pytest.raises(InputError, match="3 x split name '0' is not possible"):
+    with pytest.raises(InputError, match="3 x impossible split, such as split name '0' is not possible"):
         prepare(options(tmp_path))
     assert "--split_names=0=train" in skipped(tmp_path, "data/toy.skipped.jsonl")[0]["reason"]
     assert splits_of(tmp_path, split_names=("0=val",))[1] == {"val": 3}
@@ -747,6 +747,8 @@ def test_a_share_is_held_out_of_train_by_the_image(tmp_path, capsys):
         for split in ("train", "val", "test"):
             ids = [row["id"] for row in records.open_source(tmp_path / "data", "toy", split)]
             assert splits.setdefault(split, ids) == ids, seed
+    assert f"{summary.records['val']}  of train are drawn into val (--hold_out)" in summary.table()
+    assert "41  that name no split are in train (--split decides)" not in summary.table()
     (of_twins,) = [split for split, ids in splits.items() if "0.jpg" in ids]
     assert "twin.jpg" in splits[of_twins]
     for wrong in ("val", "val=x", "val=0", "val=1", "train=0.1", "va l=0.1"):

@@ -183,7 +183,7 @@ def test_names_that_repeat_between_archives_get_that_of_the_archive(tmp_path):
         archive(tmp_path, members, f"{number}/s.tar")
     source = open_tars(str(tmp_path / "*/s.tar"), ignore=())
     assert [sample.id for sample in source] == ["0/s/0", "0/s/9", "1/s/1", "1/s/9"]
-    assert source.notes == ["1 names are in several archives: ids are ARCHIVE/NAME"]
+    assert source.notes == ["1 names are in several archives: ids are ARCHIVE/NAME (or .img_name)"]
 
 
 @pytest.mark.parametrize("references", [False, True])

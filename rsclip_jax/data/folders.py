@@ -20,7 +20,7 @@ _MASKS = re.compile(
 )
 _NO_CLASS = re.compile(r"((jpe?g|png|tiff?)[ _-]?)?(images?|imgs?|data)")
 # Files of Sentinel-2 and Landsat that hold one band each.
-_BAND = re.compile(r".*_b(\d\d?|8a)\.(tiff?|jp2)")
+_BAND = re.compile(r"(.*_)?b(\d\d?|8a)(_\d\dm)?\.(tiff?|jp2)")
 _CAPTIONS = (".txt", ".json", ".caption")
 _Folder = tuple[str, ...]  # its path below the root
 
@@ -199,6 +199,9 @@ def _check(
             f"folders {some(masks)} seem to hold masks or annotations, which would be read as "
             f"images: leave them out with --ignore={','.join(masks)}, or rename them"
         )
+    if not found.images:
+        kinds = ", ".join(sorted(found.others)) or "none"
+        raise ValueError(f"no image that can be read (other files: {kinds})")
     if found.bands == found.images.total():
         raise ValueError(
             "all images seem to be single bands (such as B04.tif), each of which would be a "

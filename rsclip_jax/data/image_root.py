@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from rsclip_jax.data.class_names import words
 from rsclip_jax.data.columns import Columns
 from rsclip_jax.data.sources import IMAGE_SUFFIXES, InputError, is_image_name, some
 from rsclip_jax.data.splits import usual_name
@@ -40,14 +41,18 @@ class ImageRoot:
         image, *_ = columns["image"]
         split_column, *_ = columns.get("split", ("",))
         self.slashes = False
+        paths = [
+            path
+            for row, _ in rows
+            for column in (image, *columns.get("ir", ()))
+            if isinstance(path := self.mended(row.get(column)), str) and "\\" in path
+        ]
+        self.slashes = bool(paths) and not any(map(self._has, paths))
         rows = [
             ({**row, image: name}, str(row.get(split_column) or split))
             for row, split in rows
             if isinstance(name := self.mended(row.get(image)), str) and name
         ]
-        self.slashes = any("\\" in row[image] for row, _ in rows) and not any(
-            self._has(row[image]) for row, _ in rows
-        )
         names = [self.mended(row[image]) for row, _ in rows]
         self._suffix = ""
         self._folders: list[str] | None = None  # None: images lie where the table says
@@ -57,6 +62,9 @@ class ImageRoot:
             return  # without looking through what may be a million files
         with os.scandir(self.path) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir())
+        # "baseball diamond" may lie in `baseball_diamond`.
+        self._named = {words(folder).lower(): folder for folder in folders}
+        self._named |= {folder: folder for folder in folders}
         others = dict.fromkeys(columns.get("label", ()))
         others |= dict.fromkeys(name for row, _ in rows for name in row)
         others.pop(split_column, None)
@@ -120,7 +128,8 @@ class ImageRoot:
             return [name]
         folders = self._folders
         if self.column is not None:
-            folders = [str(row.get(self.column, "")).strip()]
+            cell = str(row.get(self.column, "")).strip()
+            folders = [self._named.get(cell) or self._named.get(words(cell).lower(), cell)]
         elif self._by_split:
             folders = [folder for folder in folders if usual_name(folder) == usual_name(split)]
         return [os.path.join(folder, name) for folder in folders]

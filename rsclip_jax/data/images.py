@@ -102,7 +102,8 @@ def eval_preprocess(image: np.ndarray, size: int) -> np.ndarray:
       size: side of the result in pixels.
 
     Returns:
-      uint8 [size, size, 3], equal to torchvision's Resize and CenterCrop of a Pillow image.
+      uint8 [size, size, 3], equal to torchvision's Resize and CenterCrop of a Pillow image
+      (to one level in images whose sides are 8 times as long as each other).
     """
     height, width = image.shape[:2]
     short = min(height, width)

@@ -66,6 +66,7 @@ class Outcome:
     path: str
     split: str = ""
     given_split: str = ""  # what the sample calls it, "" if it names none
+    drawn_from: str = ""  # the split that a share of is held out, if this is of the share
     record: bytes = b""
     reason: str = ""  # why the sample is skipped, "" if it is not
     size: tuple[int, int] = (0, 0)  # height, width of the image stored
@@ -127,8 +128,8 @@ def process(sample: Sample, recipe: Recipe) -> Outcome:
             raise ValueError(f"{kind} (infrared){colon}{detail}") from error
         outcome.record = serialize(example)
         outcome.describe(example)
-        if outcome.split == recipe.split:
-            outcome.split = drawn(recipe.hold_out, outcome.image_key) or recipe.split
+        if outcome.split == recipe.split and (split := drawn(recipe.hold_out, outcome.image_key)):
+            outcome.split, outcome.drawn_from = split, outcome.split
     except ValueError as error:
         outcome.reason = str(error)
     return outcome
@@ -139,7 +140,8 @@ def _check_split(outcome: Outcome) -> None:
         check_name("split", outcome.split)
     except ValueError as error:
         raise ValueError(
-            f"{error}; --split_names={outcome.given_split}=train takes it for train"
+            f"impossible split: {error}; --split_names={outcome.given_split}=train takes it for "
+            "train"
         ) from error
 
 

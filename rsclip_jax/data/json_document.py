@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rsclip_jax import atomic
 from rsclip_jax.data.cells import TOO_DEEP, is_too_deep
 from rsclip_jax.data.sources import InputError, is_image_name, some
 from rsclip_jax.data.splits import is_split
@@ -51,7 +52,7 @@ class Documents:
         self._file = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)
         weakref.finalize(self, self._file.close)
         self._places: dict[Path, list[tuple[int, int]]] = {}  # (offset, size) of its rows' chunks
-        self._guesses: list[str] = []
+        self._only_key: dict[str, list[str]] = {}  # -> documents whose rows all lie under it
         self._unused: collections.Counter[str] = collections.Counter()
 
     def rows(self, path: Path) -> Iterator[Row]:
@@ -69,12 +70,12 @@ class Documents:
     def notes(self) -> list[str]:
         """Tell which lists and objects of the documents are not used, and what is guessed."""
         lengths = [f"{key} ({count:,})" for key, count in self._unused.most_common() if count]
-        if not lengths:
-            return self._guesses
-        return [
-            *self._guesses,
-            f"parts of the JSON document that are not used: {some(lengths)}",
+        guesses = [
+            f"{some(names)}: all rows lie under {key!r}, which is taken for no class"
+            for key, names in self._only_key.items()
         ]
+        unused = [f"parts of the JSON document that are not used: {some(lengths)}"]
+        return [*guesses, *unused] if lengths else guesses
 
     def _parse(self, path: Path) -> list[tuple[int, int]]:
         document = _load(path, self._encoding)
@@ -94,15 +95,14 @@ class Documents:
             data = pickle.dumps(chunk)
             self._file.seek(0, os.SEEK_END)
             places.append((self._file.tell(), len(data)))
-            self._file.write(data)
+            with atomic.writing(tempfile.gettempdir()):
+                self._file.write(data)
         return places
 
     def _note(self, path: Path, document: Any, lists: dict[str, list], told: dict) -> None:
-        self._guesses += [
-            f"{path.name}: all rows lie under {key!r}, which is taken for no class"
-            for key in lists.keys() - {"", ROWS_KEY}
-            if len(lists) == 1 and not is_split(key)
-        ]
+        for key in lists.keys() - {"", ROWS_KEY}:
+            if len(lists) == 1 and not is_split(key):
+                self._only_key.setdefault(key, []).append(path.name)
         for key, of in document.items() if isinstance(document, dict) else ():
             if key not in lists and key not in told and isinstance(of, list | dict):
                 self._unused[key] += len(of)
@@ -154,7 +154,13 @@ def _joined(images: list, told: dict[str, list]) -> tuple[list, list]:
             for item in of_image.pop(str(image["id"]), ()):
                 for name in item.keys() - {"id", IMAGE_ID}:
                     values[name].append(item[name])
-            image = {name: of if of[1:] else of[0] for name, of in sorted(values.items())} | image
+            for name in values.keys() & image.keys():
+                own = image[name]
+                values[name] = (own if isinstance(own, list) else [own][own is None :]) + values[
+                    name
+                ]
+            of_both = {name: of if of[1:] else of[0] for name, of in sorted(values.items())}
+            image = of_both | {name: own for name, own in image.items() if name not in of_both}
         rows.append(image)
     return rows, list(itertools.chain.from_iterable(of_image.values()))
 

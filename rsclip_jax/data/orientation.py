@@ -10,9 +10,14 @@ _HEAD = 1 << 16  # JPEG's and PNG's EXIF data stand before the pixels
 
 
 def orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, PNG or WebP file, 1 to 8; 1 where it has none."""
+    """Return the EXIF orientation of a JPEG, PNG, WebP or AVIF file; 1 where it has none."""
     webp = data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and bool(data[20] & 8)
-    if not webp and data.find(b"Exif\0\0", 0, _HEAD) < 0 and data.find(b"eXIf", 0, _HEAD) < 0:
+    avif = data[4:12] in (b"ftypavif", b"ftypavis")  # Pillow tells its own way of turning as EXIF's
+    if (
+        not (webp or avif)
+        and data.find(b"Exif\0\0", 0, _HEAD) < 0
+        and data.find(b"eXIf", 0, _HEAD) < 0
+    ):
         return UPRIGHT
     try:
         with open_image(data) as image:  # Reads the header only.

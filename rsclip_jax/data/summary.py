@@ -69,6 +69,7 @@ class Summary:
         self.records: collections.Counter[str] = collections.Counter()
         # (what records call their split, "" if they do not, where they are)
         self.split_names: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.drawn: collections.Counter[tuple[str, str]] = collections.Counter()
         # (split of a record, split of an earlier one with another id and the same image)
         self.same_images: collections.Counter[tuple[str, str]] = collections.Counter()
         self.skipped: collections.Counter[str] = collections.Counter()
@@ -96,7 +97,9 @@ class Summary:
             self.first_skipped.setdefault(kind, outcome.reason)
             return
         self.records[outcome.split] += 1
-        self.split_names[outcome.given_split, outcome.split] += 1
+        self.split_names[outcome.given_split, outcome.drawn_from or outcome.split] += 1
+        if outcome.drawn_from:
+            self.drawn[outcome.drawn_from, outcome.split] += 1
         if outcome.same_image_in is not None:
             self.same_images[outcome.split, outcome.same_image_in] += 1
         self.odd.update(outcome.remarks)
@@ -129,6 +132,7 @@ class Summary:
         """Count what another summary has counted too."""
         self.records.update(other.records)
         self.split_names.update(other.split_names)
+        self.drawn.update(other.drawn)
         self.skipped.update(other.skipped)
         self.first_skipped = other.first_skipped | self.first_skipped
         self.same_images.update(other.same_images)
@@ -277,9 +281,12 @@ class Summary:
 
     def _split_lines(self) -> list[str]:
         """Tell which records are not in a split that they name by its usual name."""
+        lines = [
+            f"  {count:>8,}  of {old} are drawn into {new} (--hold_out)"
+            for (old, new), count in sorted(self.drawn.items())
+        ]
         if all(not given for given, _ in self.split_names):
-            return []
-        lines = []
+            return lines
         for (given, split), count in sorted(self.split_names.items()):
             if not given:
                 lines.append(f"  {count:>8,}  that name no split are in {split} (--split decides)")

@@ -25,7 +25,7 @@ from rsclip_jax.data.columns import (
 from rsclip_jax.data.csv_rows import GARBLED, MAX_ROW_CHARS, csv_rows, is_garbled
 from rsclip_jax.data.image_root import ImageRoot
 from rsclip_jax.data.likely import check_values
-from rsclip_jax.data.sources import InputError, Sample, Source, expand_input
+from rsclip_jax.data.sources import InputError, Sample, Source, expand_input, some
 from rsclip_jax.data.splits import of_files, usual_name
 from rsclip_jax.data.survey import PEEK, Survey, column_notes
 from rsclip_jax.data.text_files import check_text, find_encoding, shown, wrong_encoding
@@ -191,14 +191,14 @@ def _with_texts(
             "--label_column"
         )
     # Of rows that cannot be read each is told.
-    without = [p for p, of in filled_in.items() if of and not any(of[name] for name in names)]
+    without = {p: of for p, of in filled_in.items() if of and not any(of[name] for name in names)}
     if not without:
         return filled, list(filled_in)
-    for path in without:
-        count = filled_in[path][columns["image"][0]]
-        notes.append(
-            f"{path.name} is not used: none of its {count:,} images has a caption or label"
-        )
+    count = sum(of[columns["image"][0]] for of in without.values())
+    notes.append(
+        f"not used: {some([path.name for path in without])}, none of whose {count:,} images has a "
+        "caption or label"
+    )
     used = {path: of for path, of in filled_in.items() if path not in without}
     return sum(used.values(), collections.Counter()), list(used)
 
@@ -283,6 +283,8 @@ def _row_sample(
         assert isinstance(sample.image, str)  # a path, as in every table
         if sample.image:
             sample.image = root.find(sample.image, row, sample.split or split)
+        if sample.ir and isinstance(sample.ir, str):
+            sample.ir = root.find(sample.ir, row, sample.split or split)
     except ValueError as error:
         return Sample(where, position, problem=str(error))
     sample.extra = without_roles(row, columns)

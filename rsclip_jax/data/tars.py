@@ -191,7 +191,9 @@ class _Names:
             )
         shared = len(Repeats(np.concatenate(per_archive)))
         if shared:
-            notes.append(f"{shared:,} names are in several archives: ids are ARCHIVE/NAME")
+            notes.append(
+                f"{shared:,} names are in several archives: ids are ARCHIVE/NAME (or .img_name)"
+            )
         return notes, bool(shared)
 
     def _scan(self, path: Path, survey: Survey | None = None) -> np.ndarray:

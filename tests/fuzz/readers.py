@@ -26,7 +26,7 @@ from PIL import Image
 
 from rsclip_jax import errors, weights
 from rsclip_jax.build import annotations, answers, cleaning, ratings, rows, stages
-from rsclip_jax.data import directions, image_check, images, records, tables, tars, text
+from rsclip_jax.data import directions, image_check, images, records, tables, tars, text, views
 from rsclip_jax.data.schema import serialize
 from rsclip_jax.training import metrics, workdir
 from rsclip_jax.weights import files
@@ -78,9 +78,9 @@ def _image(_: Path, data: bytes) -> None:
     pixels = images.decode(data)
     assert pixels.shape == (*size, 3) and pixels.dtype == np.uint8
     out = np.empty((16, 16, 3), np.uint8)
-    augmentation = images.Augmentation(crop=(0.2, 1.0), flip=True, right_angles=True)
-    draws = [data[i % len(data)] / 256 for i in range(images.GEOMETRY_DRAWS)]
-    images.train_view(data, images.draw_geometry(augmentation, draws, *size), out)
+    augmentation = views.Augmentation(crop=(0.2, 1.0), flip=True, right_angles=True)
+    draws = [data[i % len(data)] / 256 for i in range(views.GEOMETRY_DRAWS)]
+    views.train_view(data, views.draw_geometry(augmentation, draws, *size), out)
 
 
 def _photographs() -> list[bytes]:
