@@ -46,7 +46,8 @@ def check_space(path: str | os.PathLike, size: int) -> None:
 
 def _free(path: str | os.PathLike) -> int:
     path = Path(path).absolute()
-    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+    usage = shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists()))
+    return usage.free if usage.total else sys.maxsize  # some mounted buckets do not tell
 
 
 def _full(path: str | os.PathLike, what: str, free: int) -> DiskFullError:

@@ -161,6 +161,7 @@ def main(argv: list[str]) -> None:
         absl.logging.set_verbosity(absl.logging.WARNING)
         from rsclip_jax.training.loop import train  # after the flags: mistakes are told at once
         from rsclip_jax.training.progress import log
+        from rsclip_jax.training.workdir import flat
 
         workdir = host.local_path(flags.FLAGS.workdir, "--workdir")
         with startup.started(flags.FLAGS, AGAIN, compiles=True):
@@ -168,7 +169,11 @@ def main(argv: list[str]) -> None:
             if line := count_by(config, told):
                 log(line)
             run = flags.FLAGS.reproduce
-            train(config, workdir, told, host.local_path(run, "--reproduce") if run else None)
+            if not run:
+                train(config, workdir, told)
+                return
+            # What that run has stored holds, whatever its config.init_from says of the model.
+            train(config, workdir, flat(config), host.local_path(run, "--reproduce"))
 
 
 if __name__ == "__main__":

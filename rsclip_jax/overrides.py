@@ -85,7 +85,7 @@ def check_file(given: str) -> None:
     Raises:
       ValueError: names the config files that there are, or the line of the file that went wrong.
     """
-    path = Path(given.partition(":")[0])
+    path = Path(given if given.endswith(".json") else given.partition(":")[0])
     if path.is_file():
         folder = next((p for p in path.absolute().parents if p.name == "configs"), None)
         if folder and str(folder.parent) not in sys.path:

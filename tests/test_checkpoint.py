@@ -14,6 +14,7 @@ from rsclip_jax.training.workdir import (
     check_workdir,
     load_config,
     lock_workdir,
+    remember,
     save_config,
     set_damaged_aside,
 )
@@ -132,6 +133,18 @@ def test_an_architecture_may_change_while_nothing_is_saved(scenes, tmp_path):
     assert int(loop.train(config, tmp_path / "run")["step"]) == 6
 
 
+def test_steps_whose_scores_are_lost_are_kept(scenes, tmp_path, capsys):
+    val = {"type": "retrieval", "data": "scenes", "split": "val"}
+    settings = {"eval_steps": 2, "evals": {"val": val}, "checkpoint__best": "val/mean_recall"}
+    loop.train(small_config(scenes, total_steps=4, **settings), tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    loop.train(small_config(scenes, total_steps=8, checkpoint__keep=1, **settings), tmp_path)
+    told = "steps 2 are kept: metrics.jsonl has no val/mean_recall of them"
+    assert told in capsys.readouterr().out
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+    assert {2, 8} <= kept and len(kept) <= 4  # those that are scored are pruned at the next save
+
+
 def test_only_the_newest_checkpoints_are_kept(scenes, tmp_path):
     loop.train(small_config(scenes, checkpoint__steps=1, checkpoint__keep=2), tmp_path)
     kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
@@ -175,11 +188,11 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     del old.model["sizes"]
     save_config(tmp_path / "config.json", old)
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    check_workdir(tmp_path, config, 9)
+    check_workdir(tmp_path, config)
     save_config(tmp_path / "config.json", old)
     config.model.variant = "B/32"
     with pytest.raises(ValueError, match=r"model\.variant: tiny there, B/32 now"):
-        check_workdir(tmp_path, config, 9)
+        check_workdir(tmp_path, config)
 
 
 def test_a_finished_run_keeps_its_config_and_another_start_must_be_there(tmp_path, capsys):
@@ -188,13 +201,15 @@ def test_a_finished_run_keeps_its_config_and_another_start_must_be_there(tmp_pat
     save_config(tmp_path / "config.json", config)
     config.init_from = str(tmp_path / "nowhere.pt")
     with pytest.raises(FileNotFoundError, match=r"config\.init_from=.*nowhere\.pt: no such file"):
-        check_workdir(tmp_path, config, 9)
-    config.init_from, config.lr = "", 0.5
-    (tmp_path / "finished.json").write_text('{"step": 9}', encoding="utf-8")
-    check_workdir(tmp_path, config, 9)
-    assert "no step is left that these changed fields" in capsys.readouterr().out
-    assert load_config(tmp_path / "config.json").lr != 0.5
-    check_workdir(tmp_path, config, 10)
+        check_workdir(tmp_path, config)
+    config.init_from, config.lr, config.export = "", 0.5, {"more": ("val",)}
+    remember(tmp_path, config, steps_left=False)
+    said = capsys.readouterr().out
+    assert "no step is left that these changed fields could change\n  lr: " in said
+    assert "export" not in said
+    stored = load_config(tmp_path / "config.json")
+    assert stored.lr != 0.5 and stored.export.more == ("val",)
+    remember(tmp_path, config, steps_left=True)
     assert "resuming with changed fields\n  lr: " in capsys.readouterr().out
     assert load_config(tmp_path / "config.json").lr == 0.5
 
@@ -208,7 +223,8 @@ def test_a_damaged_config_is_set_aside_and_does_not_stop_a_run(tmp_path, capsys,
         load_config(path)
     config = lrsclip.get_config("demo")
     set_damaged_aside(tmp_path)
-    check_workdir(tmp_path, config, 9)
+    check_workdir(tmp_path, config)
+    remember(tmp_path, config, steps_left=True)
     assert "the run goes on with the fields given now" in capsys.readouterr().err
     assert load_config(path).lr == config.lr
     assert (tmp_path / "config.json.damaged").read_text() == damage

@@ -44,7 +44,10 @@ def test_captions_that_lie_beside_the_images_find_their_image(tmp_path, key):
 def test_an_image_without_captions_stays_and_its_own_values_go_first(tmp_path):
     told = [{"image_id": 1, "caption": "one", "width": 99, "bbox": [0, 0, 1, 1]}]
     first, second = opened(tmp_path, {"images": IMAGES, "annotations": told})
-    assert (first.captions, first.extra) == (["one"], {"bbox": [0, 0, 1, 1], "width": [8, 99], "id": 1})
+    assert (first.captions, first.extra) == (
+        ["one"],
+        {"bbox": [0, 0, 1, 1], "width": [8, 99], "id": 1},
+    )
     assert (second.captions, second.problem) == ([], "")
 
 

@@ -40,14 +40,17 @@ def test_a_start_is_remembered_once_and_changes_are_told(tmp_path, monkeypatch, 
     now = dict(HERE)
     monkeypatch.setattr(made_with, "made_with", lambda config: dict(now))
     for step in (0, 2):
-        made_with.note_start(tmp_path, None, step, None)
+        made_with.note_start(tmp_path, None, step, 9, None)
     now["jax"] = "1.1"
-    made_with.note_start(tmp_path, None, 5, None)
+    made_with.note_start(tmp_path, None, 5, 9, None)
     assert [start["step"] for start in made_with.read_starts(tmp_path)] == ["0", "5"]
     told = "from step 5 on the run is made with:\n  jax: 1.0 there, 1.1 now\n"
     assert capsys.readouterr().out == told
+    now["jax"] = "1.2"
+    made_with.note_start(tmp_path, None, 9, 9, None)  # no step is made with it
+    assert capsys.readouterr().out == ""
     (tmp_path / made_with.MADE_WITH_FILE).write_text("{", encoding="utf-8")
-    made_with.note_start(tmp_path, None, 6, None)
+    made_with.note_start(tmp_path, None, 6, 9, None)
     assert "is damaged" in capsys.readouterr().err
     assert [start["step"] for start in made_with.read_starts(tmp_path)] == ["6"]
 
@@ -60,11 +63,11 @@ def test_what_differs_from_the_reproduced_run_is_told(same, tmp_path, monkeypatc
     save_config(other / "config.json", config)
     (other / "fit.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(made_with, "made_with", lambda config: dict(HERE))
-    made_with.note_start(other, config, 0, None)
+    made_with.note_start(other, config, 0, 9, None)
     if not same:
         config.lr = 2.0
         monkeypatch.setattr(made_with, "made_with", lambda config: HERE | {"commit": "abc"})
-    made_with.note_start(new, config, 0, other)
+    made_with.note_start(new, config, 0, 9, other)
     out = capsys.readouterr().out
     if same:
         assert out.endswith("other: its config, versions, commit, data sets and devices\n")

@@ -692,7 +692,9 @@ def test_impossible_names_of_splits_say_what_renames_them(tmp_path):
     for row in rows:
         row["split"] = "0"
     write_rows(tmp_path, rows)
-    with pytest.raises(InputError, match="3 x impossible split, such as split name '0' is not possible"):
+    with pytest.raises(
+        InputError, match="3 x impossible split, such as split name '0' is not possible"
+    ):
         prepare(options(tmp_path))
     assert "--split_names=0=train" in skipped(tmp_path, "data/toy.skipped.jsonl")[0]["reason"]
     assert splits_of(tmp_path, split_names=("0=val",))[1] == {"val": 3}

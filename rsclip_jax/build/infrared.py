@@ -84,5 +84,5 @@ def with_infrared(row: Row, directory: str, max_pixels: int) -> Row:
     if not path:
         raise Drop("no infrared image")
     if files.is_local(path) and not Path(path).resolve().is_relative_to(Path(directory).resolve()):
-        raise Drop(f"infrared image leaves {directory} by a link: {row['id']!r}")
+        raise Drop(f"infrared image leaves {directory} by a link (copy it there): {row['id']!r}")
     return check_infrared(row | {"ir": path}, max_pixels)

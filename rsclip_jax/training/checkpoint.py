@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,16 @@ class Checkpoints:
     def scored(self, step: int, scores: Mapping[str, float | None]) -> None:
         """Take what the evaluation of a step has found: the next `save` keeps the best step."""
         self._best.add(step, scores)
+
+    def keep_unscored(self, steps: Collection[int]) -> None:
+        """Keep those of these steps that are there: one may be the best, and its score is lost."""
+        there = sorted(set(self._manager.all_steps()) & set(steps))
+        if self._best.metric and there:
+            log(
+                f"steps {', '.join(map(str, there))} are kept: metrics.jsonl has no "
+                f"{self._best.metric} of them, and one may be the best"
+            )
+            self._best.unscored.update(there)
 
     def save(self, step: int, state: State) -> None:
         """Save a step; the copy off the device is made before this returns, writing goes on behind.
@@ -172,11 +182,12 @@ class _Best:
     """A preservation policy: keep the step of the greatest score, of equals the newest."""
 
     def __init__(self, metric: str):
-        self._metric = metric
+        self.metric = metric
+        self.unscored: set[int] = set()  # kept as well
         self._scores: dict[int, float] = {}
 
     def add(self, step: int, scores: Mapping[str, float | None]) -> None:
-        score = scores.get(self._metric)
+        score = scores.get(self.metric)
         if score is not None and math.isfinite(score):
             self._scores[step] = score
 
@@ -184,7 +195,7 @@ class _Best:
         del context
         there = [info.step for info in checkpoints if info.step in self._scores]
         best = max(there, key=lambda step: (self._scores[step], step), default=None)
-        return [info.step == best for info in checkpoints]
+        return [info.step == best or info.step in self.unscored for info in checkpoints]
 
 
 def load_for_inference(

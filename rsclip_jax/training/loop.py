@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rsclip_jax import evaluators, host, sharding
+from rsclip_jax import distributed, evaluators, host, sharding
 from rsclip_jax.data import pipeline, synthetic
 from rsclip_jax.data.packing import Packing, row_count
 from rsclip_jax.data.records import open_source
@@ -45,6 +45,7 @@ from rsclip_jax.training.workdir import (
     load_config,
     lock_workdir,
     mark_finished,
+    remember,
     set_damaged_aside,
 )
 
@@ -118,7 +119,7 @@ def _train(
     total_steps = config.total_steps or steps_of_epochs(config)
     model, tx, abstract_state, shardings = ahead.setup(config, mesh, total_steps)
     held.enter_context(lock_workdir(workdir))
-    check_workdir(workdir, config, total_steps)
+    check_workdir(workdir, config)
 
     # The state comes from the first of: this run's checkpoint, config.init_from, random numbers.
     state_bytes = sharding.bytes_per_device(abstract_state, shardings)
@@ -142,7 +143,8 @@ def _train(
     log(describe_params(config, state["params"]))
 
     step = int(state["step"])
-    note_start(workdir, config, step, reproduced)
+    remember(workdir, config, step < total_steps)
+    note_start(workdir, config, step, total_steps, reproduced)
     progress = Progress(config, task.sample_flops(config, model), workdir, step, total_steps)
 
     def evaluate_step(state: State, known: Mapping[str, float | None]) -> None:
@@ -154,12 +156,16 @@ def _train(
         cleanup.callback(checkpoints.close)
         profile = Profile(config.profile, workdir, step, total_steps)
         cleanup.callback(profile.close)
-        finished = step >= total_steps and (workdir / FINISHED_FILE).exists()
+        marked = distributed.gather((workdir / FINISHED_FILE).exists())[0]  # as the first sees it
+        finished = step >= total_steps and marked
         if step < total_steps:
             (workdir / FINISHED_FILE).unlink(missing_ok=True)  # it goes on for more steps
         known = read_scores(workdir)
         for at, scores in known.items():
             checkpoints.scored(at, scores)
+        checkpoints.keep_unscored(
+            [at for at in range(1, step) if evaluated(config, at, total_steps) and at not in known]
+        )
         if step and not finished and evaluated(config, step, total_steps):
             evaluate_step(state, known.get(step, {}))
         if step < total_steps:
@@ -391,14 +397,14 @@ def evaluate(
                 continue
             try:
                 found = dict(evaluator.run(of))
+                if not suffix and jax.process_index() == 0:
+                    evaluators.draw({name: evaluator}, workdir / "eval")
             except Exception as error:
                 error.add_note(
                     f"(in config.evals.{name}; the step is saved, and the same command evaluates "
                     "it again, or with --config.eval_steps=0 only the last step)"
                 )
                 raise
-            if not suffix and jax.process_index() == 0:
-                evaluators.draw({name: evaluator}, workdir / "eval")
             report(name + suffix, found, evaluator)  # which ends it: a resumed run asks for no more
             scores |= {f"{name}{suffix}/{metric}": value for metric, value in found.items()}
     if config.checkpoint.best and config.checkpoint.best not in scores:

@@ -70,11 +70,14 @@ def commit(package: Path) -> str:
     return f"{head} with changes {hashlib.sha256(changes).hexdigest()[:8]}" if changes else head
 
 
-def note_start(workdir: Path, config: ConfigDict, step: int, reproduced: Path | None) -> None:
+def note_start(
+    workdir: Path, config: ConfigDict, step: int, total_steps: int, reproduced: Path | None
+) -> None:
     """Remember what a run is made with from `step` on, and say what has changed.
 
     Args:
       config: the resolved one.
+      step, total_steps: where the run stands and ends; where no step is left, nothing has changed.
       reproduced: workdir of the run that this one is to be once more: what differs from it is said,
         and its choice in fit.json is taken.
     """
@@ -86,7 +89,7 @@ def note_start(workdir: Path, config: ConfigDict, step: int, reproduced: Path | 
         if (reproduced / FIT_FILE).exists() and not (workdir / FIT_FILE).exists():
             shutil.copy(reproduced / FIT_FILE, workdir / FIT_FILE)
     starts = read_starts(workdir)
-    changed = differences(starts[-1], now) if starts else []
+    changed = differences(starts[-1], now) if starts and step < total_steps else []
     if changed:
         log("\n".join([f"from step {step} on the run is made with:", *changed]))
     if changed or not starts:

@@ -53,10 +53,8 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         yield
 
 
-def check_workdir(workdir: Path, config: ConfigDict, total_steps: int) -> None:
-    """Remember the config; where there are checkpoints, refuse another architecture.
-
-    A run that is finished, with no step left of `total_steps`, keeps its own config.
+def check_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Where there are checkpoints, refuse another architecture.
 
     Raises:
       ValueError: names every architecture field that differs from the run's own.
@@ -80,27 +78,34 @@ def check_workdir(workdir: Path, config: ConfigDict, total_steps: int) -> None:
         init_from = config.init_from if "init_from" in changed else ""
         if init_from and not Path(init_from).expanduser().exists():
             raise FileNotFoundError(f"config.init_from={init_from}: no such file or directory")
-        finished = has_steps(workdir) and _finished_step(workdir) >= total_steps
-        if changed and jax.process_index() == 0:  # printed: logs reach some terminals twice
-            how = "resuming with changed fields"
-            if finished:
-                how = "finished; no step is left that these changed fields could change"
-            elif init_from and has_steps(workdir):
-                changed["init_from"] += " (read for frozen parameters only: the run has its own)"
-            print("\n".join([f"{workdir}: {how}", *changed.values()]), flush=True)
-    else:
-        finished = False
     distributed.gather("compared")  # before the first process writes the file
-    if jax.process_index() == 0 and not finished:
-        save_config(path, config)
 
 
-def _finished_step(workdir: Path) -> int:
-    """Return the step at which a run has finished, -1 if it has not."""
-    try:
-        return _read_json(workdir / FINISHED_FILE)["step"]
-    except (FileNotFoundError, ValueError, KeyError):  # damaged: it is made anew
-        return -1
+def remember(workdir: Path, config: ConfigDict, steps_left: bool) -> None:
+    """Store the config, and say what has changed since the last start.
+
+    Args:
+      steps_left: whether the run will take a step; else it keeps its own config, but for
+        config.export.
+    """
+    if jax.process_index() != 0:
+        return
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        old = load_config(path)
+        changed = changed_fields(old, config)
+        how = "resuming with changed fields"
+        if not steps_left:
+            how = "no step is left that these changed fields could change"
+            changed = {k: line for k, line in changed.items() if k.split(".")[0] != "export"}
+            with old.unlocked():
+                old.export = config.export
+            config = old
+        elif "init_from" in changed and has_steps(workdir):
+            changed["init_from"] += " (read for frozen parameters only: the run has its own)"
+        if changed:  # printed: logs reach some terminals twice
+            print("\n".join([f"{workdir}: {how}", *changed.values()]), flush=True)
+    save_config(path, config)
 
 
 def set_damaged_aside(workdir: Path) -> None:
