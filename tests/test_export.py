@@ -274,7 +274,8 @@ def test_mistakes_are_told_before_anything_is_written(config, tmp_path, options,
 
 
 def test_command_passes_its_flags_on(config, tmp_path, monkeypatch, capsys):
-    def load_for_inference(model, step, mesh):
+    def load_for_inference(model, step, mesh, clip_for):
+        assert clip_for == "rsclip_jax.export"
         assert (model, step) == (str(Path.cwd() / "run"), None)
         return config, PARAMS, 5
 

@@ -151,7 +151,8 @@ def test_the_average_is_kept_and_preferred_and_the_sigmoid_loss_trains_its_bias(
 
 def test_non_finite_steps_change_nothing_and_then_stop_the_run(scenes, tmp_path, capsys):
     # The first step multiplies the parameters out of range, the following ones are not finite.
-    config = small_config(scenes, lr=1e36, max_bad_steps=3, grad_clip_norm=0.0, warmup_steps=0)
+    far = {"lr": 0.9, "schedule": ((".*", 1e36),)}
+    config = small_config(scenes, **far, max_bad_steps=3, grad_clip_norm=0.0, warmup_steps=0)
     with pytest.raises(FloatingPointError, match="3 steps in a row") as error:
         loop.train(config, tmp_path)
     (diagnosis,) = error.value.__notes__
