@@ -198,15 +198,17 @@ def test_a_frozen_tower_its_average_and_shards_resume_bit_by_bit(
 
 
 def test_whole_checkpoints_of_before_are_read_and_continued(base, scenes, tmp_path, monkeypatch):
-    config = lora_config(scenes, base)
+    start, run = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(base, start)
+    config = lora_config(scenes, start)
     with monkeypatch.context() as patch:
         patch.setattr(initial, "base_of", lambda *_: None)
         stop_at(patch, 1)
-        loop.train(config, tmp_path)
-    config.init_from = str(tmp_path / "gone")  # nothing asks for it
-    state = loop.train(config, tmp_path)
+        loop.train(config, run)
+    shutil.rmtree(start)  # nothing asks for it
+    state = loop.train(config, run)
     assert int(state["step"]) == 2
-    assert_same(load_for_inference(tmp_path)[1], state["params"])
+    assert_same(load_for_inference(run)[1], state["params"])
 
 
 def test_the_base_is_read_onto_all_devices(base, scenes, tmp_path):
