@@ -377,9 +377,10 @@ def open_source(data_dir: str | os.PathLike, name: str, split: str) -> RecordSou
     try:
         instructions = info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
+        draw = " (prepare --hold_out=val=0.1 draws one)" if split == "val" else ""
         raise ValueError(
             f"data set {name!r} in {data_dir} has no split {split!r}; it has "
-            f"{', '.join(sorted(info.splits))} (prepare --hold_out=val=0.1 draws one)"
+            f"{', '.join(sorted(info.splits))}{draw}"
         ) from error
     for instruction in instructions:
         check_shard(Path(instruction.filename), instruction.examples_in_shard)
