@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from rsclip_jax import weights
 from rsclip_jax.errors import told
+from rsclip_jax.weights import files, pytorch
 
 STATE = golden_models.state("openclip_tiny_gelu")
 WHOLE = safetensors.numpy.save(STATE)
@@ -138,3 +139,14 @@ def test_malformed_weights_are_told_in_a_line_that_names_the_file(fault, tmp_pat
     line = told(error.value)
     assert line and "\n" not in line and line.isprintable()
     assert str(tmp_path if name == "readme.txt" else tmp_path / name) in line
+
+
+def test_a_pickle_asks_for_no_memory_that_its_bytes_do_not_need(tmp_path):
+    far = b"\x80\x02}r\xff\xff\xff\x7f."  # an empty dict, remembered as object 2,147,483,647
+    with zipfile.ZipFile(tmp_path / "far.pt", "w") as archive:
+        archive.writestr("far/data.pkl", far)
+    with pytest.raises(ValueError, match=r"remembers object 2,147,483,647 after 2 others"):
+        files.read(tmp_path / "far.pt")
+    wide = pytorch.Tensor(pytorch._Storage("0", 1, np.dtype("f4")), 0, (1 << 30,), (0,))
+    with pytest.raises(ValueError, match="made of 1 numbers"):
+        pytorch._array(wide, bytes(4))

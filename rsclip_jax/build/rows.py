@@ -145,7 +145,7 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     with files.open_read(path) as file:
         try:
             yield pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeError) as error:
             raise ValueError(
                 f"{path} is damaged or no Parquet file ({error}): write or fetch it again"
             ) from error

@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
+from google.protobuf.message import DecodeError
 
 from rsclip_jax import atomic, host
 from rsclip_jax.data.schema import FIELDS, check_name, features, parse, serialize
@@ -327,7 +328,7 @@ class RecordSource:
         try:
             # As a range: read([position]) takes ten times as long, and longer in larger shards.
             return parse(self._readers[shard].read(position, position + 1)[0])
-        except (RuntimeError, ValueError, LookupError) as error:
+        except (RuntimeError, ValueError, LookupError, DecodeError) as error:
             raise BadRecordError(
                 f"record {index:,} of {self._title} is damaged (number {position:,} in the shard "
                 f"{path}): {error}"

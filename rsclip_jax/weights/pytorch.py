@@ -9,7 +9,9 @@ import collections
 import contextlib
 import dataclasses
 import io
+import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -82,6 +84,7 @@ class _Unpickler(pickle.Unpickler):
     """Make tensors and containers; `inert` names what else the pickle asked for."""
 
     def __init__(self, file: Any):
+        _check_places(file)
         super().__init__(file, encoding="utf-8")
         self.inert: dict[str, type] = {}
         self.storages: dict[str, _Storage] = {}
@@ -99,6 +102,19 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, np.dtype):
             return _Inert()
         return self.storages.setdefault(str(key), _Storage(str(key), int(size), dtype))
+
+
+def _check_places(file: Any) -> None:
+    """Refuse a pickle that remembers an object at a far place: Python makes room up to there.
+
+    Raises:
+      ValueError: it does, which takes 16 GB in a file of 500 bytes, or it is damaged.
+    """
+    start = file.tell()
+    for number, (opcode, value, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(value or 0) > number:
+            raise ValueError(f"it remembers object {value:,} after {number:,} others")
+    file.seek(start)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
@@ -234,6 +250,8 @@ def _array(tensor: Tensor, data: bytes) -> np.ndarray:
         return np.zeros(tensor.shape, dtype)
     if last >= len(flat):
         raise ValueError(f"a tensor of shape {tensor.shape} ends behind its {len(flat)} numbers")
+    if math.prod(tensor.shape) > max(16 * len(flat), 1 << 20):  # by strides of 0
+        raise ValueError(f"a tensor of shape {tensor.shape} made of {len(flat)} numbers")
     strides = [step * dtype.itemsize for step in tensor.stride]
     view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)
     # Floats become float32, a precision that all of ours can be told apart in.

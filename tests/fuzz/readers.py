@@ -360,6 +360,7 @@ READERS: dict[str, Reader] = {
     "pickle": Reader(_pickle, _pickles),
     "settings": Reader(_settings, _open_clip_configs),
     "shard": Reader(_shard, _shards),
+    "record": Reader(_record, _records),
     "workdir": Reader(_workdir, lambda: [b'{"step": 1, "a": 2}\n', b'{"model": {"keep": 20}}']),
     "coco": Reader(_boxes("coco", "boxes.json"), _coco_boxes),
     "voc": Reader(_boxes("voc", "a.xml"), _voc),

@@ -36,3 +36,14 @@ def test_an_error_that_nobody_has_written_is_a_finding():
 
     with pytest.raises(Finding, match="ValueError: invalid literal"):
         attempt(Reader(read, list), b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("csv", b"image,caption\na\0.jpg,one\n"),  # a path with a null byte
+        ("record", b"\x0a\xff"),
+    ],
+)
+def test_what_the_campaign_has_found_stays_mended(name, data):
+    attempt(READERS[name], data)
