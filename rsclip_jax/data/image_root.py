@@ -138,6 +138,8 @@ class ImageRoot:
         return "\0" not in path and os.path.lexists(os.path.join(self.path, path))
 
     def _how_to_find(self, name: str) -> str:
+        if "\0" in name:
+            return "no file is called so"
         if "://" in name:
             return "fetch what URLs point to first: img2dataset writes tars for --format=webdataset"
         like = glob.glob(f"{glob.escape(os.path.join(self.path, os.path.splitext(name)[0]))}.*")

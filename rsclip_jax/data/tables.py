@@ -222,6 +222,8 @@ def _check_values(
         raise InputError(f"{path}: none of the first {len(rows)} rows can be used: {problems[0]}")
 
     def is_new_image(number: int, given: str) -> bool:
+        if "\0" in given:
+            return False
         place = os.path.join(root.path, given.replace("\\", "/"))
         sample = samples[number]
         used = [
