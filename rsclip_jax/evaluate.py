@@ -40,7 +40,7 @@ from rsclip_jax import atomic, distributed, errors, evaluators, sharding, startu
 from rsclip_jax.data.records import dataset_fingerprint
 from rsclip_jax.evaluators import report, suites
 from rsclip_jax.evaluators.arguments import add_evaluators
-from rsclip_jax.host import local_path, output_directory
+from rsclip_jax.host import check_paths, local_path
 from rsclip_jax.models.kinds import kind_of
 from rsclip_jax.overrides import check_fields, explain_value
 from rsclip_jax.training.checkpoint import load_for_inference
@@ -72,13 +72,7 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     distributed.add_flags(parser)
     # The config's flags can be defined only once the model is known, hence the two rounds.
     args, overrides = parser.parse_known_args(argv)
-    for flag, checked in (
-        ("model", local_path),
-        ("data", local_path),
-        ("output", output_directory),
-    ):
-        if (given := getattr(args, flag)) is not None:
-            setattr(args, flag, str(checked(given, f"--{flag}")))
+    check_paths(args, "model", "data")
     if not Path(args.model).exists():
         raise ValueError(
             f"--model={args.model}: no such file or directory; expected the workdir of a run, or "

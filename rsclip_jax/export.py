@@ -20,7 +20,7 @@ from rsclip_jax.data.records import open_source
 from rsclip_jax.embeddings import DTYPES, export_embeddings
 from rsclip_jax.encoder import Encoder
 from rsclip_jax.evaluators.examples import LOOKED_AT
-from rsclip_jax.host import local_path, output_directory
+from rsclip_jax.host import check_paths
 from rsclip_jax.models import clip
 from rsclip_jax.training.checkpoint import load_for_inference
 
@@ -50,13 +50,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace another export")
     distributed.add_flags(parser)
     args = parser.parse_args(argv)
-    for flag, checked in (
-        ("model", local_path),
-        ("data_dir", local_path),
-        ("output", output_directory),
-    ):
-        if (given := getattr(args, flag)) is not None:
-            setattr(args, flag, str(checked(given, f"--{flag}")))
+    check_paths(args, "model", "data_dir")
     with startup.started(args, again="goes on with the shards that are missing"):
         _export(args)
 

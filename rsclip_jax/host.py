@@ -1,5 +1,6 @@
 """What differs between machines: locks, paths, the number of cores, what output can show."""
 
+import argparse
 import errno
 import fcntl
 import io
@@ -108,3 +109,15 @@ def output_directory(given: str | os.PathLike, flag: str) -> Path:
             "give another directory"
         )
     return path
+
+
+def check_paths(args: argparse.Namespace, *read: str) -> None:
+    """Make the paths of a command absolute: of the flags that it reads, and of --output.
+
+    Raises:
+      ValueError: see `local_path` and `output_directory`.
+    """
+    for flag in (*read, "output"):
+        if (given := getattr(args, flag)) is not None:
+            checked = output_directory if flag == "output" else local_path
+            setattr(args, flag, str(checked(given, f"--{flag}")))

@@ -133,10 +133,10 @@ def check_size(size: int) -> None:
         raise ValueError(f"file too large: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
 
 
-def some(names: Sequence[str]) -> str:
-    """Name the first five for a message, and say how many more there are."""
-    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Name the first `most` for a message, and say how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def expand_input(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rsclip_jax.data.sources import some
 from rsclip_jax.models import clip, peft
 from rsclip_jax.weights import files, foreign_tokenizer, layouts
 
@@ -168,9 +169,7 @@ def _convert(
     buffers = layouts.LAYOUTS[layout].constants
     kinds = {k: v.dtype for k, v in state.items() if v.dtype.kind not in "fV"}
     if whole := [f"{k} {kind}" for k, kind in kinds.items() if not buffers.fullmatch(k)]:
-        raise ValueError(
-            f"{files.some(whole, 2)}: expected floats; take weights that were not quantised"
-        )
+        raise ValueError(f"{some(whole, 2)}: expected floats; take weights that were not quantised")
     infinite = [k for k, v in state.items() if v.dtype.kind in "fV" and not np.isfinite(v).all()]
     if infinite:
         raise ValueError(f"values that are NaN or infinite in {', '.join(infinite)}")

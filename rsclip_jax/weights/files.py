@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 
 from rsclip_jax import host
+from rsclip_jax.data.sources import some
 from rsclip_jax.weights import pytorch, settings
 
 # Weights in a directory of open_clip or Hugging Face; the first that is there is read.
@@ -62,14 +63,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             raise ValueError(f"{path} is damaged: expected weight_map, the file of each tensor")
         shards = sorted(set(shard_of.values()))
         if not shards or not all(map(_SHARD.fullmatch, shards)):
-            named = some(list(map(repr, shards))) or "no shard"
+            named = some(list(map(repr, shards)), 8) or "no shard"
             raise ValueError(
                 f"{path}: weight_map names {named}; expected .safetensors or .bin files beside it, "
                 "none outside"
             )
         if missing := [shard for shard in shards if not (path.parent / shard).exists()]:
             raise FileNotFoundError(
-                f"{path} names shards that are not there: {some(missing)}; fetch them as well"
+                f"{path} names shards that are not there: {some(missing, 8)}; fetch them as well"
             )
         parts = [_tensors(path.parent / shard)[0] for shard in shards]
         state = {name: value for part in parts for name, value in part.items()}
@@ -126,16 +127,10 @@ def _torch_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not tensors:
         raise ValueError(
             f"{path} holds no tensors by name: expected a state dict, or one under "
-            f"{', '.join(STATE_KEYS)}; it has {some(list(map(str, state)))}"
+            f"{', '.join(STATE_KEYS)}; it has {some(list(map(str, state)), 8)}"
         )
     if at and (unused or inert) and jax.process_index() == 0:
-        also = f", nor of {some(inert)}" if inert else ""
-        read_only = f"{'/'.join(at)} is read, nothing of {some(unused) or 'others'}{also}"
+        also = f", nor of {some(inert, 8)}" if inert else ""
+        read_only = f"{'/'.join(at)} is read, nothing of {some(unused, 8) or 'others'}{also}"
         print(f"{path.name}: {read_only}", flush=True)
     return {name: numbers(value) for name, value in tensors.items()}, hints
-
-
-def some(names: list[str], most: int = 8) -> str:
-    """Join the first names, and say how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

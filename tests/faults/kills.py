@@ -5,7 +5,7 @@
 Each command first runs undisturbed. Then it is killed, alone or with all processes that it has
 started, at moments drawn from the time that it took, and given again until it ends by itself. After
 each kill nothing may look whole that is not as the undisturbed command made it; in the end all must
-be there. A row of a Markdown table tells how it went.
+be there; else the campaign ends. A row of a Markdown table tells how a command that passed went.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     inputs = args.directory.absolute() / "inputs"
     inputs.mkdir(parents=True)
     write_inputs(inputs)
-    print("| command | killed | before anything was made | given | lost |\n|---|--:|--:|--:|--:|")
+    print("| command | killed | before anything was made | given |\n|---|--:|--:|--:|")
     if {"evaluate", "export"} & set(args.jobs):
         made = args.directory.absolute() / "model"
         _finish(JOBS["train"].command(inputs, made))
@@ -48,7 +48,7 @@ def main() -> None:
         line = disturb(
             JOBS[name], inputs, args.directory.absolute() / name, args.kills // len(args.jobs), rng
         )
-        print(f"| {name} | {line['killed']} | {line['early']} | {line['given']} | 0 |", flush=True)
+        print(f"| {name} | {line['killed']} | {line['early']} | {line['given']} |", flush=True)
 
 
 def disturb(
