@@ -148,7 +148,7 @@ def test_arrays_of_no_numbers_are_refused(array):
 
 
 @pytest.mark.parametrize("way", range(1, 9))
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_exif_orientation_is_applied_as_pillow_does(form, way):
     exif = Image.Exif()
     exif[0x0112] = way

@@ -135,7 +135,7 @@ class ImageRoot:
         return [os.path.join(folder, name) for folder in folders]
 
     def _has(self, path: str) -> bool:
-        return "\0" not in path and os.path.lexists(os.path.join(self.path, path))
+        return os.path.lexists(os.path.join(self.path, path))
 
     def _how_to_find(self, name: str) -> str:
         if "\0" in name:

@@ -42,7 +42,7 @@ def test_an_error_that_nobody_has_written_is_a_finding():
     ("name", "data"),
     [
         ("csv", b"image,caption\na\0.jpg,one\n"),  # a path with a null byte
-        ("csv", b"image,caption\nb\0/c.jpg,one\na.jpg,two\n"),
+        ("csv", b"image,caption\nb\0/c.jpg,one\n"),
         ("record", b"\x0a\xff"),
     ],
 )
